@@ -1,0 +1,160 @@
+"""The one protocol over TransformerBridge and HookedTransformer.
+
+Nothing outside this package knows which class it has. A backend names hooks, attaches hook functions, tells
+which tokens, mask and cache each forward has (hooks are not told), and runs a forward with a KV cache.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from mechsteer.errors import UnknownSiteError, closest
+
+Hook = Callable[[Tensor], Tensor | None]
+Remove = Callable[[], None]
+
+MAPS = ("q", "k", "v", "o", "gate", "up", "down")
+POINTS = (
+    *("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "mlp_post", "z", "q", "k", "v"),
+    *(f"{m}_{end}" for m in MAPS for end in ("in", "out")),
+)
+
+
+@runtime_checkable
+class HookedModel(Protocol):
+    """What TransformerBridge and HookedTransformer have in common and mechsteer relies on."""
+
+    cfg: Any
+    tokenizer: Any
+
+    @property
+    def hook_dict(self) -> Mapping[str, Any]: ...
+    def run_with_hooks(self, *args: Any, **kwargs: Any) -> Any: ...
+    def run_with_cache(self, *args: Any, **kwargs: Any) -> Any: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Forward:
+    """One forward of the model, seen before its first block runs."""
+
+    shape: tuple[int, int]  # batch, pos
+    device: torch.device
+    tokens: Tensor | None  # [batch pos]; None for embeddings
+    attention_mask: Tensor | None  # [batch past + pos] or [batch pos]; None: all real
+    cache: object | None  # the KV cache passed in
+    is_filled: bool  # that cache holds earlier tokens: the forward continues rows
+    keeps_cache: bool  # a cache is being filled, so later forwards may continue these rows
+    is_frozen: bool = False  # the cache does not advance (HookedTransformer's frozen prefix)
+    in_generate: bool = False  # the model's own generate is running
+
+
+class Backend(abc.ABC):
+    """One loaded model behind the common protocol."""
+
+    kind: str  # "bridge", "bridge-compatibility", "hooked", "twin"
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.cfg = model.cfg
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device(self.cfg.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.cfg.dtype
+
+    @abc.abstractmethod
+    def hook_name(self, layer: int, point: str, *, write: bool = False) -> str:
+        """Hook name of a point; raises UnknownSiteError where the class has none, or has one that cannot be written."""
+
+    def read_scale(self, layer: int, point: str) -> Tensor | None:
+        """What the hook's value must be multiplied with to be the point's activation; None for 1."""
+        return None
+
+    def has_hook(self, name: str) -> bool:
+        return name in self.model.hook_dict
+
+    def check_hook(self, name: str) -> str:
+        """`name`, or UnknownSiteError with the closest names."""
+        known = self.model.hook_dict
+        if name not in known:
+            raise UnknownSiteError(
+                f"no hook {name!r} in {type(self.model).__name__} with {self.cfg.n_layers} layers",
+                f"closest names are {closest(name, known)}",
+            )
+        return name
+
+    def attach(self, name: str, fn: Hook) -> Remove:
+        """Run `fn(acts)` at the hook point; a returned tensor replaces the activation. Survives `reset_hooks`."""
+        point = self.model.hook_dict[self.check_hook(name)]
+        point.add_hook(lambda acts, hook: fn(acts), is_permanent=True)
+        handle = point.fwd_hooks[-1]
+
+        def remove() -> None:
+            handle.hook.remove()
+            point.fwd_hooks[:] = [h for h in point.fwd_hooks if h is not handle]
+
+        return remove
+
+    @abc.abstractmethod
+    def watch(self, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
+        """Call `begin` before each forward's first block and `end(cache)` after each forward that went to the end."""
+
+    @abc.abstractmethod
+    def forward(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None,
+        cache: object | None,
+        *,
+        use_cache: bool,
+        last_only: bool = False,
+    ) -> tuple[Tensor, object | None]:
+        """(logits [batch pos d_vocab], cache); `last_only` may return the last position alone.
+
+        `attention_mask` [batch past + pos] covers cached tokens too; None when nothing is padded.
+        """
+
+    @abc.abstractmethod
+    def named_weights(self) -> dict[str, Tensor]:
+        """Every parameter by a stable name."""
+
+    @abc.abstractmethod
+    def processing(self) -> dict[str, Any]:
+        """Flags that say how the weights differ from the checkpoint's."""
+
+    @abc.abstractmethod
+    def map_weight(self, layer: int, name: str) -> Tensor:
+        """W [d_out d_in] of one of MAPS, so that y = W x (+ bias); heads are flattened."""
+
+    @abc.abstractmethod
+    def norm_scale(self, layer: int, name: str) -> Tensor | None:
+        """Scale [d_model] of the norm in front of a reading map; None where it is folded into W, or for o and down."""
+
+    @abc.abstractmethod
+    def get_bias(self, layer: int, name: str) -> Tensor | None:
+        """Bias [d_out] of a map, or None."""
+
+    @abc.abstractmethod
+    def set_bias(self, layer: int, name: str, bias: Tensor | None) -> None:
+        """Replace the bias of a map; what `get_bias` gave restores it bit-exactly."""
+
+    def normalize(self, resid: Tensor) -> Tensor:
+        """The norm in front of the maps without its scale: h / rms(h), or (h − mean) / std for a LayerNorm model."""
+        if str(self.cfg.normalization_type).startswith("LN"):
+            resid = resid - resid.mean(-1, keepdim=True)
+        return resid * torch.rsqrt(resid.pow(2).mean(-1, keepdim=True) + self.cfg.eps)
+
+    def unembed(self, resid: Tensor) -> Tensor:
+        """Logits [... d_vocab] of a final residual [... d_model], through the real final norm."""
+        flat = resid.reshape(1, -1, resid.shape[-1])
+        return self.model.unembed(self.model.ln_final(flat)).reshape(*resid.shape[:-1], -1)

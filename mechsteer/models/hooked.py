@@ -1,0 +1,170 @@
+"""HookedTransformer: hooks by their classic names, forwards seen where tokens become embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import einops
+import torch
+from torch import Tensor, nn
+from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+from mechsteer.errors import UnknownSiteError
+from mechsteer.models.backend import Backend, Forward, Remove
+from mechsteer.models.bridge import _count_calls as count_calls
+
+_POINT = {
+    **{p: f"hook_{p}" for p in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")},
+    "mlp_post": "mlp.hook_post",
+    **{p: f"attn.hook_{p}" for p in ("z", "q", "k", "v")},
+    **{f"{m}_out": f"attn.hook_{m}" for m in ("q", "k", "v")},
+    **{f"{m}_in": "ln1.hook_normalized" for m in ("q", "k", "v")},
+    **{f"{m}_in": "ln2.hook_normalized" for m in ("gate", "up")},
+    **{
+        "o_in": "attn.hook_z",
+        "o_out": "hook_attn_out",
+        "down_in": "mlp.hook_post",
+        "down_out": "hook_mlp_out",
+    },
+    **{"gate_out": "mlp.hook_pre", "up_out": "mlp.hook_pre_linear"},
+}
+_READ_ONLY = ("q_in", "k_in", "v_in", "gate_in", "up_in")
+_WEIGHT = {"q": "W_Q", "k": "W_K", "v": "W_V", "o": "W_O", "gate": "W_gate", "up": "W_in", "down": "W_out"}
+_BIAS = {"q": "b_Q", "k": "b_K", "v": "b_V", "o": "b_O", "up": "b_in", "down": "b_out"}
+
+
+class HookedBackend(Backend):
+    """A HookedTransformer."""
+
+    kind = "hooked"
+
+    def hook_name(self, layer: int, point: str, *, write: bool = False) -> str:
+        if write and point in _READ_ONLY:
+            raise UnknownSiteError(
+                f"{point} can be read but not written on a HookedTransformer: several maps share its hook",
+                f"write at {point.removesuffix('_in')}_out, or use a TransformerBridge",
+            )
+        name = _POINT[point]
+        if not self.cfg.gated_mlp:
+            if point.startswith("gate_"):
+                raise UnknownSiteError(
+                    f"no point {point!r}: the MLP of this model is not gated", "its maps are up and down"
+                )
+            if point == "up_out":
+                name = "mlp.hook_pre"
+        return self.check_hook(f"blocks.{layer}.{name}")
+
+    def read_scale(self, layer: int, point: str) -> Tensor | None:
+        # hook_normalized lies before the norm's scale; forgetting it is an error as large as the effect
+        return self.norm_scale(layer, point.removesuffix("_in")) if point in _READ_ONLY else None
+
+    def watch(self, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
+        model, generating = self.model, [0]
+        embed, forward = model.input_to_embed, model.forward
+
+        def watched_embed(*args: Any, **kwargs: Any) -> Any:
+            cache = kwargs.get("past_key_values", kwargs.get("past_kv_cache"))
+            filled = cache is not None and cache.previous_attention_mask.shape[1] > 0
+            residual, tokens, short, mask = embed(*args, **kwargs)
+            begin(
+                Forward(
+                    shape=(residual.shape[0], residual.shape[1]),
+                    device=residual.device,
+                    tokens=tokens,
+                    attention_mask=mask,
+                    cache=cache,
+                    is_filled=filled,
+                    keeps_cache=cache is not None,
+                    is_frozen=cache is not None and cache.frozen,
+                    in_generate=generating[0] > 0,
+                )
+            )
+            return residual, tokens, short, mask
+
+        def watched_forward(*args: Any, **kwargs: Any) -> Any:
+            out = forward(*args, **kwargs)
+            if kwargs.get("stop_at_layer") is None:
+                end(kwargs.get("past_kv_cache"))
+            return out
+
+        model.__dict__["input_to_embed"], model.__dict__["forward"] = watched_embed, watched_forward
+        unwrap = count_calls(model, "generate", generating)
+
+        def remove() -> None:
+            unwrap()
+            for name, mine, inner in (
+                ("input_to_embed", watched_embed, embed),
+                ("forward", watched_forward, forward),
+            ):
+                if model.__dict__.get(name) is mine:
+                    del model.__dict__[name]
+                    if getattr(model, name) != inner:  # an outer watch had wrapped it before us
+                        model.__dict__[name] = inner
+
+        return remove
+
+    def forward(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None,
+        cache: object | None,
+        *,
+        use_cache: bool,
+        last_only: bool = False,
+    ) -> tuple[Tensor, object | None]:
+        if use_cache and cache is None:
+            cache = TransformerLensKeyValueCache.init_cache(self.cfg, self.cfg.device, tokens.shape[0])
+        mask = torch.ones_like(tokens) if attention_mask is None else attention_mask[:, -tokens.shape[1] :].long()
+        # padding_side="left" makes the absolute position embeddings follow the mask
+        logits = self.model(tokens, attention_mask=mask, past_kv_cache=cache, prepend_bos=False, padding_side="left")
+        return logits, cache
+
+    def named_weights(self) -> dict[str, Tensor]:
+        return dict(self.model.named_parameters())
+
+    def processing(self) -> dict[str, Any]:
+        return {"normalization_type": self.cfg.normalization_type}
+
+    def _holder(self, layer: int, name: str) -> nn.Module:
+        block = self.model.blocks[layer]
+        if name == "gate" and not self.cfg.gated_mlp:
+            raise UnknownSiteError(f"this model has no map 'gate' in layer {layer}", "its MLP has up and down only")
+        return block.attn if name in "qkvo" else block.mlp
+
+    def map_weight(self, layer: int, name: str) -> Tensor:
+        holder, attr = self._holder(layer, name), _WEIGHT[name]
+        if name in "kv" and self.cfg.n_key_value_heads is not None:
+            attr = f"_{attr}"  # grouped: the public name repeats heads
+        weight = getattr(holder, attr)
+        if name in "qkv":
+            return einops.rearrange(weight, "head d_model d_head -> (head d_head) d_model")
+        if name == "o":
+            return einops.rearrange(weight, "head d_head d_model -> d_model (head d_head)")
+        return weight.T
+
+    def norm_scale(self, layer: int, name: str) -> Tensor | None:
+        if name in ("o", "down") or self.cfg.normalization_type in ("LNPre", "RMSPre"):
+            return None
+        block = self.model.blocks[layer]
+        return (block.ln1 if name in "qkv" else block.ln2).w
+
+    def _bias_name(self, layer: int, name: str) -> tuple[nn.Module, str]:
+        holder = self._holder(layer, name)
+        if name not in _BIAS:
+            raise UnknownSiteError(
+                "the gate of a HookedTransformer has no bias",
+                "fold on a TransformerBridge, or steer with hooks",
+            )
+        attr = _BIAS[name]
+        return holder, f"_{attr}" if name in "kv" and self.cfg.n_key_value_heads is not None else attr
+
+    def get_bias(self, layer: int, name: str) -> Tensor | None:
+        holder, attr = self._bias_name(layer, name)
+        return getattr(holder, attr).reshape(-1)
+
+    def set_bias(self, layer: int, name: str, bias: Tensor | None) -> None:
+        holder, attr = self._bias_name(layer, name)
+        assert bias is not None  # a HookedTransformer always has one
+        old = getattr(holder, attr)
+        setattr(holder, attr, nn.Parameter(bias.reshape(old.shape), requires_grad=False))

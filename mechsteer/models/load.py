@@ -1,0 +1,287 @@
+"""Loading: the bundled pocket models, local Hugging Face folders, hub names; frozen and in eval mode."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
+from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
+from transformer_lens.pretrained.weight_conversions.neox import convert_neox_weights
+from transformer_lens.pretrained.weight_conversions.qwen2 import convert_qwen2_weights
+from transformer_lens.pretrained.weight_conversions.qwen3 import convert_qwen3_weights
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as hf_logging
+
+from mechsteer.errors import DataError, ModelLoadError, closest
+from mechsteer.models.backend import HookedModel
+from mechsteer.models.dispatch import backend_of
+
+BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "models"
+
+
+def bundled_models() -> dict[str, Path]:
+    """Name -> folder of the models that come with the package."""
+    return {p.parent.name: p.parent for p in sorted(BUNDLED.glob("*/config.json"))}
+
+
+def load_model(
+    name_path_or_model: Any,
+    *,
+    backend: Literal["bridge", "hooked"] = "bridge",
+    device: str | torch.device | None = None,
+    dtype: torch.dtype = torch.float32,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> Any:
+    """Load a model and return the TransformerBridge or HookedTransformer itself, frozen and in eval mode.
+
+    `name_path_or_model`: a bundled name ("pocket", "pocket-teacher"), a local Hugging Face folder, a hub name
+    when online, a Hugging Face model in memory (bridge only; give its `tokenizer`), or a TransformerBridge or
+    HookedTransformer that somebody built (frozen and returned).
+
+    The bridge is raw: logits are Hugging Face's to the bit (eager attention). `backend="hooked"` keeps the
+    checkpoint's weights unprocessed too, so directions mean the same on both; it loads the Llama, Qwen2,
+    Qwen3, GPT-2 and GPT-NeoX families from folders.
+
+    Raises ModelLoadError: nothing found, unreadable files, or a family the hooked backend does not load.
+    """
+    model: Any
+    if backend not in ("bridge", "hooked"):
+        raise ModelLoadError(f"unknown backend {backend!r}", "backend is 'bridge' or 'hooked'")
+    if isinstance(name_path_or_model, (str, os.PathLike)):
+        source = _find(str(name_path_or_model))
+        with _quiet(), _readable(source):
+            model = _load_bridge(source, device, dtype) if backend == "bridge" else _load_hooked(source, device, dtype)
+    elif isinstance(name_path_or_model, PreTrainedModel):
+        if backend != "bridge":
+            raise ModelLoadError(
+                "a Hugging Face model in memory loads as a bridge",
+                "save it to a folder to load it with backend='hooked'",
+            )
+        model = TransformerBridge.boot_transformers(
+            str(name_path_or_model.config.name_or_path or name_path_or_model.config.model_type),
+            hf_model=name_path_or_model,
+            tokenizer=tokenizer,
+            dtype=dtype,
+        )
+    elif isinstance(name_path_or_model, HookedModel):
+        model = name_path_or_model
+    else:
+        raise ModelLoadError(
+            f"cannot load a model from a {type(name_path_or_model).__name__}",
+            "give a name, a folder or a model",
+        )
+    backend_of(model)
+    # Booting a bridge adds trainable biases of its own, so freezing comes last.
+    return model.eval().requires_grad_(False)
+
+
+def tokenize(model: Any, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+    """Token ids per prompt, BOS as the model was loaded to have it (`cfg.default_prepend_bos`): once or not at all.
+
+    Prompts given as token ids are taken as they are. Raises DataError for no or empty prompts, ids outside the
+    vocabulary, and prompts longer than the context.
+    """
+    if isinstance(prompts, str):
+        raise DataError("prompts is one string", "pass a list of prompts: [prompt]")
+    if len(prompts) == 0:
+        raise DataError("there are no prompts", "pass at least one")
+    n_ctx, d_vocab = model.cfg.n_ctx, model.cfg.d_vocab
+    rows = []
+    for i, prompt in enumerate(prompts):
+        if isinstance(prompt, str):
+            if not prompt:
+                raise DataError(f"prompt {i} is empty", "remove empty prompts")
+            if model.tokenizer is None:
+                raise DataError("the model has no tokenizer", "pass prompts as lists of token ids")
+            ids = model.to_tokens(prompt, truncate=False)[0].tolist()
+        else:
+            ids = [int(t) for t in prompt]
+        if not ids:
+            raise DataError(f"prompt {i} has no tokens", "remove empty prompts")
+        if min(ids) < 0 or max(ids) >= d_vocab:
+            raise DataError(
+                f"prompt {i} has token id {min(ids) if min(ids) < 0 else max(ids)}, the vocabulary has {d_vocab}",
+                "tokenize with this model's tokenizer",
+            )
+        if len(ids) > n_ctx:
+            raise DataError(
+                f"prompt {i} has {len(ids)} tokens, the model's context is {n_ctx}",
+                "shorten it or leave it out",
+            )
+        rows.append(ids)
+    return rows
+
+
+def _find(name: str) -> str:
+    """A folder, or a hub name that may be asked for."""
+    bundled = bundled_models()
+    if name in bundled:
+        return str(bundled[name])
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelLoadError(
+                f"{name} has no config.json",
+                "give a Hugging Face model folder (config.json, model.safetensors, tokenizer.json)",
+            )
+        return str(path)
+    looks_like_path = (
+        path.exists()
+        or name.startswith((".", "/", "~"))
+        or name.count("/") > 1
+        or path.suffix in (".safetensors", ".json", ".bin")
+    )
+    if looks_like_path or ("/" not in name and closest(name, bundled, n=1)):
+        near = closest(name, bundled)
+        raise ModelLoadError(
+            f"no model folder at {name}",
+            f"did you mean {near}?"
+            if near
+            else f"give a Hugging Face model folder, a hub name such as Qwen/Qwen3-0.6B, or one of {sorted(bundled)}",
+        )
+    return name
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence Hugging Face's own progress bars: ours tell what is going on."""
+    was_on = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            hf_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """Turn the loaders' many errors into one message."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        hint = (
+            "the folder needs a readable config.json, model.safetensors and tokenizer.json"
+            if Path(source).is_dir()
+            else "a hub name needs a network connection; local folders and the bundled models work without"
+        )
+        raise ModelLoadError(f"cannot load {source}: {first}", hint) from error
+
+
+def _load_bridge(source: str, device: Any, dtype: torch.dtype) -> Any:
+    return TransformerBridge.boot_transformers(source, device=device or "cpu", dtype=dtype)
+
+
+def _load_hooked(source: str, device: Any, dtype: torch.dtype) -> HookedTransformer:
+    hf_config = AutoConfig.from_pretrained(source)
+    family = hf_config.model_type
+    if family not in _FAMILIES:
+        raise ModelLoadError(
+            f"backend='hooked' does not load the family {family!r}",
+            f"it loads {sorted(_FAMILIES)}; use the bridge for others",
+        )
+    hf = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    tokenizer = AutoTokenizer.from_pretrained(source)
+    cfg = HookedTransformerConfig(
+        **_hooked_config(hf_config),
+        model_name=Path(source).name,
+        original_architecture=type(hf).__name__,
+        dtype=dtype,
+        device=str(device or "cpu"),
+        init_weights=False,
+        seed=None,
+    )
+    with torch.no_grad():
+        state_dict = _FAMILIES[family](hf, cfg)
+        model = HookedTransformer(cfg, tokenizer)
+        # Unprocessed: the residual basis and the weights' singular basis are the checkpoint's.
+        model.load_and_process_state_dict(
+            model.fill_missing_keys({k: v.clone() for k, v in state_dict.items()}),
+            fold_ln=False,
+            center_writing_weights=False,
+            center_unembed=False,
+            fold_value_biases=False,
+        )
+    model.__dict__["generation_config"] = (
+        hf.generation_config
+    )  # HookedTransformer has none: stop tokens are read from it
+    return model
+
+
+_FAMILIES = {
+    "llama": convert_llama_weights,
+    "qwen2": convert_qwen2_weights,
+    "qwen3": convert_qwen3_weights,
+    "gpt2": convert_gpt2_weights,
+    "gpt_neox": convert_neox_weights,
+}
+
+
+def _hooked_config(hf: Any) -> dict[str, Any]:
+    """HookedTransformerConfig fields of one of the five families; the hub loaders of transformer_lens refuse local folders."""
+    shared = {
+        "d_model": hf.hidden_size,
+        "n_layers": hf.num_hidden_layers,
+        "n_heads": hf.num_attention_heads,
+        "d_head": getattr(hf, "head_dim", None) or hf.hidden_size // hf.num_attention_heads,
+        "d_vocab": hf.vocab_size,
+        "n_ctx": hf.max_position_embeddings,
+        "default_prepend_bos": hf.model_type in ("llama", "gpt2"),
+    }
+    if hf.model_type == "gpt2":
+        return shared | {
+            "d_mlp": hf.n_inner or 4 * hf.n_embd,
+            "eps": hf.layer_norm_epsilon,
+            "act_fn": hf.activation_function,
+            "use_attn_scale": hf.scale_attn_weights,
+            "scale_attn_by_inverse_layer_idx": hf.scale_attn_by_inverse_layer_idx,
+            "normalization_type": "LN",
+        }
+    rope = hf.rope_parameters
+    if rope.get("rope_type", "default") != "default":
+        raise ModelLoadError(f"backend='hooked' does not load rope type {rope['rope_type']!r}", "use the bridge")
+    rotary = {
+        "positional_embedding_type": "rotary",
+        "rotary_adjacent_pairs": False,
+        "rotary_base": int(rope["rope_theta"]),
+        "rotary_dim": int(shared["d_head"] * rope.get("partial_rotary_factor", 1.0)),
+        "d_mlp": hf.intermediate_size,
+        "act_fn": hf.hidden_act,
+    }
+    if hf.model_type == "gpt_neox":
+        return (
+            shared
+            | rotary
+            | {
+                "eps": hf.layer_norm_eps,
+                "normalization_type": "LN",
+                "parallel_attn_mlp": hf.use_parallel_residual,
+            }
+        )
+    grouped = hf.num_key_value_heads != hf.num_attention_heads
+    return (
+        shared
+        | rotary
+        | {
+            "eps": hf.rms_norm_eps,
+            "normalization_type": "RMS",
+            "final_rms": True,
+            "gated_mlp": True,
+            "n_key_value_heads": hf.num_key_value_heads if grouped else None,
+            "use_qk_norm": hf.model_type == "qwen3",
+        }
+    )

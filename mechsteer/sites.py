@@ -1,0 +1,123 @@
+"""Site: a layer and a point in it, resolved against a model before anything runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mechsteer.errors import UnknownSiteError, closest
+from mechsteer.models import MAPS, POINTS, backend_of
+
+# Order of the points within one forward of a block; reading may not come after writing.
+_ORDER = {
+    **{
+        "resid_pre": 0,
+        "q_in": 1,
+        "k_in": 1,
+        "v_in": 1,
+        "q": 2,
+        "k": 2,
+        "v": 2,
+        "q_out": 2,
+        "k_out": 2,
+        "v_out": 2,
+    },
+    **{
+        "z": 3,
+        "o_in": 3,
+        "o_out": 4,
+        "attn_out": 5,
+        "resid_mid": 6,
+        "gate_in": 7,
+        "up_in": 7,
+        "gate_out": 8,
+        "up_out": 8,
+    },
+    **{"mlp_post": 9, "down_in": 9, "down_out": 10, "mlp_out": 11, "resid_post": 12},
+}
+
+
+@dataclass(frozen=True)
+class Site:
+    """A layer (an int, or a float depth ratio: floor(ratio · n_layers), 0.15 of 28 layers is 4) and a point.
+
+    Points: resid_pre resid_mid resid_post attn_out mlp_out mlp_post z q k v, and for each of the maps
+    q k v o gate up down its input and output, such as gate_in, gate_out.
+
+    >>> Site(4, "resid_post")
+    Site(layer=4, point='resid_post')
+    """
+
+    layer: int | float
+    point: str = "resid_post"
+
+    def __post_init__(self) -> None:
+        if self.point not in POINTS:
+            near = closest(self.point, POINTS)
+            raise UnknownSiteError(
+                f"no point {self.point!r}",
+                f"closest points are {near}" if near else f"points are {list(POINTS)}",
+            )
+        if isinstance(self.layer, bool) or not isinstance(self.layer, (int, float)):
+            raise UnknownSiteError(
+                f"layer {self.layer!r} is neither an int nor a float",
+                "a layer is an index, or a depth ratio such as 0.5",
+            )
+        if isinstance(self.layer, float) and not 0 <= self.layer < 1:
+            raise UnknownSiteError(f"depth ratio {self.layer} is not in [0, 1)", "give an int for a layer index")
+
+    def at(self, model: Any) -> Site:
+        """The same site with its layer as an index of this model; raises UnknownSiteError if there is no such layer."""
+        n_layers = model.cfg.n_layers
+        # 0.29 · 100 is 28.999...: the ratio a user wrote decides, not its rounding
+        layer = math.floor(self.layer * n_layers + 1e-9) if isinstance(self.layer, float) else self.layer
+        if not 0 <= layer < n_layers:
+            raise UnknownSiteError(
+                f"no layer {layer} in a model with {n_layers} layers", f"layers are 0 to {n_layers - 1}"
+            )
+        return Site(layer, self.point)
+
+    def resolve(self, model: Any, *, write: bool = False) -> str:
+        """Hook name in this model, whichever class it has.
+
+        Raises UnknownSiteError where there is none, or with `write` where it can be read but not written.
+        """
+        site = self.at(model)
+        assert isinstance(site.layer, int)
+        return backend_of(model).hook_name(site.layer, site.point, write=write)
+
+    @property
+    def order(self) -> tuple[float, int]:
+        """Sorts sites of one model by when the forward reaches them."""
+        return (self.layer, _ORDER[self.point])
+
+    def to_dict(self) -> dict:
+        """JSON form."""
+        return {"layer": self.layer, "point": self.point}
+
+    @classmethod
+    def from_dict(cls, data: Mapping) -> Site:
+        """Inverse of `to_dict`."""
+        return cls(data["layer"], data["point"])
+
+    def __str__(self) -> str:
+        return f"{self.point}@{self.layer}"
+
+
+def list_sites(model: Any) -> list[Site]:
+    """Every site this model has, in the order of the forward."""
+    found = []
+    for layer in range(model.cfg.n_layers):
+        for point in POINTS:
+            site = Site(layer, point)
+            try:
+                site.resolve(model)
+            except UnknownSiteError:
+                continue
+            found.append(site)
+    return sorted(found, key=lambda s: s.order)
+
+
+__all__ = ["MAPS", "POINTS", "Site", "list_sites"]
