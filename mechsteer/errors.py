@@ -69,6 +69,10 @@ class StorageError(MechsteerError, OSError):
     """The disk refused: it is full, read-only, or the path cannot be used."""
 
 
+class MechsteerWarning(UserWarning):
+    """A result that can be had but not trusted as it is: a degenerate direction, words that never occur, a file unchecked."""
+
+
 def closest(name: str, known: Iterable[str], n: int = 3) -> list[str]:
     """The `n` names of `known` most like `name`, best first; for hints.
 

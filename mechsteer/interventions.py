@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from mechsteer.adapters import Adapter, Static
 from mechsteer.errors import ConfigError
 from mechsteer.models import Forward, backend_of
-from mechsteer.runtime import Session
+from mechsteer.runtime import OPEN_SESSIONS, Session, open_sessions
 from mechsteer.scopes import TokenScope
 from mechsteer.sites import Site
 
@@ -173,14 +172,6 @@ def flatten(interventions: Interventions) -> list[Intervention]:
     return [iv for item in interventions for iv in flatten(item)]
 
 
-_OPEN: weakref.WeakKeyDictionary[Any, list[Session]] = weakref.WeakKeyDictionary()
-
-
-def open_sessions(model: Any) -> list[Session]:
-    """Sessions of the `steer` blocks around this call on `model`, outermost first."""
-    return _OPEN.get(model, [])
-
-
 @contextlib.contextmanager
 def steer(
     model: Any,
@@ -201,7 +192,7 @@ def steer(
     cannot be known; HookNeverFiredError on exit if a hook did not run in any forward.
     """
     session = Session(backend_of(model), flatten(interventions), prompt_lengths=prompt_lengths, record=record)
-    stack = _OPEN.setdefault(model, [])
+    stack = OPEN_SESSIONS.setdefault(model, [])
     session.open()
     stack.append(session)
     try:
@@ -210,7 +201,7 @@ def steer(
     finally:
         stack.remove(session)
         if not stack:
-            _OPEN.pop(model, None)
+            OPEN_SESSIONS.pop(model, None)
         session.close()
 
 
@@ -228,3 +219,15 @@ def bias_only(
     layers = range(model.cfg.n_layers) if layers is None else layers
     sites = [Site(layer, point).at(model) for layer in layers]
     return Steering([Intervention(Static(torch.zeros(model.cfg.d_model)), site, scope=scope) for site in sites])
+
+
+__all__ = [
+    "Intervention",
+    "Interventions",
+    "Steering",
+    "bias_only",
+    "flatten",
+    "open_sessions",
+    "replace_intervention",
+    "steer",
+]

@@ -57,6 +57,14 @@ def hints(model: Any, prompt_lengths: Tensor | None, rows: Tensor | None) -> Ite
             _HINTS[model] = before
 
 
+OPEN_SESSIONS: weakref.WeakKeyDictionary[Any, list[Session]] = weakref.WeakKeyDictionary()
+
+
+def open_sessions(model: Any) -> list[Session]:
+    """Sessions of the `steer` blocks around this call on `model`, outermost first."""
+    return OPEN_SESSIONS.get(model, [])
+
+
 class Session:
     """Attached interventions on one backend. Everything is resolved before anything is attached."""
 
