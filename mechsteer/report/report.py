@@ -1,0 +1,184 @@
+"""The report: one HTML file that works with no network, and the same content as Markdown.
+
+Nothing in the page can be fetched or run that is not in the page: a Content-Security-Policy forbids every
+source and names each of our scripts by its hash, so that text from a model which slipped through the escaping
+could still neither run nor load anything. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+from mechsteer.errors import StorageError
+from mechsteer.report import heatmaps
+from mechsteer.report.blocks import Block, Code, Details, Page, Text, escape, escape_markdown, slug
+from mechsteer.report.tables import Table
+from mechsteer.report.verdict import Verdict
+
+_FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of a report. `id` is its anchor (default: made of the title)."""
+
+    title: str
+    blocks: Sequence[Block]
+    id: str = ""
+
+    def html(self, page: Page, name: str) -> str:
+        """The section under the anchor `name`."""
+        body = "\n".join(block.html(page) for block in self.blocks)
+        link = f'<a class="anchor" href="#{name}" aria-label="Link to this section">#</a>'
+        return f'<section id="{name}"><h2>{escape(self.title)} {link}</h2>\n{body}\n</section>'
+
+    def markdown(self) -> str:
+        """A second-level heading and the blocks."""
+        return "\n\n".join([f"## {escape_markdown(self.title)}", *(block.markdown() for block in self.blocks)])
+
+
+@dataclass(frozen=True)
+class Report:
+    """Results, and all that is needed to get them again.
+
+    `question` defaults to the verdict's; a report without a verdict (a dashboard) begins with its sections.
+    `config` is the resolved configuration, `timings` are seconds by stage, `fingerprint` is the model's
+    (or several, by name), `command` reproduces the report. Parts left empty are left out.
+    """
+
+    title: str
+    question: str = ""
+    verdict: Verdict | None = None
+    sections: Sequence[Section] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seeds: Mapping[str, int] = field(default_factory=dict)
+    timings: Mapping[str, float] = field(default_factory=dict)
+    fingerprint: str | Mapping[str, str] = ""
+    command: str = ""
+
+    def _question(self) -> str:
+        return self.question or (self.verdict.question if self.verdict else "")
+
+    def _provenance(self) -> Section | None:
+        """The last section: command, fingerprint, seeds, versions, configuration, timings."""
+        prints = {"model": self.fingerprint} if isinstance(self.fingerprint, str) else self.fingerprint
+        blocks: list[Block] = []
+        if self.command:
+            blocks += [Text("This command makes the report again:"), Code(self.command)]
+        identity = [("fingerprint", name, value) for name, value in prints.items() if value]
+        identity += [("seed", name, str(value)) for name, value in self.seeds.items()]
+        identity += [("version", name, value) for name, value in self.versions.items()]
+        if identity:
+            blocks.append(Table(identity, "Model, seeds and software", columns=["kind", "of", "value"]))
+        if self.timings:
+            rows = [(stage, duration(seconds)) for stage, seconds in self.timings.items()]
+            rows.append(("total", duration(sum(self.timings.values()))))
+            blocks.append(Table(rows, "Time per stage", columns=["stage", "time"]))
+        if self.config:
+            plain = json.loads(json.dumps(self.config, default=str))
+            text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100).rstrip("\n")
+            blocks.append(Details("Resolved configuration", [Code(text)]))
+        return Section("How to reproduce this report", blocks, id="reproduce") if blocks else None
+
+    def _all_sections(self) -> list[Section]:
+        last = self._provenance()
+        return [*self.sections, *([last] if last else [])]
+
+    def to_html(self) -> str:
+        """The whole page as one string; circuitsvis' bundle is in it once if there is a heatmap, else not at all."""
+        page = Page()
+        sections = [(page.new_id(slug(part.id or part.title)), part) for part in self._all_sections()]
+        question = escape(self._question())
+        title = escape(self.title)
+        head = f'<p class="eyebrow">{title}</p>\n<h1>{question}</h1>' if question else f"<h1>{title}</h1>"
+        verdict = self.verdict.html(page) if self.verdict else ""
+        body = "\n".join(part.html(page, name) for name, part in sections)
+        links = "\n".join(f'<li><a href="#{name}">{escape(part.title)}</a></li>' for name, part in sections)
+        toc = f'<nav class="toc" aria-label="Contents"><h2>Contents</h2><ol>{links}</ol></nav>' if links else ""
+        scripts = [heatmaps.bundle(), "\n".join(page.calls)] if page.calls else []
+        return Template((_FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
+            title=title,
+            policy=_policy(scripts),
+            style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
+            head=head,
+            verdict=verdict,
+            toc=toc,
+            body=body,
+            scripts="\n".join(f"<script>{script}</script>" for script in scripts),
+        )
+
+    def to_markdown(self) -> str:
+        """The same content as Markdown; figures are described, not drawn."""
+        parts = [f"# {escape_markdown(self.title)}"]
+        if self._question():
+            parts.append(f"**Question.** {escape_markdown(self._question())}")
+        if self.verdict:
+            parts.append(self.verdict.markdown())
+        return "\n\n".join([*parts, *(section.markdown() for section in self._all_sections())]) + "\n"
+
+    def save_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write the page to `path`, whole or not at all. Raises StorageError when the disk refuses."""
+        return write_text(path, self.to_html())
+
+    def save_markdown(self, path: str | os.PathLike[str]) -> Path:
+        """Write the Markdown to `path`, whole or not at all. Raises StorageError when the disk refuses."""
+        return write_text(path, self.to_markdown())
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """The Content-Security-Policy of a page: nothing from outside, of scripts only these."""
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    allowed = " ".join(f"'sha256-{value}'" for value in hashes) or "'none'"
+    # Styles: matplotlib's SVG has style attributes. Images: the rasterised part of a large scatter.
+    sources = f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src data:"
+    return f"{sources}; base-uri 'none'; form-action 'none'"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a reader.
+
+    >>> [duration(s) for s in (0.25, 59.4, 245, 7260)]
+    ['0.2 s', '59.4 s', '4 min 05 s', '2 h 01 min']
+    """
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> Path:
+    """Write UTF-8 `text` beside `path` and move it there: a reader sees the old file or the new one.
+
+    Raises StorageError (disk full, read-only, not a folder); the half-written file is removed.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            file.write(text.encode("utf-8"))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}", "free some space, or choose another folder"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+    return path
