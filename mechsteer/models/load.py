@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -207,7 +208,11 @@ def _load_hooked(source: str, device: Any, dtype: torch.dtype) -> HookedTransfor
     )
     with torch.no_grad():
         state_dict = _FAMILIES[family](hf, cfg)
-        model = HookedTransformer(cfg, tokenizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", "HookedTransformer is deprecated", DeprecationWarning
+            )  # asked for by name
+            model = HookedTransformer(cfg, tokenizer)
         # Unprocessed: the residual basis and the weights' singular basis are the checkpoint's.
         model.load_and_process_state_dict(
             model.fill_missing_keys({k: v.clone() for k, v in state_dict.items()}),
