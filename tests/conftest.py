@@ -1,0 +1,13 @@
+"""Test-wide settings. No `import mechsteer` here: run-time shape checking hooks in before the first import."""
+
+import os
+import sys
+from pathlib import Path
+
+# The models here are tiny: one thread is faster than two, and two test processes then have a core each.
+os.environ["OMP_NUM_THREADS"] = "1"
+# No test may touch the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+
+sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import toys`
