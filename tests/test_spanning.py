@@ -78,6 +78,12 @@ def test_a_row_does_not_depend_on_its_batch_or_on_chunks(monkeypatch):
     np.testing.assert_allclose(mst_edges(crowded[:1])[0], ripser_deaths(crowded[0].numpy()), rtol=1e-6)
 
 
+def test_centring_spares_an_offset_cloud_the_slow_exact_distances(monkeypatch):
+    points = np.random.default_rng(7).standard_normal((1, 30, 16)) + 1e5
+    monkeypatch.setattr(spanning, "_recompute", lambda *_: pytest.fail("recomputed"))
+    assert mst_edges(points).shape == (1, 29)
+
+
 def test_rotation_order_and_scale():
     rng = np.random.default_rng(4)
     points = rng.standard_normal((25, 6))
