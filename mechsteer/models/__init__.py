@@ -7,6 +7,7 @@ from mechsteer.models.backend import MAPS, POINTS, Backend, Forward, HookedModel
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.fingerprint import model_fingerprint, require_fingerprint
 from mechsteer.models.load import bundled_models, load_model, tokenize
+from mechsteer.models.twin import TwinBackend, twin_of
 
 __all__ = [
     "MAPS",
@@ -14,10 +15,12 @@ __all__ = [
     "Backend",
     "Forward",
     "HookedModel",
+    "TwinBackend",
     "backend_of",
     "bundled_models",
     "load_model",
     "model_fingerprint",
     "require_fingerprint",
     "tokenize",
+    "twin_of",
 ]

@@ -7,12 +7,15 @@ which tokens, mask and cache each forward has (hooks are not told), and runs a f
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from mechsteer.errors import UnknownSiteError, closest
 
@@ -59,6 +62,8 @@ class Backend(abc.ABC):
     """One loaded model behind the common protocol."""
 
     kind: str  # "bridge", "bridge-compatibility", "hooked", "twin"
+    _cache_layers: ClassVar[str] = "layers"  # where a KV cache keeps its layers, and each layer its tensors
+    _cache_tensors: ClassVar[tuple[str, str]] = ("keys", "values")
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -93,11 +98,14 @@ class Backend(abc.ABC):
             )
         return name
 
-    def attach(self, name: str, fn: Hook) -> Remove:
-        """Run `fn(acts)` at the hook point; a returned tensor replaces the activation. Survives `reset_hooks`."""
+    def attach(self, name: str, fn: Hook, *, first: bool = False) -> Remove:
+        """Run `fn(acts)` at the hook point; a returned tensor replaces the activation. Survives `reset_hooks`.
+
+        `first`: before the hooks that are there already.
+        """
         point = self.model.hook_dict[self.check_hook(name)]
-        point.add_hook(lambda acts, hook: fn(acts), is_permanent=True)
-        handle = point.fwd_hooks[-1]
+        point.add_hook(lambda acts, hook: fn(acts), is_permanent=True, prepend=first)
+        handle = point.fwd_hooks[0 if first else -1]
 
         def remove() -> None:
             handle.hook.remove()
@@ -123,6 +131,69 @@ class Backend(abc.ABC):
 
         `attention_mask` [batch past + pos] covers cached tokens too; None when nothing is padded.
         """
+
+    @contextlib.contextmanager
+    def shortened(
+        self,
+        *,
+        n_skipped: int = 0,
+        resid: Tensor | None = None,
+        stop_at: int | None = None,
+        unembed_at: tuple[Tensor, Tensor] | None = None,
+        recompute: Sequence[int] = (),
+    ) -> Iterator[None]:
+        """Inside, a forward does part of its work; block and module hooks of what runs fire as always.
+
+        The first `n_skipped` blocks are not run: the last of them gives `resid` [batch pos d_model] through its
+        resid_post hooks instead, so the blocks above compute what they would have, to the bit. Blocks from
+        `stop_at` on are not run either. With `unembed_at` (rows, columns) only these positions are unembedded:
+        logits are [1 n_positions d_vocab]. Blocks in `recompute` keep no activations for the backward.
+        """
+        assert n_skipped == 0 or resid is not None
+        blocks, n_layers = self.model.blocks, self.cfg.n_layers
+        patches: list[tuple[nn.Module, Callable]] = [(blocks[i], _identity) for i in range(n_skipped - 1)]
+        if n_skipped:
+            post = self.model.hook_dict[self.hook_name(n_skipped - 1, "resid_post")]
+            patches.append((blocks[n_skipped - 1], lambda *args, **kwargs: post(resid)))
+        patches += [(blocks[i], _identity) for i in range(n_layers if stop_at is None else stop_at, n_layers)]
+        patches += [(blocks[i], _recomputed(blocks[i].forward)) for i in recompute]
+        if unembed_at is not None:
+            unembed, (rows, columns) = self.model.unembed.forward, unembed_at
+            patches.append((self.model.unembed, lambda acts: unembed(acts[rows, columns][None])))
+        before = [(module, module.__dict__.get("forward")) for module, _ in patches]
+        try:
+            for module, forward in patches:
+                module.__dict__["forward"] = forward
+            yield
+        finally:
+            for module, forward in reversed(before):
+                module.__dict__.pop("forward", None)
+                if forward is not None:
+                    module.__dict__["forward"] = forward
+
+    @contextlib.contextmanager
+    def finite_gradients(self, attention_mask: Tensor | None) -> Iterator[None]:
+        """Inside, a forward over left-padded rows can be differentiated: no gradient is NaN because of padding."""
+        yield
+
+    def fork_cache(self, cache: Any, *, n_skipped: int = 0) -> Any:
+        """A KV cache that can be continued without changing `cache`; tensors are shared, none are copied.
+
+        Keys and values of the first `n_skipped` layers, which nobody will ask for, take no memory in the fork.
+        """
+        fork = copy.copy(cache)
+        layers = [copy.copy(layer) for layer in getattr(cache, self._cache_layers)]
+        setattr(fork, self._cache_layers, layers)
+        for layer in layers[:n_skipped]:
+            for name in self._cache_tensors:
+                full = getattr(layer, name)
+                setattr(layer, name, full.new_zeros(()).expand(full.shape))
+        return fork
+
+    def cache_bytes(self, cache: Any) -> int:
+        """Memory that the keys and values of a cache hold."""
+        layers = getattr(cache, self._cache_layers)
+        return sum(getattr(layer, name).untyped_storage().nbytes() for layer in layers for name in self._cache_tensors)
 
     @abc.abstractmethod
     def named_weights(self) -> dict[str, Tensor]:
@@ -158,3 +229,11 @@ class Backend(abc.ABC):
         """Logits [... d_vocab] of a final residual [... d_model], through the real final norm."""
         flat = resid.reshape(1, -1, resid.shape[-1])
         return self.model.unembed(self.model.ln_final(flat)).reshape(*resid.shape[:-1], -1)
+
+
+def _identity(*args: Any, **kwargs: Any) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def _recomputed(forward: Callable) -> Callable:
+    return lambda *args, **kwargs: checkpoint(forward, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)

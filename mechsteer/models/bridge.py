@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from mechsteer.errors import DataError, UnknownSiteError
@@ -58,44 +61,19 @@ class BridgeBackend(Backend):
         return self.check_hook(name)
 
     def watch(self, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
-        hf, generating, keeps = self.model.original_model, [0], [False]
+        generating = [0]
 
-        def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-            tokens = args[0] if args else kwargs.get("input_ids")
-            shaped = tokens if tokens is not None else kwargs["inputs_embeds"]
-            mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
-            mask = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
-            filled = cache is not None and int(cache.get_seq_length()) > 0
-            if mask is None and not filled and tokens is not None:
-                self._refuse_unmasked_padding(tokens)
-            keeps[0] = cache is not None or kwargs.get("use_cache") is True
-            begin(
-                Forward(
-                    shape=(shaped.shape[0], shaped.shape[1]),
-                    device=shaped.device,
-                    tokens=tokens,
-                    attention_mask=mask,
-                    cache=cache,
-                    is_filled=filled,
-                    keeps_cache=keeps[0],
-                    in_generate=generating[0] > 0,
-                )
-            )
+        def checked(forward: Forward) -> None:
+            if forward.attention_mask is None and not forward.is_filled and forward.tokens is not None:
+                self._refuse_unmasked_padding(forward.tokens)
+            begin(replace(forward, in_generate=True) if generating[0] else forward)
 
-        def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            end(getattr(output, "past_key_values", None) if keeps[0] else None)
-
-        handles = [
-            hf.register_forward_pre_hook(before, with_kwargs=True),
-            hf.register_forward_hook(after, with_kwargs=True),
-        ]
-        unwrap = [_count_calls(self.model, name, generating) for name in ("generate", "hf_generate")]
+        undo = [watch_hf(self.model.original_model, checked, end)]
+        undo += [count_calls(self.model, name, generating) for name in ("generate", "hf_generate")]
 
         def remove() -> None:
-            for handle in handles:
-                handle.remove()
-            for undo in unwrap:
-                undo()
+            for step in reversed(undo):
+                step()
 
         return remove
 
@@ -119,12 +97,26 @@ class BridgeBackend(Backend):
         use_cache: bool,
         last_only: bool = False,
     ) -> tuple[Tensor, object | None]:
-        kwargs: dict[str, Any] = {"use_cache": True} if use_cache else {}
+        kwargs: dict[str, Any] = {"use_cache": use_cache}
         if cache is not None:
             kwargs["past_key_values"] = cache
         if attention_mask is not None:
             kwargs["attention_mask"] = attention_mask
         return self.model(tokens, return_type="logits_and_cache", **kwargs)
+
+    @contextlib.contextmanager
+    def finite_gradients(self, attention_mask: Tensor | None) -> Iterator[None]:
+        # In compatibility mode a padding query has no key to attend to: all its scores are -inf, and though its NaN
+        # pattern is replaced by 0 in the forward, the softmax's backward multiplies 0 with NaN. Only padding changes.
+        removes: list[Remove] = []
+        if self.is_compatible and attention_mask is not None:
+            names = [f"blocks.{i}.attn.hook_attn_scores" for i in range(self.cfg.n_layers)]
+            removes = [self.attach(name, _without_dead_queries) for name in names]
+        try:
+            yield
+        finally:
+            for remove in removes:
+                remove()
 
     def named_weights(self) -> dict[str, Tensor]:
         return {clean_name(n): p for n, p in self.model.original_model.named_parameters()}
@@ -161,12 +153,52 @@ class BridgeBackend(Backend):
         linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
 
 
+def watch_hf(hf: nn.Module, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
+    """See every forward of a Hugging Face module, whoever calls it, with what it was really given."""
+    keeps = [False]
+
+    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        tokens = args[0] if args else kwargs.get("input_ids")
+        shaped = tokens if tokens is not None else kwargs["inputs_embeds"]
+        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
+        keeps[0] = cache is not None or kwargs.get("use_cache") is True
+        begin(
+            Forward(
+                shape=(shaped.shape[0], shaped.shape[1]),
+                device=shaped.device,
+                tokens=tokens,
+                attention_mask=mask if isinstance(mask, Tensor) and mask.ndim == 2 else None,
+                cache=cache,
+                is_filled=cache is not None and int(cache.get_seq_length()) > 0,
+                keeps_cache=keeps[0],
+            )
+        )
+
+    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        end(getattr(output, "past_key_values", None) if keeps[0] else None)
+
+    handles = [
+        hf.register_forward_pre_hook(before, with_kwargs=True),
+        hf.register_forward_hook(after, with_kwargs=True),
+    ]
+
+    def remove() -> None:
+        for handle in handles:
+            handle.remove()
+
+    return remove
+
+
+def _without_dead_queries(scores: Tensor) -> Tensor:
+    return torch.where(torch.isneginf(scores).all(-1, keepdim=True), 0.0, scores)
+
+
 def clean_name(name: str) -> str:
     """A bridge's parameter name as the wrapped Hugging Face model had it."""
     return name.replace("._original_component", "")
 
 
-def _count_calls(model: Any, name: str, counter: list[int]) -> Remove:
+def count_calls(model: Any, name: str, counter: list[int]) -> Remove:
     """Count into `counter[0]` while `model.name(...)` runs; returns how to undo the wrap."""
     inner, had = getattr(model, name), model.__dict__.get(name)
 

@@ -12,7 +12,7 @@ from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from mechsteer.errors import UnknownSiteError
 from mechsteer.models.backend import Backend, Forward, Remove
-from mechsteer.models.bridge import _count_calls as count_calls
+from mechsteer.models.bridge import count_calls
 
 _POINT = {
     **{p: f"hook_{p}" for p in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")},
@@ -38,6 +38,8 @@ class HookedBackend(Backend):
     """A HookedTransformer."""
 
     kind = "hooked"
+    _cache_layers = "entries"
+    _cache_tensors = ("past_keys", "past_values")
 
     def hook_name(self, layer: int, point: str, *, write: bool = False) -> str:
         if write and point in _READ_ONLY:
