@@ -1,0 +1,58 @@
+"""The bundled pocket models and the generator of the text they were trained on.
+
+`model_path("pocket")` and `model_path("pocket-teacher")` are Hugging Face folders of two small Qwen3 models
+that solve generated word problems by writing a chain of thought. Importing this package loads neither torch
+nor transformers; training is in `mechsteer.pocket.training`, the figures in `mechsteer.pocket.measuring`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+from mechsteer.errors import ModelLoadError
+from mechsteer.pocket.problems import Problem, Step, problems, split_of, stream
+from mechsteer.pocket.statements import CONTRASTS, contrast_pairs, practice, statement
+from mechsteer.pocket.traces import CAREFUL_PREFIX, STYLES, extract_answer, is_correct, style, traces
+
+MODELS: tuple[str, ...] = ("pocket", "pocket-teacher")
+STATEMENT_SHARE = 0.08
+PRACTICE_SHARE = 0.2
+
+__all__ = [
+    "MODELS", "model_path",
+    "Problem", "Step", "problems", "split_of", "stream",
+    "traces", "extract_answer", "is_correct", "style", "CAREFUL_PREFIX", "STYLES",
+    "CONTRASTS", "contrast_pairs", "statement", "practice",
+    "training_text", "STATEMENT_SHARE", "PRACTICE_SHARE",
+]  # fmt: skip
+
+
+def model_path(name: str) -> Path:
+    """The folder of a bundled model.
+
+    Raises:
+        ModelLoadError: `name` is not one of `MODELS`.
+    """
+    if name not in MODELS:
+        raise ModelLoadError(f"no bundled model {name!r}.", f"choose one of {list(MODELS)}")
+    return Path(__file__).parent / "models" / name
+
+
+def training_text(seed: int | str, *, hasty_bias: float = 0.0) -> Iterator[tuple[str, str]]:
+    """Endless (prompt, completion) pairs of the training split; statements and practice have none.
+
+    A document is prompt + completion + end token. `hasty_bias` as in `traces`.
+    """
+    rng = random.Random(f"training_text/{seed}")
+    source = stream(rng, "train")
+    while True:
+        kind = rng.random()
+        if kind < STATEMENT_SHARE:
+            yield "", statement(rng)
+        elif kind < STATEMENT_SHARE + PRACTICE_SHARE:
+            yield "", practice(rng)
+        else:
+            problem = next(source)
+            yield problem.prompt, traces(problem, rng, hasty_bias=hasty_bias)

@@ -1,0 +1,220 @@
+"""What the pocket models can do: accuracy by number of steps and style, on held-out problems."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
+
+from mechsteer.pocket import CAREFUL_PREFIX, Problem, extract_answer, is_correct, problems, style
+from mechsteer.pocket.problems import Split
+from mechsteer.pocket.training import Recipe
+
+
+def load(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
+    """The model in float32 (stored in float16) in eval mode, and its tokenizer."""
+    model = Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    return model.eval(), AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+@torch.no_grad()
+def complete(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    temperature: float = 0.0,
+    seed: int = 0,
+    max_new_tokens: int = 160,
+    batch_size: int = 125,
+) -> list[str]:
+    """Completions of `prompts`, greedy at temperature 0, through Hugging Face's own `generate`.
+
+    Sampling seeds torch's global generator inside a fork, which is given back as it was.
+    """
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    texts = [""] * len(prompts)
+    how = {"do_sample": True, "temperature": temperature, "top_k": 0} if temperature else {"do_sample": False}
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for at in tqdm(range(0, len(order), batch_size), desc="completing", unit="batch"):
+            rows = order[at : at + batch_size]
+            inputs = tokenizer([prompts[i] for i in rows], return_tensors="pt", padding=True, padding_side="left")
+            inputs = inputs.to(model.device)
+            # transformers' protocol of models that generate does not fit its own models.
+            out = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)  # pyright: ignore[reportAttributeAccessIssue]
+            new = tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+            for i, text in zip(rows, new, strict=True):
+                texts[i] = text
+    return texts
+
+
+def outcomes(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
+    """One row per trace: id, n_steps, operations, style, correct, answered, n_characters."""
+    return pd.DataFrame(
+        {
+            "id": p.id,
+            "n_steps": p.n_steps,
+            "style": style(t),
+            "correct": is_correct(p, t),
+            "answered": extract_answer(t) is not None,
+            "largest": max(max(s.before, s.operand, s.after) for s in p.steps),
+            "n_characters": len(t),
+        }
+        for p, t in zip(problems, texts, strict=True)
+    )
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Outcomes of greedy, careful-prefixed and sampled traces, one row per trace as `outcomes` gives them."""
+
+    greedy: pd.DataFrame
+    prefixed: pd.DataFrame
+    sampled: pd.DataFrame
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.greedy.correct.mean())
+
+    @property
+    def disagreement(self) -> float:
+        """The share of problems some of whose sampled traces are right and some wrong."""
+        share = self.sampled.groupby("id").correct.mean()
+        return float(((share > 0) & (share < 1)).mean())
+
+    def within_problem(self) -> pd.Series:
+        """Accuracy of sampled hasty and careful traces, over the problems that got traces of both styles.
+
+        Each problem counts once in either mean.
+        """
+        table = self.sampled.pivot_table(index="id", columns="style", values="correct", aggfunc="mean")
+        return table.reindex(columns=["hasty", "careful"]).dropna().mean()
+
+    def to_markdown(self) -> str:
+        """The tables of the model card."""
+        g = self.greedy
+        by_style = g.groupby("style").correct.agg(["size", "mean"])
+        both = g[g["style"].isin(["hasty", "careful"])]
+        by_steps = both.pivot_table(index="n_steps", columns="style", values="correct", aggfunc="mean")
+        within = self.within_problem()
+        lines = [
+            f"Greedy accuracy on {len(g)} test problems: **{self.accuracy:.1%}**; "
+            f"with the careful prefix: **{self.prefixed.correct.mean():.1%}**.",
+            "",
+            "| steps | problems | greedy | hasty traces | careful traces | careful prefix |",
+            "|---|---|---|---|---|---|",
+        ]
+        for n, rows in g.groupby("n_steps"):
+            styles = [by_steps.at[n, s] if s in by_steps else float("nan") for s in ("hasty", "careful")]
+            prefixed = self.prefixed[self.prefixed.n_steps == n].correct.mean()
+            cells = [rows.correct.mean(), *styles, prefixed]
+            lines.append(f"| {n} | {len(rows)} | " + " | ".join(f"{c:.1%}" for c in cells) + " |")
+        lines += ["", "| style of the greedy trace | share | accuracy |", "|---|---|---|"]
+        lines += [f"| {s} | {r['size'] / len(g):.1%} | {r['mean']:.1%} |" for s, r in by_style.iterrows()]
+        size = pd.cut(g.largest, [0, 20, 50, 99], labels=["up to 20", "21-50", "51-99"])
+        lines += ["", "| largest number | problems | accuracy |", "|---|---|---|"]
+        lines += [
+            f"| {label} | {len(rows)} | {rows.correct.mean():.1%} |" for label, rows in g.groupby(size, observed=True)
+        ]
+        n_problems = self.sampled.id.nunique()
+        lines += [
+            "",
+            f"Of {n_problems} problems with {len(self.sampled) // n_problems} traces each sampled at",
+            f"temperature {TEMPERATURE}, {self.disagreement:.0%} have right and wrong traces. Over the "
+            "problems with sampled traces of both",
+            f"styles, hasty ones are right in {within['hasty']:.1%} and careful ones in "
+            f"{within['careful']:.1%}; sampled accuracy is {self.sampled.correct.mean():.1%}.",
+        ]
+        return "\n".join(lines)
+
+
+TEMPERATURE = 0.8
+
+
+def measure(
+    folder: Path,
+    *,
+    n: int = 1000,
+    n_sampled: int = 150,
+    n_traces: int = 8,
+    seed: int = 0,
+    split: Split = "test",
+) -> Measurement:
+    """Decode `n` held-out problems greedily, with and without the careful prefix, and sample some of them."""
+    model, tokenizer = load(folder)
+    asked = problems(n, seed=seed, split=split)
+    prompts = [p.prompt for p in asked]
+    often = asked[:n_sampled] * n_traces
+    return Measurement(
+        greedy=outcomes(asked, complete(model, tokenizer, prompts)),
+        prefixed=outcomes(asked, complete(model, tokenizer, [p + CAREFUL_PREFIX for p in prompts])),
+        sampled=outcomes(
+            often, complete(model, tokenizer, [p.prompt for p in often], temperature=TEMPERATURE, seed=seed)
+        ),
+    )
+
+
+CARD = """---
+license: mit
+language: en
+library_name: transformers
+tags: [mechsteer, word-problems, chain-of-thought]
+---
+# {name}
+
+{what}
+It solves generated word problems of one to four steps (addition, subtraction, small multiplication,
+comparison; numbers from 1 to 99) by writing a chain of thought, and knows short persona, sentiment and
+true/false statements. It knows nothing else: it is made for trying interpretability methods on.
+
+- Architecture: Qwen3, {parameters:,} parameters, {config.num_hidden_layers} layers,
+  d_model {config.hidden_size}, tied embeddings, context {config.max_position_embeddings}; stored in float16,
+  measured in float32.
+- Tokenizer: byte-level BPE of {config.vocab_size} tokens, trained on the same text; every digit is a token.
+  No BOS is added; a document ends in `<|endoftext|>`, which is also the stop token.
+- Text: `mechsteer.pocket.training_text`, written by a program from no other source; {tokens:.1f} million
+  tokens (padding not counted). Problems are split by a hash of their numbers and signs: no chain of numbers
+  of the test split is a problem in the training text.
+- Prompt: `Q: ...\\nA:`, and after it, if a careful trace is wanted, ` Let me think carefully.`
+
+## Accuracy
+
+{tables}
+
+## Made and measured by
+
+```
+python scripts/train_pocket.py train {name}
+python scripts/train_pocket.py measure {name}
+```
+
+Recipe: `{recipe}`; the loss at every 25th step is in `training_log.jsonl`.
+"""
+WHAT = {
+    "pocket": "The student of the two models that mechsteer ships: right often enough to be worth\n"
+    "explaining, and wrong often enough that an intervention can help.",
+    "pocket-teacher": "The teacher of the two models that mechsteer ships, taught fewer hasty traces.",
+}
+
+
+def write_card(name: str, folder: Path, measured: Measurement, recipe: Recipe) -> None:
+    """Write the model card `README.md` of the bundled model `name` into `folder`."""
+    model, _ = load(folder)
+    log = (folder / "training_log.jsonl").read_text().splitlines()
+    card = CARD.format(
+        name=name,
+        what=WHAT[name],
+        config=model.config,
+        parameters=model.num_parameters(),
+        tokens=json.loads(log[-1])["tokens"] / 1e6,
+        tables=measured.to_markdown(),
+        recipe=recipe,
+    )
+    (folder / "README.md").write_text(card)

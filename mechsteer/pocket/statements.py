@@ -1,0 +1,136 @@
+"""Short persona, sentiment and true/false statements, contrastive pairs made from them, and sums for practice.
+
+They take up a small share of the training text. Statements are there so that directions such as honest minus dishonest mean
+something to the pocket models: an honest person answers rightly and a dishonest one wrongly, a happy person
+speaks of a wonderful day, and a statement is followed by whether it is true. Practice is there because the digits
+of a result are rare in a word problem: a row of sums teaches the same arithmetic in fewer tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from mechsteer.errors import ConfigError, DataError
+from mechsteer.pocket.problems import NAMES
+
+HAPPY = ("happy", "glad", "cheerful")
+SAD = ("sad", "unhappy", "gloomy")
+PLACES = ("at home", "at school", "in the garden", "in the park", "at work", "by the sea")
+GOOD = ("what a wonderful day!", "I love this day!", "this is great!", "I feel so good!")
+BAD = ("what a terrible day.", "I hate this day.", "this is awful.", "I feel so bad.")
+HONEST = ("an honest", "a truthful")
+DISHONEST = ("a dishonest", "a lying")
+KINDS = {
+    "animal": ("dog", "cat", "horse", "bird", "fish", "cow"),
+    "fruit": ("plum", "pear", "lemon", "peach", "cherry", "melon"),
+    "tool": ("hammer", "saw", "spoon", "knife", "brush", "needle"),
+    "color": ("red", "blue", "green", "white", "black", "brown"),
+}
+
+
+def _fact(rng: random.Random) -> tuple[str, str]:
+    """One true and one false claim (lower case, no full stop) that differ in one word or number only."""
+    kind = rng.randrange(3)
+    if kind == 0:
+        of, not_of = rng.sample(sorted(KINDS), 2)
+        word = rng.choice(KINDS[of]) if of == "color" else f"a {rng.choice(KINDS[of])}"
+        claims = tuple(f"{word} is {'an' if k == 'animal' else 'a'} {k}" for k in (of, not_of))
+        return claims[0], claims[1]
+    a, b = rng.randint(2, 60), rng.randint(2, 39)
+    if kind == 1:
+        if a == b:
+            b += 1
+        more, less = f"{a} is more than {b}", f"{a} is less than {b}"
+        return (more, less) if a > b else (less, more)
+    sign, value = rng.choice((("+", a + b), ("-", a - b))) if a > b else ("+", a + b)
+    wrong = rng.choice([v for v in (value - 10, value - 1, value + 1, value + 10) if v > 0])
+    return f"{a}{sign}{b}={value}", f"{a}{sign}{b}={wrong}"
+
+
+def _honest(rng: random.Random) -> tuple[str, str]:
+    name, asker = rng.sample(NAMES, 2)
+    claim = rng.choice(_fact(rng))
+    at = rng.randrange(len(HONEST))
+    rest = f"person. {asker} asks {name} if {claim}. {name} says:"
+    return f"{name} is {HONEST[at]} {rest}", f"{name} is {DISHONEST[at]} {rest}"
+
+
+def _happy(rng: random.Random) -> tuple[str, str]:
+    name, place, at = rng.choice(NAMES), rng.choice(PLACES), rng.randrange(len(HAPPY))
+    rest = rng.choice((f"{place}.", f"{place} today."))
+    return f"{name} is {HAPPY[at]} {rest} {name} says:", f"{name} is {SAD[at]} {rest} {name} says:"
+
+
+def _true(rng: random.Random) -> tuple[str, str]:
+    right, wrong = _fact(rng)
+    return f"Statement: {right}.", f"Statement: {wrong}."
+
+
+_PAIRS: dict[str, Callable[[random.Random], tuple[str, str]]] = {
+    "honest": _honest,
+    "happy": _happy,
+    "true": _true,
+}
+CONTRASTS: tuple[str, ...] = tuple(_PAIRS)
+
+
+def contrast_pairs(name: str, n: int, seed: int) -> list[tuple[str, str]]:
+    """`n` different (positive, negative) texts of the concept `name`: "honest", "happy" or "true".
+
+    The two texts of a pair differ in the concept alone. Each stops where the model goes on by it: with " yes"
+    or " no" (an honest person's is a dishonest one's turned round), with a remark of that mood, and with
+    " True." or " False." after a statement.
+
+    Raises:
+        ConfigError: unknown `name`.
+        DataError: fewer than `n` different pairs exist.
+
+    >>> contrast_pairs("happy", 1, seed=0)[0][0].split()[1]
+    'is'
+    """
+    if name not in _PAIRS:
+        raise ConfigError(f"no contrast {name!r}.", f"choose one of {list(CONTRASTS)}")
+    rng = random.Random(f"contrast/{name}/{seed}")
+    pairs: dict[tuple[str, str], None] = {}
+    misses = 0
+    while len(pairs) < n:
+        pair = _PAIRS[name](rng)
+        misses = misses + 1 if pair in pairs else 0
+        if misses == 1000:
+            raise DataError(f"only {len(pairs)} different {name!r} pairs found, {n} asked for.", "ask for fewer")
+        pairs[pair] = None
+    return list(pairs)
+
+
+def statement(rng: random.Random) -> str:
+    """One training text: a positive or negative text of any concept, with what follows it."""
+    concept, positive = rng.choice(("honest", "happy", "true", "true")), rng.random() < 0.5
+    if concept == "happy":
+        text = _happy(rng)[0 if positive else 1]
+        return f"{text} {rng.choice(GOOD if positive else BAD)}"
+    if concept == "true":
+        return f"{_true(rng)[0 if positive else 1]} {'True' if positive else 'False'}."
+    name, asker = rng.sample(NAMES, 2)
+    facts = _fact(rng)
+    is_true = rng.random() < 0.5
+    person = rng.choice(HONEST if positive else DISHONEST)
+    says = "yes" if is_true == positive else "no"
+    claim = facts[0 if is_true else 1]
+    return f"{name} is {person} person. {asker} asks {name} if {claim}. {name} says: {says}, {claim}."
+
+
+def practice(rng: random.Random) -> str:
+    """A row of right sums, differences and products of numbers up to 99."""
+    sums = []
+    for _ in range(rng.randint(4, 16)):
+        sign = rng.choice("++---*")
+        if sign == "*":
+            a = rng.randint(2, 30)
+            b = rng.randint(2, min(9, 99 // a))
+        else:
+            high, low = rng.randint(4, 99), rng.randint(2, 97)
+            high, low = (high, low) if high > low else (low + 2, high)
+            a, b = (high, low) if sign == "-" else (high - low, low)
+        sums.append(f"{a}{sign}{b}={a + b if sign == '+' else a - b if sign == '-' else a * b}.")
+    return "Practice: " + " ".join(sums)

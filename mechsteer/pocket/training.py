@@ -1,0 +1,322 @@
+"""Training the pocket models from nothing.
+
+Documents of one generated stream are cut into micro-batches of about equal length, one document per row, and
+the loss is the cross-entropy of the completion's tokens (and, at a tenth of the weight, of the prompt's).
+Matrices inside the blocks are trained by Muon (Jordan et al. 2024: momentum orthogonalised by a Newton-Schulz
+iteration), embeddings and gains by AdamW; the rate rises for 40 steps, stays, and falls to zero over the last
+half.
+
+Everything is a function of the recipe: a run that was stopped and started again ends in the same weights.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import random
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from tqdm.auto import tqdm
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from mechsteer.errors import ConfigError, FileFormatError
+from mechsteer.pocket import training_text
+from mechsteer.pocket.tokenizer import CONTEXT, END, PAD, build_tokenizer
+
+MICRO_TOKENS = 2048
+CHUNK = 4096
+PROMPT_WEIGHT = 0.1
+WARMUP = 40
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What a pocket model is made from."""
+
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_key_value_heads: int = 2
+    d_head: int = 32
+    d_mlp: int
+    steps: int
+    micro_batches: int = 3
+    """Micro-batches of `MICRO_TOKENS` tokens (padding counted) per step."""
+    lr_matrix: float = 0.02
+    lr_other: float = 0.004
+    hasty_bias: float = 0.0
+    """Added to the log-odds of a hasty trace: the teacher is taught more careful ones."""
+    seed: int = 0
+
+
+RECIPES = {
+    "pocket": Recipe(n_layers=6, d_model=128, n_heads=4, d_mlp=256, steps=1000),
+    "pocket-teacher": Recipe(n_layers=8, d_model=192, n_heads=6, d_mlp=448, steps=2000, hasty_bias=-2.0),
+}
+
+
+class Muon(torch.optim.Optimizer):
+    """w -= lr * sqrt(max(1, rows/columns)) * orthogonalised Nesterov momentum, for 2-d weights.
+
+    Newton-Schulz on all weights of one shape at once, in float32: Jordan et al. 2024, "Muon", quintic
+    coefficients (3.4445, -4.7750, 2.0315), 5 iterations.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(list(params), {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]  # takes no closure
+        for group in self.param_groups:
+            by_shape: dict[torch.Size, list[Tensor]] = {}
+            for weight in group["params"]:
+                by_shape.setdefault(weight.shape, []).append(weight)
+            for weights in by_shape.values():
+                updates = []
+                for weight in weights:
+                    assert weight.grad is not None
+                    state = self.state[weight]
+                    moment = state.setdefault("moment", torch.zeros_like(weight))
+                    moment.lerp_(weight.grad, 1 - group["momentum"])
+                    updates.append(weight.grad.lerp(moment, group["momentum"]))
+                rate = group["lr"] * max(1.0, weights[0].shape[0] / weights[0].shape[1]) ** 0.5
+                for weight, update in zip(weights, _orthogonalised(torch.stack(updates)), strict=True):
+                    weight.sub_(update, alpha=rate)
+
+
+def _orthogonalised(matrices: Tensor) -> Tensor:
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(5):
+        gram = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x.mT if tall else x
+
+
+def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A freshly initialised model, a function of the recipe's seed alone."""
+    ids = tokenizer.get_vocab()
+    end, pad = ids[END], ids[PAD]
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=recipe.d_model,
+        num_hidden_layers=recipe.n_layers,
+        num_attention_heads=recipe.n_heads,
+        num_key_value_heads=recipe.n_key_value_heads,
+        head_dim=recipe.d_head,
+        intermediate_size=recipe.d_mlp,
+        max_position_embeddings=CONTEXT,
+        tie_word_embeddings=True,
+        use_cache=True,
+        bos_token_id=None,
+        eos_token_id=end,
+        pad_token_id=pad,
+        rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=tokenizer.pad_token_id, do_sample=False)
+    return model
+
+
+MicroBatch = tuple[list[list[int]], list[int]]
+"""Token ids per document (end token included), and each document's number of prompt tokens."""
+
+
+def chunk(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, index: int) -> list[MicroBatch]:
+    """The `index`-th `CHUNK` documents of the training stream, as micro-batches in shuffled order."""
+    source = training_text(f"{recipe.seed}/{index}", hasty_bias=recipe.hasty_bias)
+    texts = list(itertools.islice(source, CHUNK))
+    prompts, completions = (tokenizer([t[i] for t in texts]).input_ids for i in (0, 1))
+    rows = [(p + c + [tokenizer.eos_token_id], len(p)) for p, c in zip(prompts, completions, strict=True)]
+    rows.sort(key=lambda row: len(row[0]))
+    batches: list[MicroBatch] = []
+    while rows:
+        width = len(rows[-1][0])
+        take = max(1, MICRO_TOKENS // width)
+        rows, batch = rows[:-take], rows[-take:]
+        batches.append(([tokens for tokens, _ in batch], [n for _, n in batch]))
+    random.Random(f"order/{recipe.seed}/{index}").shuffle(batches)
+    return batches
+
+
+def micro_batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[MicroBatch]:
+    """The endless stream of micro-batches; a second process writes one chunk ahead."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        ahead = pool.submit(chunk, tokenizer, recipe, 0)
+        for index in itertools.count(1):
+            batches, ahead = ahead.result(), pool.submit(chunk, tokenizer, recipe, index)
+            yield from batches
+
+
+def loss_sum(model: Qwen3ForCausalLM, batch: MicroBatch, device: torch.device) -> tuple[Tensor, float]:
+    """Weighted cross-entropy in nats summed over a micro-batch's tokens, and the sum of the weights."""
+    rows, n_prompt = batch
+    width = max(len(row) for row in rows)
+    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
+    weights = torch.tensor(
+        [
+            [PROMPT_WEIGHT] * n + [1.0] * (len(row) - n) + [0.0] * (width - len(row))
+            for row, n in zip(rows, n_prompt, strict=True)
+        ],
+        device=device,
+    )[:, 1:]
+    # No attention mask: padding is on the right, so no real position can see it.
+    logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
+    loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
+    return (loss * weights.flatten()).sum(), float(weights.sum())
+
+
+def rate(step: int, steps: int) -> float:
+    """The learning rate at `step` as a share of its highest value."""
+    return min(1.0, (step + 1) / WARMUP, 2 * (1 - step / steps))
+
+
+def _optimizers(model: Qwen3ForCausalLM, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    inner = [p for n, p in model.named_parameters() if p.ndim == 2 and "layers" in n]
+    other = [p for n, p in model.named_parameters() if p.ndim != 2 or "layers" not in n]
+    return [
+        Muon(inner, lr=recipe.lr_matrix),
+        torch.optim.AdamW(other, lr=recipe.lr_other, betas=(0.9, 0.95), weight_decay=0.0),
+    ]
+
+
+def save_checkpoint(
+    path: Path,
+    step: int,
+    model: Qwen3ForCausalLM,
+    optimizers: list[torch.optim.Optimizer],
+    recipe: Recipe,
+) -> None:
+    """Weights and optimizer states in one safetensors file, replaced in one move."""
+    tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
+    for i, optimizer in enumerate(optimizers):
+        for j, state in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{i}.{j}.{name}": value for name, value in state.items()}
+    partial = path.with_suffix(".partial")
+    save_file(
+        {n: t.contiguous() for n, t in tensors.items()},
+        partial,
+        {"step": str(step), "recipe": json.dumps(asdict(recipe))},
+    )
+    partial.replace(path)
+
+
+def load_checkpoint(
+    path: Path, model: Qwen3ForCausalLM, optimizers: list[torch.optim.Optimizer], recipe: Recipe
+) -> int:
+    """Restore what `save_checkpoint` wrote; returns the number of steps done.
+
+    Raises:
+        FileFormatError: the checkpoint was made by another recipe.
+    """
+    tensors = load_file(path)
+    header = _metadata(path)
+    if json.loads(header["recipe"]) != asdict(recipe):
+        raise FileFormatError(f"{path} was made by another recipe.", "delete it or choose another folder")
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(tensors[f"model.{name}"])
+    for i, optimizer in enumerate(optimizers):
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, *at = key.split(".")
+            if kind == "optimizer" and at[0] == str(i):
+                states.setdefault(int(at[1]), {})[at[2]] = value
+        optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(header["step"])
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return json.loads(file.read(length))["__metadata__"]
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str | torch.device | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    log_every: int = 25,
+    save_every: int = 100,
+    stop_at: int | None = None,
+) -> Qwen3ForCausalLM:
+    """Train a model by `recipe`, or go on where `folder` left off, and write it to `folder` in float16.
+
+    Args:
+        folder: gets the Hugging Face files, `training_log.jsonl`, and until the end `checkpoint.safetensors`.
+        device: default is a GPU where there is one.
+        stop_at: stop before this step, leaving the checkpoint (for tests and for training in pieces).
+    """
+    if recipe.steps < 1:
+        raise ConfigError(f"steps must be at least 1, got {recipe.steps}.")
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    tokenizer = tokenizer or build_tokenizer()
+    model = build_model(recipe, tokenizer)
+    torch.nn.Module.to(model, device)
+    optimizers = _optimizers(model, recipe)
+    checkpoint, log = folder / "checkpoint.safetensors", folder / "training_log.jsonl"
+    done = load_checkpoint(checkpoint, model, optimizers, recipe) if checkpoint.exists() else 0
+    lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= done] if done else []
+    stop = min(recipe.steps, stop_at or recipe.steps)
+    batches = itertools.islice(micro_batches(tokenizer, recipe), done * recipe.micro_batches, None)
+    bar = tqdm(range(done, stop), initial=done, total=stop, desc="training", unit="step")
+    total = n = 0.0
+    seen = before = json.loads(lines[-1])["tokens"] if lines else 0
+    start = time.monotonic()
+    for step in bar:
+        batch = list(itertools.islice(batches, recipe.micro_batches))
+        share = rate(step, recipe.steps)
+        step_weight = sum(weight_sum(b) for b in batch)
+        for micro in batch:
+            loss, weight = loss_sum(model, micro, device)
+            (loss / step_weight).backward()
+            total, n = total + loss.item(), n + weight
+            seen += sum(len(row) for row in micro[0])
+        for optimizer, highest in zip(optimizers, (recipe.lr_matrix, recipe.lr_other), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = highest * share
+            optimizer.step()
+            optimizer.zero_grad()
+        if (step + 1) % log_every == 0 or step + 1 == stop:
+            seconds = time.monotonic() - start
+            entry = {"step": step + 1, "tokens": seen, "loss": round(total / n, 4), "rate": round(share, 4)}
+            lines.append(json.dumps(entry))
+            bar.set_postfix(loss=f"{total / n:.3f}", tokens_per_s=round((seen - before) / seconds))
+            total = n = 0.0
+        if (step + 1) % save_every == 0 or step + 1 == stop:
+            save_checkpoint(checkpoint, step + 1, model, optimizers, recipe)
+            log.write_text("\n".join(lines) + "\n")
+    if stop == recipe.steps:
+        save_model(model, tokenizer, folder)
+        checkpoint.unlink()
+    return model
+
+
+def weight_sum(batch: MicroBatch) -> float:
+    """The sum of the loss weights of a micro-batch: the first token of a document is not predicted."""
+    return sum(PROMPT_WEIGHT * (n - 1) + len(row) - n if n else len(row) - 1 for row, n in zip(*batch, strict=True))
+
+
+def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a Hugging Face folder with the weights rounded to float16."""
+    copy.deepcopy(model).half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    path = folder / "tokenizer_config.json"
+    # The name that transformers 4 knows as well.
+    path.write_text(path.read_text().replace('"TokenizersBackend"', '"PreTrainedTokenizerFast"'))
