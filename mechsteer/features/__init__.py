@@ -1,0 +1,33 @@
+"""SAE features: vocabularies, ReasonScore, contexts; `mechsteer.features.sae` trains and loads the SAEs.
+
+`sae` is imported on its own: it loads sae_lens, which takes seconds.
+"""
+
+from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
+from mechsteer.features.reason_score import (
+    FeatureScores,
+    RatioScores,
+    ReasonRatioAccumulator,
+    ReasonScoreAccumulator,
+    reason_ratio,
+    reason_score,
+)
+from mechsteer.features.vocabulary import MechsteerWarning, TokenGroups, groups_for, presets, surface_forms
+
+__all__ = [
+    "groups_for",
+    "presets",
+    "surface_forms",
+    "TokenGroups",
+    "MechsteerWarning",
+    "reason_score",
+    "FeatureScores",
+    "ReasonScoreAccumulator",
+    "reason_ratio",
+    "RatioScores",
+    "ReasonRatioAccumulator",
+    "ContextAccumulator",
+    "FeatureContexts",
+    "Context",
+    "token_shares",
+]

@@ -1,0 +1,105 @@
+"""Using a sparse autoencoder: encode, splice into a forward pass, measure. Works on any sae_lens SAE, without sae_lens.
+
+    f = encode(x),   x̂ = f @ (unit decoder rows) + b_dec
+
+Feature activations are always given times the norm of their decoder row, so that they are in units of the
+activations, whatever convention the SAE was saved with.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechsteer.features.shuffling import Batches, first_rows
+
+N_EVALUATION = 2**17  # rows behind the metrics and the BatchTopK threshold
+
+
+class SparseAutoencoder(Protocol):
+    """What is used of a sae_lens `SAE`: cfg.d_in, cfg.d_sae, W_dec [d_sae d_in], encode, decode."""
+
+    cfg: Any
+    dtype: torch.dtype
+    device: torch.device
+    W_dec: torch.nn.Parameter
+
+    def encode(self, x: Tensor) -> Tensor: ...
+
+    def decode(self, feature_acts: Tensor) -> Tensor: ...
+
+
+@torch.no_grad()
+def evaluate_sae(sae: SparseAutoencoder, batches: Batches, *, max_tokens: int = N_EVALUATION) -> dict[str, float]:
+    """How well an SAE reconstructs the first `max_tokens` rows of `batches` (chunks [n d_in]).
+
+    `l0`: mean active features per token; `fvu`: Σ‖x − x̂‖² / Σ‖x − mean‖²; `explained_variance`: 1 − fvu;
+    `dead_share`: share of features that fire on none of the tokens; `n_tokens`: how many there were.
+    """
+    d_in = sae.cfg.d_in
+    fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=sae.device)
+    total, squares = torch.zeros(d_in, dtype=torch.float64), 0.0
+    error, n_active, n = 0.0, 0, 0
+    for x in first_rows(batches, d_in, max_tokens):
+        raw = sae.encode(x.to(sae.device))
+        error += float((x - sae.decode(raw).cpu()).double().square().sum())
+        fired |= (raw > 0).any(0)
+        n_active += int((raw > 0).sum())
+        total += x.double().sum(0)
+        squares += float(x.double().square().sum())
+        n += len(x)
+    variance = squares - float(total.square().sum()) / n
+    fvu = error / variance if variance > 0 else math.nan
+    return {
+        "l0": n_active / n,
+        "fvu": fvu,
+        "explained_variance": 1 - fvu,
+        "dead_share": 1 - float(fired.double().mean()),
+        "n_tokens": n,
+    }
+
+
+def encode(sae: SparseAutoencoder, acts: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
+    """Feature activations times the norm of their decoder rows: the size of what each adds to the reconstruction."""
+    return sae.encode(acts) * _decoder_scale(sae)
+
+
+def decoder_rows(sae: SparseAutoencoder) -> Float[Tensor, "d_sae d_in"]:
+    """The decoder's rows (a copy), as they are stored: unit vectors for what `train_sae` made."""
+    return sae.W_dec.detach().clone()
+
+
+def splice_fn(
+    sae: SparseAutoencoder, error_term: bool = True, *, edit: Callable[[Tensor], Tensor] | None = None
+) -> Callable[[Tensor], Tensor]:
+    """A function activation [... d_in] → activation that passes through the SAE.
+
+    With `error_term` what the SAE misses is added back: without `edit` the output equals the input to the bit.
+    `edit` changes the feature activations (scaled as by `encode`) on the way.
+    """
+
+    def decode(x: Tensor, features: Tensor) -> Tensor:
+        if sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
+            sae.encode(x)  # these keep the norm of the last encode and forget it at the decode
+        return sae.decode(features / _decoder_scale(sae))
+
+    def splice(acts: Tensor) -> Tensor:
+        x = acts.to(sae.dtype)
+        features = encode(sae, x)
+        spliced = decode(x, features if edit is None else edit(features))
+        if not error_term:
+            return spliced.to(acts.dtype)
+        # input + change rather than output + error: exact where nothing changes
+        return acts + (spliced - decode(x, features)).to(acts.dtype)
+
+    return splice
+
+
+def _decoder_scale(sae: SparseAutoencoder) -> Tensor | float:
+    # Top-k SAEs with this switch multiply the norm in themselves.
+    return 1.0 if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False) else sae.W_dec.norm(dim=-1)

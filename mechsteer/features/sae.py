@@ -1,0 +1,377 @@
+"""Sparse autoencoders: train, save, load. The only file that imports sae_lens; `encoding.py` uses the result.
+
+    f = activation(W_enc (x − b_dec) + b_enc),   x̂ = W_decᵀ f + b_dec
+
+Training drives sae_lens' `SAETrainer` step by step over a seeded shuffle buffer. Activations are scaled to a
+centred root mean square of 1 per coordinate and b_dec starts at their mean, so one learning rate serves
+models of any activation scale; the scale is folded into the weights at the end and the decoder rows are made unit
+vectors, so the saved SAE reads raw activations and its features are in activation units. It lies on disk as
+sae_lens lays it out (`cfg.json`, `sae_weights.safetensors`) with `metrics.json` beside.
+
+Architectures: topk (2406.04093), batchtopk (2412.06410), matryoshka (2503.17547), jumprelu (2407.14435; here
+with the quadratic penalty that aims at an L0 of k), gated (2404.16014), standard (L1; for these two
+`options={"l1_coefficient": ...}` sets the sparsity, not k).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechsteer.errors import (
+    ConfigError,
+    DataError,
+    FileFormatError,
+    ModelLoadError,
+    ModelMismatchError,
+    NonFiniteError,
+    StorageError,
+    closest,
+)
+from mechsteer.features.encoding import N_EVALUATION, decoder_rows, encode, evaluate_sae, splice_fn
+from mechsteer.features.sae_checkpoint import read_extra, restore_checkpoint, save_checkpoint
+from mechsteer.features.shuffling import Batches, first_rows, shuffled
+from mechsteer.features.vocabulary import MechsteerWarning
+
+with warnings.catch_warnings():
+    # sae_lens imports it; nothing of ours does
+    warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
+    from sae_lens import SAE, LoggingConfig, SAETrainer  # noqa: TID251
+    from sae_lens.config import SAETrainerConfig  # noqa: TID251
+    from sae_lens.registry import get_sae_training_class  # noqa: TID251
+    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE  # noqa: TID251
+    from sae_lens.saes.sae import TrainingSAE  # noqa: TID251
+    from sae_lens.saes.topk_sae import TopKTrainingSAE  # noqa: TID251
+
+__all__ = [
+    "train_sae",
+    "TrainedSAE",
+    "Architecture",
+    "load_sae",
+    "load_release",
+    "encode",
+    "decoder_rows",
+    "splice_fn",
+    "evaluate_sae",
+]
+
+Architecture = Literal["topk", "batchtopk", "jumprelu", "standard", "gated", "matryoshka"]
+
+_N_STATISTICS = 2**16  # rows behind mean and scale
+
+
+@dataclass(frozen=True)
+class TrainedSAE:
+    """An inference SAE on raw activations and its `metrics` (`evaluate_sae`, the recipe and the history of steps)."""
+
+    sae: SAE[Any]
+    metrics: dict[str, Any]
+
+
+def train_sae(
+    batches: Batches,
+    *,
+    d_in: int,
+    d_sae: int | None = None,
+    architecture: Architecture = "topk",
+    k: int = 32,
+    n_steps: int | None = None,
+    n_tokens: int | None = None,
+    lr: float | None = None,
+    batch_size: int = 512,
+    buffer_size: int = 2**16,
+    seed: int = 0,
+    metadata: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+    eval_batches: Batches | None = None,
+    out: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    device: str = "cpu",
+) -> TrainedSAE:
+    """Trains an SAE on a stream of activations; equal seeds and data give equal weights.
+
+    `batches`: float tensors [n d_in] without padding and BOS, as a list, a re-readable iterable, or a function
+    that returns a fresh iterator; it is read as often as `n_steps` (or `n_tokens` / `batch_size`; default a million
+    tokens) needs. `d_sae` defaults to 8 d_in. `k`: active features per token. `options` go to sae_lens'
+    training configuration. `metadata` is saved with the SAE: "model_fingerprint" and "site" are
+    what `load_sae` compares. Metrics are measured on `eval_batches`, or on the training stream, and say which.
+
+    `out`: a folder for the SAE, `metrics.json` and, every `checkpoint_every` steps, a checkpoint. With
+    `resume` a finished folder is returned as it is and an interrupted one goes on to the result of an undisturbed run.
+
+    Raises ConfigError (also where the folder was made from other settings or data), DataError, ShapeError,
+    NonFiniteError, StorageError.
+    """
+    if architecture not in get_args(Architecture):
+        raise ConfigError(f"unknown SAE architecture {architecture!r}", f"known: {get_args(Architecture)}")
+    if n_steps is not None and n_tokens is not None:
+        raise ConfigError("both n_steps and n_tokens are given", "one follows from the other by batch_size")
+    steps = n_steps if n_steps is not None else math.ceil((n_tokens or 1_000_000) / batch_size)
+    width = d_sae if d_sae is not None else 8 * d_in
+    lr = 3e-3 * math.sqrt(1024 / width) if lr is None else lr  # the scaling with d_sae is that of 2406.04093
+    if not 0 < k <= width or steps < 1 or batch_size < 1 or not lr > 0:
+        raise ConfigError(
+            f"k={k}, d_sae={width}, n_steps={steps}, batch_size={batch_size}, lr={lr}",
+            "all must be positive and k at most d_sae",
+        )
+    scale, mean, digest = _statistics(batches, d_in)
+    recipe = {
+        "architecture": architecture,
+        "d_in": d_in,
+        "d_sae": width,
+        "k": k,
+        "n_steps": steps,
+        "batch_size": batch_size,
+        "buffer_size": buffer_size,
+        "lr": lr,
+        "seed": seed,
+        "options": dict(options or {}),
+        "metadata": dict(metadata or {}),
+        "data": digest,
+    }
+    recipe = json.loads(json.dumps(recipe, default=str))  # as it will be read back
+    folder = Path(out) if out is not None else None
+    if folder is not None and resume and (folder / "metrics.json").exists():
+        metrics = _read_json(folder / "metrics.json")
+        _require_same(recipe, metrics.get("recipe"), folder)
+        return TrainedSAE(load_sae(folder, device=device), metrics)
+
+    trainer = _trainer(recipe, mean * scale, device)
+    trainer.activation_scaler.scaling_factor = scale
+    history: list[dict[str, float]] = []
+    checkpoint = folder / "checkpoint.safetensors" if folder is not None else None
+    if checkpoint is not None and resume and checkpoint.exists():
+        extra = read_extra(checkpoint)
+        _require_same(recipe, extra["recipe"], checkpoint.parent)
+        restore_checkpoint(checkpoint, trainer)
+        history = extra["history"]
+
+    generator = torch.Generator().manual_seed(seed)
+    stream = shuffled(batches, d_in=d_in, batch_size=batch_size, buffer_size=buffer_size, generator=generator)
+    for _ in range(trainer.n_training_steps):
+        next(stream)  # the stream is a function of the seed: what was trained on is passed over
+    log_every = max(1, steps // 100)
+    bar = tqdm(total=steps, initial=trainer.n_training_steps, desc="SAE", disable=not progress)
+    with bar:
+        while trainer.n_training_steps < steps:
+            output = trainer.step(next(stream))
+            trainer.n_training_steps += 1
+            done = trainer.n_training_steps
+            bar.update()
+            if done % log_every == 0 or done == steps:
+                history.append(_logged(trainer, output))
+            if checkpoint is not None and checkpoint_every and done % checkpoint_every == 0 and done < steps:
+                save_checkpoint(checkpoint, trainer, {"recipe": recipe, "history": history})
+
+    trainer.sae.fold_activation_norm_scaling_factor(scale)
+    if isinstance(trainer.sae, BatchTopKTrainingSAE):
+        _calibrate_threshold(trainer.sae, batches, k)
+    sae = _inference(trainer.sae, recipe["metadata"])
+    measured = evaluate_sae(sae, batches if eval_batches is None else eval_batches)
+    where = "training stream" if eval_batches is None else "eval_batches"
+    metrics = {**measured, "evaluated_on": where, "recipe": recipe, "history": history}
+    if folder is not None:
+        _save(sae, metrics, folder)
+    return TrainedSAE(sae, metrics)
+
+
+def load_sae(path: str | Path, *, fingerprint: str | None = None, site: object = None, device: str = "cpu") -> SAE[Any]:
+    """Any SAE that lies in sae_lens' layout in the folder `path`, in eval mode with frozen weights.
+
+    Given `fingerprint` (`model_fingerprint` of the model) or `site`, an SAE made for another one raises
+    ModelMismatchError; one that records none is loaded with a MechsteerWarning. Raises FileFormatError for missing,
+    truncated or foreign files.
+    """
+    folder = Path(path)
+    if not (folder / "cfg.json").is_file() or not (folder / "sae_weights.safetensors").is_file():
+        raise FileFormatError(f"no SAE in {folder}", "expected cfg.json and sae_weights.safetensors")
+    config = _read_json(folder / "cfg.json")
+    recorded = config.get("metadata") or {}
+    wanted = {"model_fingerprint": fingerprint, "site": None if site is None else str(site)}
+    for key, value in wanted.items():
+        if value is None:
+            continue
+        if recorded.get(key) is None:
+            warnings.warn(f"the SAE {folder} records no {key}: not checked", MechsteerWarning, stacklevel=2)
+        elif recorded[key] != value:
+            raise ModelMismatchError(
+                f"the SAE {folder} has {key} {recorded[key]!r}, not {value!r}",
+                "load the model and site it was trained on, or train an SAE for these",
+            )
+    try:
+        sae = SAE.load_from_disk(folder, device=device)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise FileFormatError(
+            f"the SAE {folder} cannot be read: {error}", "its files are truncated or from another tool"
+        ) from error
+    return _frozen(sae)
+
+
+def load_release(release: str, sae_id: str, *, device: str = "cpu") -> SAE[Any]:
+    """A public SAE by sae_lens' names, for instance ("gpt2-small-res-jb", "blocks.8.hook_resid_pre"); needs a network.
+
+    Raises ModelLoadError.
+    """
+    try:
+        return _frozen(SAE.from_pretrained(release, sae_id, device=device))
+    except (OSError, KeyError, ValueError) as error:
+        raise ModelLoadError(
+            f"no SAE {sae_id!r} of release {release!r}: {error}",
+            "check the names in sae_lens' table of pretrained SAEs and the network, or load a folder with load_sae",
+        ) from error
+
+
+def _statistics(batches: Batches, d_in: int) -> tuple[float, Tensor, str]:
+    """Factor that makes the centred root mean square 1 per coordinate, the mean, and a digest of the rows used."""
+    total, squares, n = torch.zeros(d_in, dtype=torch.float64), 0.0, 0
+    digest = hashlib.sha256()
+    for x in first_rows(batches, d_in, _N_STATISTICS):
+        total += x.double().sum(0)
+        squares += float(x.double().square().sum())
+        n += len(x)
+        digest.update(x.numpy().tobytes())
+    mean = total / n
+    variance = squares / n - float(mean.square().sum())
+    if not variance > 1e-12 * squares / n:
+        raise DataError("the activations do not vary", "an SAE needs more than one distinct row")
+    return math.sqrt(d_in / variance), mean.float(), digest.hexdigest()[:16]
+
+
+def _trainer(recipe: Mapping[str, Any], b_dec: Tensor, device: str) -> SAETrainer[Any, Any]:
+    steps, batch_size, lr = recipe["n_steps"], recipe["batch_size"], recipe["lr"]
+    sae = _training_sae(recipe, device)
+    sae.b_dec.data.copy_(b_dec)
+    config = SAETrainerConfig(
+        total_training_samples=steps * batch_size,
+        train_batch_size_samples=batch_size,
+        lr=lr,
+        lr_end=lr / 10,  # None trips an assertion of SAETrainer
+        lr_warm_up_steps=steps // 20,
+        lr_decay_steps=steps // 4,
+        dead_feature_window=max(10, steps // 20),
+        device=device,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+
+    return SAETrainer(config, sae, iter(()))  # no provider: batches are handed to step() one by one
+
+
+def _training_sae(recipe: Mapping[str, Any], device: str) -> TrainingSAE[Any]:
+    architecture, k, width = recipe["architecture"], recipe["k"], recipe["d_sae"]
+    settings: dict[str, Any] = {"d_in": recipe["d_in"], "d_sae": width, "device": device}
+    if architecture in ("topk", "batchtopk", "matryoshka"):
+        settings["k"] = k
+    if architecture == "matryoshka":
+        settings["matryoshka_widths"] = sorted({max(1, width // part) for part in (8, 4, 2, 1)})
+    if architecture == "jumprelu":
+        settings |= {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": k}
+        settings["l0_warm_up_steps"] = recipe["n_steps"] // 10
+    name = "matryoshka_batchtopk" if architecture == "matryoshka" else architecture
+    sae_class, config_class = get_sae_training_class(name)
+    known = config_class.__dataclass_fields__
+    for option in recipe["options"]:
+        if option not in known:
+            raise ConfigError(
+                f"unknown option {option!r} of a {architecture} SAE", f"closest: {closest(option, known)}"
+            )
+    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(recipe["seed"])
+        return sae_class(config_class(**settings | recipe["options"]))
+
+
+def _logged(trainer: SAETrainer[Any, Any], output: Any) -> dict[str, float]:
+    loss = float(output.loss.detach())
+    if not math.isfinite(loss):
+        raise NonFiniteError(
+            f"the loss became {loss} at step {trainer.n_training_steps}", "use a smaller learning rate"
+        )
+    with torch.no_grad():
+        x = output.sae_in
+        fvu = (x - output.sae_out).square().sum() / (x - x.mean(0)).square().sum()
+        return {
+            "step": trainer.n_training_steps,
+            "loss": loss,
+            "fvu": float(fvu),
+            "l0": float((output.feature_acts > 0).float().sum(-1).mean()),
+            "not_fired_lately": float(trainer.dead_neurons.float().mean()),
+        }
+
+
+@torch.no_grad()
+def _calibrate_threshold(sae: BatchTopKTrainingSAE, batches: Batches, k: int) -> None:
+    """Sets the inference threshold to the one at which L0 is k on the data.
+
+    sae_lens' running estimate starts at 0 and is far too low after a short training.
+    """
+    largest, n = [], 0
+    for x in first_rows(batches, sae.cfg.d_in, N_EVALUATION):
+        pre = sae.encode_with_hidden_pre(x.to(sae.device))[1].relu().flatten()
+        largest.append(pre.topk(min(4 * k * len(x), len(pre))).values)
+        n += len(x)
+    ranked = torch.cat(largest).sort(descending=True).values
+    between = ranked[k * n - 1 : k * n + 1]  # the last that shall fire and the first that shall not
+    sae.topk_threshold = between.double().mean()
+
+
+def _inference(trained: TrainingSAE[Any], metadata: Mapping[str, Any]) -> SAE[Any]:
+    # Cloned: sae_lens folds the decoder norms into the very tensors it is given.
+    state = {name: value.detach().clone() for name, value in trained.state_dict().items()}
+    trained.process_state_dict_for_saving_inference(state)
+    config = trained.cfg.get_inference_sae_cfg_dict()
+    config["metadata"] = {**config["metadata"], **metadata}
+    with torch.random.fork_rng(devices=[]):  # its random initial weights are replaced at once
+        sae: SAE[Any] = SAE.from_dict(config)
+    sae.load_state_dict(state)
+    if not isinstance(trained, TopKTrainingSAE):  # whose state has its norms folded already
+        sae.fold_W_dec_norm()
+    return _frozen(sae)
+
+
+def _frozen(sae: SAE[Any]) -> SAE[Any]:
+    return sae.eval().requires_grad_(False)
+
+
+def _save(sae: SAE[Any], metrics: Mapping[str, Any], folder: Path) -> None:
+    """Files appear whole, metrics.json last: where it stands the SAE is complete."""
+    partial = folder / ".partial"
+    try:
+        (folder / "metrics.json").unlink(missing_ok=True)
+        sae.save_model(partial)
+        (partial / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
+        for name in ("sae_weights.safetensors", "cfg.json", "metrics.json"):
+            (partial / name).replace(folder / name)
+        partial.rmdir()
+        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    except (OSError, SafetensorError) as error:
+        raise StorageError(f"cannot write the SAE to {folder}: {error}", "check space and rights") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise FileFormatError(f"{path} cannot be read: {error}", "the file is truncated or not ours") from error
+
+
+def _require_same(recipe: Mapping[str, Any], found: object, folder: Path) -> None:
+    found = found if isinstance(found, Mapping) else {}
+    differing = {key: (found.get(key), value) for key, value in recipe.items() if found.get(key) != value}
+    if differing:
+        raise ConfigError(
+            f"{folder} holds an SAE made otherwise (found, asked for): {differing}",
+            "choose another folder, or resume=False to overwrite",
+        )
