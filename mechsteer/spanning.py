@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.cluster.hierarchy import linkage
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from mechsteer.errors import DataError, NonFiniteError, ShapeError
 
 NEAR = 1e-7  # leaves a relative error of about 3e-8 in d for the pairs taken from the Gram product
-CHUNK_VALUES = 2**20  # float64 values of one buffer: 8 MB
+CHUNK_VALUES = 2**21  # float64 values of one buffer: 16 MB
 
 
 def mst_edges(
@@ -46,8 +46,7 @@ def mst_edges(
             "for one trajectory pass points[None]; an empty trajectory has no topology: leave it out.",
         )
     batch, n_points, _ = cloud.shape
-    valid = None if lengths is None else _valid(lengths, batch, n_points)
-    edges = np.sqrt(_prim(_squared_distances(cloud, valid)))
+    edges = np.sqrt(_prim(_squared_distances(cloud, _counts(lengths, batch, n_points))))
     edges.sort(axis=1)
     edges[np.isinf(edges)] = np.nan
     return edges
@@ -55,7 +54,8 @@ def mst_edges(
 
 def squared_distances(points: Float[Tensor, "n_points d_model"]) -> Float[ndarray, "n_points n_points"]:
     """Squared Euclidean distances of one cloud, float64, accurate also for near-duplicates (0 for duplicates)."""
-    return _squared_distances(torch.as_tensor(points).detach().cpu()[None], None)[0]
+    cloud = torch.as_tensor(points).detach().cpu()[None]
+    return _squared_distances(cloud, [cloud.shape[1]])[0]
 
 
 def lifetime_entropy(lifetimes: Float[ndarray, "*batch n_bars"]) -> tuple[ndarray, ndarray]:
@@ -134,65 +134,64 @@ class StreamingH0:
         return float(lifetime_entropy(self.lifetimes)[0])
 
 
-def _valid(lengths: Tensor | ndarray | list[int], batch: int, n_points: int) -> Tensor:
+def _counts(lengths: Tensor | ndarray | list[int] | None, batch: int, n_points: int) -> list[int]:
+    if lengths is None:
+        return [n_points] * batch
     counts = torch.as_tensor(lengths)
-    if counts.shape != (batch,) or counts.is_floating_point() or counts.min() < 1 or counts.max() > n_points:
+    if counts.shape != (batch,) or counts.is_floating_point() or not ((counts > 0) & (counts <= n_points)).all():
         raise ShapeError(
             f"lengths are {counts.tolist()}; {batch} integers in 1 … {n_points} are needed.",
             "one count of real points per trajectory; an empty trajectory has no topology: leave it out.",
         )
-    return torch.arange(n_points) < counts.cpu()[:, None]
+    return counts.tolist()
 
 
-def _squared_distances(points: Tensor, valid: Tensor | None) -> ndarray:
-    """[batch n d] -> [batch n n] float64; pairs with padding are infinite."""
-    batch, n_points, d_model = points.shape
-    out = torch.empty(batch, n_points, n_points, dtype=torch.float64)
-    # Few large parallel regions: on a busy machine each one waits for its slowest thread.
+def _squared_distances(points: Tensor, counts: list[int]) -> Float[ndarray, "batch n_points n_points"]:
+    """float64; pairs with padding are infinite."""
+    cloud = (points.float() if points.dtype == torch.bfloat16 else points).numpy()  # numpy has no bfloat16
+    batch, n_points, d_model = cloud.shape
+    grams = torch.empty(batch, n_points, n_points, dtype=torch.float64)
     size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
-    buffer = torch.empty(size, n_points, d_model, dtype=torch.float64)
+    buffer = torch.zeros(size, n_points, d_model, dtype=torch.float64)
+    # Only the product runs in parallel: on a busy machine every parallel region waits for its slowest thread,
+    # and one trajectory is converted and centred within a core's cache.
     for start in range(0, batch, size):
-        part = slice(start, start + size)
-        real = None if valid is None else valid[part]
-        centred = buffer[: len(points[part])].copy_(points[part])
-        if real is None:
-            weights = torch.full((len(centred), 1, n_points), 1 / n_points, dtype=torch.float64)
-        else:
-            centred.masked_fill_(~real[..., None], 0.0)
-            weights = (real / real.sum(1, keepdim=True)).double()[:, None]
-        centred.sub_(torch.bmm(weights, centred))
-        torch.bmm(centred, centred.transpose(1, 2), out=out[part])
-    grams = out.numpy()
-    for index, gram in enumerate(grams):
-        _distances_from_gram(gram, points[index], None if valid is None else valid[index].numpy(), index)
-    return grams
+        part = slice(start, min(start + size, batch))
+        with np.errstate(invalid="ignore", over="ignore"):  # refused below, by the diagonal
+            for centred, raw, count in zip(buffer.numpy(), cloud[part], counts[part], strict=False):
+                np.copyto(centred[:count], raw[:count])
+                centred[:count] -= centred[:count].mean(axis=0)
+                centred[count:] = 0.0
+        used = buffer[: part.stop - start]
+        torch.bmm(used, used.transpose(1, 2), out=grams[part])
+    distances = grams.numpy()
+    for index, (gram, raw, count) in enumerate(zip(distances, cloud, counts, strict=True)):
+        if not np.isfinite(gram.diagonal()).all():
+            raise NonFiniteError(
+                f"trajectory {index} holds NaN or infinity (or values whose squares overflow).",
+                "padding must be given by `lengths`; otherwise look at the model's dtype and at the site.",
+            )
+        gram[count:] = gram[:, count:] = np.inf
+        _distances_from_gram(gram[:count, :count], raw[:count])
+    return distances
 
 
-def _distances_from_gram(gram: ndarray, points: Tensor, real: ndarray | None, index: int) -> None:
-    """Turn a centred Gram matrix [n n] into squared distances, in place (128 points fit the cache)."""
+def _distances_from_gram(gram: Float[ndarray, "n n"], points: Float[ndarray, "n d_model"]) -> None:
+    """Turn a centred Gram matrix into squared distances, in place."""
     norms = gram.diagonal().copy()
-    if not np.isfinite(norms).all():
-        raise NonFiniteError(
-            f"trajectory {index} holds NaN or infinity (or values whose squares overflow).",
-            "padding must be given by `lengths`; otherwise look at the model's dtype and at the site.",
-        )
     scale = norms[:, None] + norms
     gram *= -2
     gram += scale
     scale *= NEAR
     near = gram <= scale
-    if real is not None:
-        near &= real & real[:, None]
-    if np.count_nonzero(near) > len(norms) - (0 if real is None else np.count_nonzero(~real)):
+    if np.count_nonzero(near) > len(norms):
         _recompute(points, near, gram)
     np.fill_diagonal(gram, 0.0)
-    if real is not None:
-        gram[~(real & real[:, None])] = np.inf
 
 
-def _recompute(points: Tensor, near: ndarray, distances: ndarray) -> None:
+def _recompute(points: Float[ndarray, "n d_model"], near: Bool[ndarray, "n n"], distances: ndarray) -> None:
     """Squared distances of the `near` pairs from the points themselves."""
-    cloud = points.double().numpy()
+    cloud = points.astype(np.float64)
     pairs = np.argwhere(np.triu(near, 1))
     size = max(1, CHUNK_VALUES // points.shape[1])
     for start in range(0, len(pairs), size):
