@@ -1,0 +1,45 @@
+"""One safetensors file per training run: tensors, and everything else as JSON in its header.
+
+Tensors and state are in one file so that a single rename replaces both: a kill leaves the old or the new one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mechsteer.errors import FileFormatError, StorageError
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+    """Replace the file at `path` at once. Raises StorageError if the disk refuses."""
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+        save_file(plain, partial, metadata={"state": json.dumps(state, sort_keys=True)})
+        partial.replace(path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(
+            f"cannot write the checkpoint {path}: {error}", "free some space, or choose another path"
+        ) from error
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """(tensors, state), or None where there is no file. Raises FileFormatError if it is not a checkpoint."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise FileFormatError(
+            f"{path} is not a readable training checkpoint: {error}", "delete it to start afresh"
+        ) from error

@@ -1,0 +1,157 @@
+"""Run a frozen model from where a steering first touches it.
+
+What lies before the first touch is the same in every step, so it is computed once per batch and kept:
+
+- the residual under the first block that matters: the blocks below are not run again;
+- where positions come before every scope, their keys and values in the blocks above: only the suffix runs.
+
+And only positions whose logits are asked for are unembedded. Gradients of a step restarted at a layer equal
+the whole step's to the bit; a kept prefix and a smaller unembedding change the shapes of matrix products and
+with them the last bits (about 1e-6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mechsteer.interventions import Intervention, open_sessions
+from mechsteer.models import Forward, backend_of
+from mechsteer.runtime import hints
+from mechsteer.training.batches import Batch
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where forwards of one batch begin; valid as long as nothing before it changes."""
+
+    n_skipped: int = 0  # blocks that are not run
+    resid: Tensor | None = None  # [batch pos - n_prefix d_model] after the skipped blocks
+    n_prefix: int = 0  # columns whose keys and values are kept
+    cache: Any = None
+
+    def n_bytes(self, model: Any) -> int:
+        """Memory held."""
+        resid = 0 if self.resid is None else self.resid.untyped_storage().nbytes()
+        return resid + (0 if self.cache is None else backend_of(model).cache_bytes(self.cache))
+
+
+def n_untouched_blocks(model: Any, interventions: Sequence[Intervention]) -> int:
+    """How many blocks from the bottom none of these, nor of the enclosing `steer` blocks, reads or writes.
+
+    A site at resid_post counts as after its block.
+    """
+    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
+    sites = [site.at(model) for iv in (*interventions, *enclosing) for site in (iv.site, iv.read) if site is not None]
+    return min((int(s.layer) + (s.point == "resid_post") for s in sites), default=model.cfg.n_layers)
+
+
+def n_untouched_columns(model: Any, interventions: Sequence[Intervention], batch: Batch) -> int:
+    """How many columns come before every touched one; 0 where an adapter reads what comes before its scope."""
+    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
+    if any(iv.adapter.per_prompt or iv.adapter.stateful for iv in (*interventions, *enclosing)):
+        return 0
+    columns = touched(interventions, batch).any(0)
+    return int(columns.long().argmax()) if bool(columns.any()) else columns.shape[0]
+
+
+def touched(interventions: Sequence[Intervention], batch: Batch) -> Tensor:
+    """[batch pos] positions that any of the scopes touches."""
+    ctx, found = batch.context(), torch.zeros_like(batch.mask)
+    for iv in interventions:
+        here = iv.scope.touched(ctx)
+        found = found | (here if isinstance(here, Tensor) else batch.mask & here)
+    return found
+
+
+def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0) -> Start:
+    """Run what comes before the first touch, once, without gradients."""
+    backend, start = backend_of(model), Start(n_skipped, n_prefix=n_prefix)
+    nowhere = (batch.rows[:0], batch.rows[:0])
+    with torch.no_grad(), hints(model, batch.prompt_lengths, batch.rows):
+        if n_prefix:
+            mask = None if batch.attention_mask is None else batch.attention_mask[:, :n_prefix]
+            with backend.shortened(unembed_at=nowhere):
+                _, cache = backend.forward(batch.tokens[:, :n_prefix], mask, None, use_cache=True)
+            start = replace(start, cache=cache)
+        if n_skipped:
+            last = backend.hook_name(n_skipped - 1, "resid_post")
+            grabbed: list[Tensor] = []
+            remove = backend.attach(last, grabbed.append, first=True)  # before hooks that a restart runs again
+            try:
+                with backend.shortened(stop_at=n_skipped, unembed_at=nowhere):
+                    _forward(model, batch, start)
+            finally:
+                remove()
+            start = replace(start, resid=grabbed[0])
+    cache = None if start.cache is None else backend.fork_cache(start.cache, n_skipped=n_skipped)
+    return replace(start, cache=cache)
+
+
+def logits_from(
+    model: Any, batch: Batch, start: Start, at: Tensor, *, recompute: Sequence[int] = (), all_positions: bool = False
+) -> Tensor:
+    """Logits [n_positions d_vocab] at the positions where `at` [batch pos] is True, in row-major order.
+
+    Runs under whatever `steer` blocks are open. `recompute`: blocks that keep no activations for the backward
+    (not with a kept prefix, whose cache a second pass would extend twice). `all_positions` unembeds every
+    position and selects afterwards: slower, equal to a plain forward to the bit.
+    """
+    assert not (recompute and start.n_prefix)
+    assert not bool(at[:, : start.n_prefix].any())
+    backend = backend_of(model)
+    rows, columns = (at[:, start.n_prefix :]).nonzero(as_tuple=True)
+    with (
+        hints(model, batch.prompt_lengths, batch.rows),
+        backend.finite_gradients(batch.attention_mask),
+        backend.shortened(
+            n_skipped=start.n_skipped,
+            resid=start.resid,
+            unembed_at=None if all_positions else (rows, columns),
+            recompute=recompute,
+        ),
+    ):
+        logits = _forward(model, batch, start)
+    return logits[rows, columns] if all_positions else logits[0]
+
+
+def _forward(model: Any, batch: Batch, start: Start) -> Tensor:
+    backend, n_prefix, cache = backend_of(model), start.n_prefix, None
+    if start.cache is not None:
+        cache = backend.fork_cache(start.cache)
+        prefix = Forward(
+            shape=(batch.tokens.shape[0], n_prefix),
+            device=batch.tokens.device,
+            tokens=batch.tokens[:, :n_prefix],
+            attention_mask=batch.mask[:, :n_prefix],
+            cache=cache,
+            is_filled=False,
+            keeps_cache=True,
+        )
+        for session in open_sessions(model):  # they did not see the prefix go by: tell them where the suffix stands
+            session.begin(prefix)
+            session.end(cache)
+    return backend.forward(batch.tokens[:, n_prefix:], batch.attention_mask, cache, use_cache=False)[0]
+
+
+class Kept:
+    """Values per key within a budget of bytes; what does not fit is computed again whenever it is asked for."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes, self.used_bytes = budget_bytes, 0
+        self._values: dict[Hashable, Any] = {}
+
+    def get(self, key: Hashable, compute: Callable[[], Any], n_bytes: Callable[[Any], int]) -> Any:
+        """The kept value of `key`, or `compute()`, kept if there is room."""
+        if key in self._values:
+            return self._values[key]
+        value = compute()
+        size = n_bytes(value)
+        if self.used_bytes + size <= self.budget_bytes:
+            self._values[key] = value
+            self.used_bytes += size
+        return value
