@@ -25,7 +25,7 @@ _NAMES = {
     "load_steering": "mechsteer.steering_files",
     "fold": "mechsteer.folding",
     "unfold": "mechsteer.folding",
-    "export_gguf": "mechsteer.steering_files",
+    "export_gguf": "mechsteer.exports",
     "generate": "mechsteer.generation",
     "calibrate": "mechsteer.calibration",
     "deltas": "mechsteer.attribution",

@@ -8,7 +8,7 @@ could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `H
 from mechsteer.report.blocks import Block, Code, Details, Note, Page, Text, escape, visible
 from mechsteer.report.figures import Figure
 from mechsteer.report.heatmaps import Heatmap
-from mechsteer.report.report import Report, Section, write_text
+from mechsteer.report.report import Report, Section
 from mechsteer.report.tables import Table, number
 from mechsteer.report.verdict import Arm, Verdict
 
@@ -29,5 +29,4 @@ __all__ = [
     "escape",
     "visible",
     "number",
-    "write_text",
 ]

@@ -8,7 +8,6 @@ could still neither run nor load anything. The same input gives the same bytes.
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import os
@@ -20,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from mechsteer.errors import StorageError
+from mechsteer.files import write_atomically
 from mechsteer.report import heatmaps
 from mechsteer.report.blocks import Block, Code, Details, Page, Text, escape, escape_markdown, slug
 from mechsteer.report.tables import Table
@@ -130,11 +129,11 @@ class Report:
 
     def save_html(self, path: str | os.PathLike[str]) -> Path:
         """Write the page to `path`, whole or not at all. Raises StorageError when the disk refuses."""
-        return write_text(path, self.to_html())
+        return write_atomically(path, self.to_html())
 
     def save_markdown(self, path: str | os.PathLike[str]) -> Path:
         """Write the Markdown to `path`, whole or not at all. Raises StorageError when the disk refuses."""
-        return write_text(path, self.to_markdown())
+        return write_atomically(path, self.to_markdown())
 
 
 def _policy(scripts: Sequence[str]) -> str:
@@ -158,27 +157,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def write_text(path: str | os.PathLike[str], text: str) -> Path:
-    """Write UTF-8 `text` beside `path` and move it there: a reader sees the old file or the new one.
-
-    Raises StorageError (disk full, read-only, not a folder); the half-written file is removed.
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
-            file.write(text.encode("utf-8"))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}", "free some space, or choose another folder"
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-    return path

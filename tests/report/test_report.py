@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mechsteer.errors import DataError, StorageError
+from mechsteer.files import write_atomically
 from mechsteer.report import (
     Code,
     Details,
@@ -26,7 +27,6 @@ from mechsteer.report import (
     figures,
     heatmaps,
     visible,
-    write_text,
 )  # fmt: skip
 
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(1)>\" onmouseover=alert(1) x='</title></style></pre>--><!--\u200b\n\t\x00"
@@ -239,9 +239,9 @@ def test_disk_full_leaves_the_old_file(tmp_path, monkeypatch, call):
 
 
 def test_unwritable_place(tmp_path):
-    write_text(tmp_path / "file", "x")
+    write_atomically(tmp_path / "file", "x")
     with pytest.raises(StorageError, match="cannot write"):
-        write_text(tmp_path / "file" / "report.html", "x")
+        write_atomically(tmp_path / "file" / "report.html", "x")
     assert leftovers(tmp_path) == ["file"]
 
 

@@ -1,0 +1,63 @@
+"""Exports to other tools: static vectors as llama.cpp control vectors (GGUF)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from mechsteer.adapters import Static
+from mechsteer.errors import ConfigError
+from mechsteer.files import atomic_path
+from mechsteer.interventions import Interventions, flatten
+from mechsteer.scopes import TokenScope
+
+try:
+    import gguf
+except ImportError:  # an optional extra: the error comes when it is asked for
+    gguf = None
+
+
+def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = "") -> Path:
+    """Write static vectors at resid_post as a llama.cpp control vector; returns the path.
+
+    llama.cpp adds `direction.L` [d_model] after block L, and has no direction for layer 0: a vector there
+    raises ConfigError, as do other points, scopes other than all(), and adapters that are not static. Vectors
+    at one layer add up; coefficients are multiplied in. Needs the extra `mechsteer[gguf]`.
+    """
+    vectors: dict[int, torch.Tensor] = {}
+    for iv in flatten(steering):
+        layer, why = iv.site.layer, ""
+        if not isinstance(iv.adapter, Static):
+            why = f"a {type(iv.adapter).__name__} adapter"
+        elif iv.site.point != "resid_post":
+            why = f"the point {iv.site.point}"
+        elif iv.scope != TokenScope.all():
+            why = f"the scope {iv.scope!r}"
+        elif isinstance(layer, float):
+            why = f"the depth ratio {layer}"
+        elif layer == 0:
+            why = "layer 0"
+        if why:
+            raise ConfigError(
+                f"a GGUF control vector cannot express {why}",
+                "it holds static vectors at resid_post of layers >= 1, for all tokens",
+            )
+        assert isinstance(iv.adapter, Static)
+        assert isinstance(layer, int)
+        vectors[layer] = vectors.get(layer, torch.zeros(())) + iv.coeff * iv.adapter.vector.detach().float().cpu()
+    if not vectors:
+        raise ConfigError("there is no vector to export", "give at least one static intervention")
+    if gguf is None:
+        raise ConfigError("GGUF export needs the package gguf", "pip install 'mechsteer[gguf]'")
+    with atomic_path(path) as part:
+        writer = gguf.GGUFWriter(part, "controlvector")
+        writer.add_string("controlvector.model_hint", model_hint)
+        writer.add_uint32("controlvector.layer_count", len(vectors))
+        for layer in sorted(vectors):
+            writer.add_tensor(f"direction.{layer}", vectors[layer].numpy())
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+    return Path(path)
