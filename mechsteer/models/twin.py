@@ -184,5 +184,6 @@ def _has_foreign_hooks(model: Any) -> bool:
     return False
 
 
-# What mechsteer itself attaches, and the bridge's own wiring of its input forks.
-_OURS = ("Backend.attach.", "watch_hf.", "BlockBridge._maybe_wire_capture_hooks.")
+# What mechsteer itself attaches, the bridge's own wiring of its input forks, and the recorders that transformers
+# leaves in place, idle, once hidden states or attentions were asked for (run_with_cache does).
+_OURS = ("Backend.attach.", "watch_hf.", "BlockBridge._maybe_wire_capture_hooks.", "install_output_capuring_hook.")
