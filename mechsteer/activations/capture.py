@@ -1,0 +1,279 @@
+"""Capture: run prompts through the model and keep what passes the sites.
+
+Rows are right-padded, so a causal model needs no mask for them: real tokens never see a pad. Within a shard,
+batches are made of prompts of like length and written back in prompt order; what ends up where does not
+depend on it. Every forward ends where the last requested site has fired: deeper layers and the unembedding do
+not run. Only the tokens of one batch are in memory (with `path`), on the CPU.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechsteer.activations.files import DTYPES, PARTIAL, ShardWriter, rename, storage_errors, write_json
+from mechsteer.activations.memory import Activations, Captured
+from mechsteer.activations.rows import shard_bounds, tokenized
+from mechsteer.activations.running import Run
+from mechsteer.activations.store import FORMAT, MANIFEST, PLAN, VERSION, ActivationStore, read_manifest, shard_path
+from mechsteer.errors import ConfigError, DataError, ModelMismatchError
+from mechsteer.models import Backend, backend_of, model_fingerprint, twin_of
+from mechsteer.runtime import open_sessions
+from mechsteer.sites import Site
+
+Engine = Literal["auto", "model"]
+
+
+@overload
+def capture(
+    model: Any,
+    prompts: Sequence[str | Sequence[int]],
+    sites: Sequence[Site],
+    *,
+    interventions: Any = ...,
+    path: None = ...,
+    batch_size: int = ...,
+    dtype: torch.dtype = ...,
+    labels: Sequence[Any] | None = ...,
+    prompt_ids: Sequence[Any] | None = ...,
+    prompt_lengths: Sequence[int] | None = ...,
+    drop_bos: bool = ...,
+    shard_size: int = ...,
+    engine: Engine = ...,
+    progress: bool = ...,
+) -> Captured: ...
+@overload
+def capture(
+    model: Any,
+    prompts: Sequence[str | Sequence[int]],
+    sites: Sequence[Site],
+    *,
+    interventions: Any = ...,
+    path: str | os.PathLike[str],
+    batch_size: int = ...,
+    dtype: torch.dtype = ...,
+    labels: Sequence[Any] | None = ...,
+    prompt_ids: Sequence[Any] | None = ...,
+    prompt_lengths: Sequence[int] | None = ...,
+    drop_bos: bool = ...,
+    shard_size: int = ...,
+    engine: Engine = ...,
+    progress: bool = ...,
+) -> ActivationStore: ...
+def capture(
+    model: Any,
+    prompts: Sequence[str | Sequence[int]],
+    sites: Sequence[Site],
+    *,
+    interventions: Any = (),
+    path: str | os.PathLike[str] | None = None,
+    batch_size: int = 16,
+    dtype: torch.dtype = torch.float32,
+    labels: Sequence[Any] | None = None,
+    prompt_ids: Sequence[Any] | None = None,
+    prompt_lengths: Sequence[int] | None = None,
+    drop_bos: bool = True,
+    shard_size: int = 16_384,
+    engine: Engine = "auto",
+    progress: bool = True,
+) -> Captured | ActivationStore:
+    """Activations of `prompts` (strings, or token-id lists) at `sites`: in memory, or with `path` on disk.
+
+    In memory `acts[site]` is an `Activations` (values [n_prompts pos d_model], right-padded; at z, q, k, v
+    [.. head d_head]). On disk `store[site]` streams such batches. BOS keeps its place in the rows and is left
+    out of `mask`, and so of all analysis, unless `drop_bos=False`. `dtype` (float32, float16, bfloat16) is what
+    is kept; the model computes in its own. `labels` and `prompt_ids` (one per prompt, JSON-able) are passed on.
+
+    With `interventions`, or inside `steer`, the value at a site is the one after steering there. Those of the
+    enclosing block apply first; `prompt_lengths` (real tokens per prompt) is for scopes that ask where the
+    prompt ends.
+
+    engine "auto" runs a raw bridge through its plain Hugging Face twin where it has the sites: about twice as
+    fast, with default attention, which is within about 3e-5 of the bridge's eager one. "model" runs the model
+    itself. The twin is not used inside `steer`.
+
+    On disk a shard holds about `shard_size` tokens and appears whole or not at all. A capture that was killed
+    goes on where it was when called again with the same arguments, and ends equal to an undisturbed one; a
+    finished one is opened.
+
+    Raises UnknownSiteError; DataError (empty or too long prompts, counts that do not match); NonFiniteError
+    naming site and prompt; HookNeverFiredError; StorageError when the disk refuses, leaving no part of a shard;
+    ConfigError where the folder holds a capture with other arguments, and ModelMismatchError of another model.
+    """
+    located = list(dict.fromkeys(site.at(model) for site in sites))
+    _check_options(located, batch_size=batch_size, dtype=dtype, shard_size=shard_size, engine=engine)
+    rows = tokenized(model, prompts)
+    n_prompts = len(rows.lengths)
+    for name, given in (("labels", labels), ("prompt_ids", prompt_ids), ("prompt_lengths", prompt_lengths)):
+        if given is not None and len(given) != n_prompts:
+            raise DataError(f"{len(given)} {name} for {n_prompts} prompts", "pass one per prompt")
+    steering = _flatten(interventions)
+    backend = _engine(model, located, steering, engine)
+    bos, pad = (getattr(model.tokenizer, f"{name}_token_id", None) for name in ("bos", "pad"))
+    pad = 0 if pad is None else int(pad)
+    run = Run(model, backend, located, rows, batch_size, dtype, prompt_lengths, pad)
+    plan = {
+        "format": FORMAT,
+        "version": VERSION,
+        "fingerprint": model_fingerprint(model),
+        "engine": "twin" if backend.kind == "twin" else "model",
+        "model": backend_of(model).kind,
+        "model_dtype": str(backend.dtype).removeprefix("torch."),
+        "processing": backend_of(model).processing(),
+        "n_layers": model.cfg.n_layers,
+        "sites": [site.to_dict() for site in located],
+        "dtype": str(dtype).removeprefix("torch."),
+        "prompts": rows.digest,
+        "steering": _steering_digest(model, steering, prompt_lengths),
+        "batch_size": batch_size,
+        "drop_bos": drop_bos,
+        "bos_id": bos if drop_bos else None,
+        "pad_id": pad,
+        "shards": shard_bounds(rows.lengths, shard_size if path is not None else rows.n_tokens),
+        "lengths": rows.lengths.tolist(),
+        "prompt_ids": list(range(n_prompts)) if prompt_ids is None else _plain(prompt_ids),
+        "labels": None if labels is None else _plain(labels),
+    }
+    mask = rows.is_kept(plan["bos_id"])
+    with run.attached(steering), tqdm(total=n_prompts, desc="capture", unit="prompt", disable=not progress) as bar:
+        if path is not None:
+            return _to_disk(Path(path), plan, run, mask, bar)
+        return _in_memory(plan, run, mask, bar)
+
+
+def _check_options(sites: list[Site], *, batch_size: int, dtype: torch.dtype, shard_size: int, engine: str) -> None:
+    if not sites:
+        raise ConfigError("there are no sites to capture", "pass [mechsteer.Site(layer, point), ...]")
+    if dtype not in DTYPES.values():
+        raise ConfigError(f"activations are not kept as {dtype}", f"dtype is one of {list(DTYPES)}")
+    if batch_size < 1 or shard_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}, shard_size {shard_size}", "both are at least 1")
+    if engine not in ("auto", "model"):
+        raise ConfigError(f"unknown engine {engine!r}", "engine is 'auto' or 'model'")
+
+
+def _flatten(interventions: Any) -> list[Any]:
+    """Interventions and Steerings, alone or in sequences, as one list in order."""
+    if isinstance(interventions, Sequence):
+        return [iv for item in interventions for iv in _flatten(item)]
+    return interventions.flat() if hasattr(interventions, "flat") else [interventions]
+
+
+def _engine(model: Any, sites: list[Site], steering: list[Any], engine: str) -> Backend:
+    twin = twin_of(model) if engine == "auto" and not open_sessions(model) else None
+    if twin is None:
+        return backend_of(model)
+    written = [iv.at(model) for iv in steering]
+    touched = [*sites, *(iv.site for iv in written), *(iv.read for iv in written if iv.read is not None)]
+    return twin if all(twin.supports(site.resolve(model)) for site in touched) else backend_of(model)
+
+
+def _in_memory(plan: Mapping[str, Any], run: Run, kept: np.ndarray, bar: tqdm) -> Captured:
+    rows, n = run.rows, len(run.rows.lengths)
+    tokens, real = rows.padded(list(range(n)), run.pad)
+    mask = torch.zeros_like(real)
+    mask[real] = torch.from_numpy(kept)
+    values: dict[str, Tensor] = {}
+    for batch, found in run.batches(0, n):
+        at = real[batch]
+        for name, value in found.items():
+            if name not in values:
+                values[name] = torch.zeros(*real.shape, *value.shape[1:], dtype=run.dtype)
+            block = torch.zeros(*at.shape, *value.shape[1:], dtype=run.dtype)
+            block[at] = value
+            values[name][batch] = block
+        bar.update(len(batch))
+    common = {
+        "tokens": tokens,
+        "mask": mask,
+        "lengths": torch.from_numpy(rows.lengths),
+        "prompt_ids": tuple(plan["prompt_ids"]),
+        "labels": None if plan["labels"] is None else tuple(plan["labels"]),
+    }
+    sites = {site: Activations(site=site, values=values[str(site)], **common) for site in run.sites}
+    return Captured(sites, n_layers=plan["n_layers"], fingerprint=plan["fingerprint"], engine=plan["engine"])
+
+
+def _to_disk(folder: Path, plan: dict[str, Any], run: Run, kept: np.ndarray, bar: tqdm) -> ActivationStore:
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    plan = json.loads(json.dumps(plan))  # as it will be read back
+    done = read_manifest(folder / MANIFEST)
+    before = done or read_manifest(folder / PLAN)
+    if before is None:
+        write_json(folder / PLAN, plan)
+    else:
+        _require_same(folder, before, plan)
+    if done is not None:
+        return ActivationStore(folder, done)
+    with storage_errors(folder):
+        for stale in folder.glob(f"*{PARTIAL}"):
+            stale.unlink()
+    for shard, (begin, end) in enumerate(zip(plan["shards"], plan["shards"][1:], strict=False)):
+        if not shard_path(folder, shard).is_file():
+            _write_shard(shard_path(folder, shard), begin, end, run, kept, bar)
+        else:
+            bar.update(end - begin)
+    with storage_errors(folder):
+        rename(folder / PLAN, folder / MANIFEST)
+    return ActivationStore(folder, plan)
+
+
+def _write_shard(path: Path, begin: int, end: int, run: Run, kept: np.ndarray, bar: tqdm) -> None:
+    lengths, span = run.rows.lengths, run.rows.span(begin, end)
+    writer = ShardWriter(path, run.rows.tokens[span], lengths[begin:end], kept[span], run.dtype)
+    try:
+        for batch, found in run.batches(begin, end):
+            writer.write(found, [i - begin for i in batch], lengths[batch].tolist())
+            bar.update(len(batch))
+        writer.commit()
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    if before["fingerprint"] != now["fingerprint"]:
+        raise ModelMismatchError(
+            f"{folder} was captured from the model with fingerprint {before['fingerprint']}, this model has {now['fingerprint']}",
+            "choose another folder, or load the model it was made for",
+        )
+    other = [key for key in now if before.get(key) != now[key]]
+    if other:
+        raise ConfigError(
+            f"{folder} holds a capture with other {', '.join(other)}",
+            "choose another folder, or delete this one to capture anew",
+        )
+
+
+def _plain(values: Sequence[Any]) -> list[Any]:
+    """Labels and ids as JSON holds them."""
+    listed = values.tolist() if isinstance(values, (Tensor, np.ndarray)) else list(values)
+    plain = [v.item() if isinstance(v, (np.generic, Tensor)) else v for v in listed]
+    if not all(isinstance(v, (str, int, float, bool, type(None))) for v in plain):
+        raise DataError("labels and prompt_ids are strings or numbers", "map other objects to strings first")
+    return plain
+
+
+def _steering_digest(model: Any, steering: list[Any], prompt_lengths: Sequence[int] | None) -> str | None:
+    """Tells captures under different steering apart; None when nothing steers."""
+    active = [iv for session in open_sessions(model) for iv in session.interventions]
+    active += [iv.at(model) for iv in steering if iv.coeff != 0]
+    if not active:
+        return None
+    digest = hashlib.sha256(repr(None if prompt_lengths is None else _plain(prompt_lengths)).encode())
+    for iv in active:
+        where = [str(iv.site), str(iv.read), iv.scope.to_dict(), iv.coeff, type(iv.adapter).__name__]
+        digest.update(json.dumps([*where, iv.adapter.config()], sort_keys=True, default=str).encode())
+        for name, value in sorted(iv.adapter.state_dict().items()):
+            digest.update(name.encode() + value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,101 @@
+"""Activations of one site in memory, and of several: the only things analysis code takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mechsteer.errors import DataError, UnknownSiteError
+from mechsteer.shapes import Lengths, Mask, Tokens
+from mechsteer.sites import Site
+
+Pooling = Literal["last", "mean"]
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What passed one site, right-padded: row i holds `lengths[i]` real tokens, then zeros.
+
+    A position is a token's place in its row, BOS included, so that it means the same here and in a
+    `TokenScope`. `mask` marks what is to be analysed: real tokens, without BOS. (The first token of a row draws
+    attention from all others and its norm is tens of times the usual; averages and SAEs that include it
+    describe little else.) Everything lies on the CPU.
+    """
+
+    site: Site
+    values: Tensor  # [n_prompts pos d_model]; at z, q, k, v [n_prompts pos head d_head]
+    tokens: Tokens  # [n_prompts pos]; the pad id after the end
+    mask: Mask  # [n_prompts pos]
+    lengths: Lengths  # [n_prompts] real tokens, BOS included
+    prompt_ids: tuple[Any, ...]
+    labels: tuple[Any, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def flat(self) -> Tensor:
+        """[n_tokens d_model]: every analysed token, row after row."""
+        return self.values[self.mask]
+
+    def row(self, i: int) -> Tensor:
+        """[pos d_model]: the analysed tokens of one prompt in order, a trajectory."""
+        return self.values[i][self.mask[i]]
+
+    def pool(self, how: Pooling = "last") -> Tensor:
+        """[n_prompts d_model] in float32: the last token of each prompt, or the mean over its analysed tokens.
+
+        Raises DataError for a prompt of which nothing is analysed (it is only a BOS), or an unknown `how`.
+        """
+        if how not in ("last", "mean"):
+            raise DataError(f"unknown pooling {how!r}", "it is 'last' or 'mean'")
+        counts = self.mask.sum(1)
+        if not bool((counts > 0).all()):
+            empty = self.prompt_ids[int((counts == 0).nonzero()[0])]
+            raise DataError(f"prompt {empty!r} has no token but BOS", "leave it out")
+        if how == "last":
+            return self.values[torch.arange(len(self)), self.lengths - 1].float()
+        spare = [1] * (self.values.ndim - 2)
+        total = (self.values.float() * self.mask.reshape(*self.mask.shape, *spare)).sum(1)
+        return total / counts.reshape(-1, *spare)
+
+
+class Captured(Mapping[Site, Activations]):
+    """Site -> Activations of one capture in memory. A site may be given by index or by depth ratio.
+
+    `tokens`, `mask`, `lengths`, `prompt_ids` and `labels` are the same at every site; `fingerprint` is the
+    model's, `engine` says what ran ("model", or "twin": see `capture`).
+    """
+
+    def __init__(self, sites: Mapping[Site, Activations], *, n_layers: int, fingerprint: str, engine: str) -> None:
+        self._sites = dict(sites)
+        self._n_layers = n_layers
+        self.fingerprint = fingerprint
+        self.engine = engine
+        first = next(iter(self._sites.values()))
+        self.tokens, self.mask, self.lengths = first.tokens, first.mask, first.lengths
+        self.prompt_ids, self.labels = first.prompt_ids, first.labels
+
+    def __getitem__(self, site: Site) -> Activations:
+        return self._sites[find_site(site, self._sites, self._n_layers)]
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self._sites)
+
+    def __len__(self) -> int:
+        return len(self._sites)
+
+    def __repr__(self) -> str:
+        return f"Captured({len(self.lengths)} prompts at {[str(s) for s in self]})"
+
+
+def find_site(site: Site, captured: Mapping[Site, Any], n_layers: int) -> Site:
+    """`site` with its layer as an index; raises UnknownSiteError unless it was captured."""
+    located = site.at(SimpleNamespace(cfg=SimpleNamespace(n_layers=n_layers)))
+    if located not in captured:
+        raise UnknownSiteError(f"{located} was not captured", f"captured are {[str(s) for s in captured]}")
+    return located
