@@ -53,7 +53,7 @@ def groups_for(tokenizer: Any, preset: str | Path | Mapping[str, Sequence[Any]] 
     `tokenizer` is any Hugging Face tokenizer. `preset` is a bundled name ("reasoning", "because"), a YAML or
     JSON file, or a mapping {group: members}; a member is a word or phrase (all its surface forms are
     looked up), a token id, or a list of token ids (taken as it is). Spellings that give the same ids are kept
-    once; spellings that need the unknown token are dropped, and a group left without any stays, empty.
+    once, those that end in another spelling are left to it; spellings that need the unknown token are dropped, and a group left without any stays, empty.
 
     Raises ConfigError for an unknown name, DataError for a malformed file.
     """
@@ -123,4 +123,6 @@ def _spellings(tokenizer: Any, word: str) -> list[tuple[int, ...]]:
         if newline and after[: len(newline)] == newline:
             found.append(after[len(newline) :])
     unknown = getattr(tokenizer, "unk_token_id", None)
-    return [ids for ids in found if ids and unknown not in ids]
+    found = [ids for ids in found if ids and unknown not in ids]
+    # SentencePiece spells " but" as a space and "but": matching both would count one word twice
+    return [ids for ids in found if not any(ids[i:] in found for i in range(1, len(ids)))]

@@ -156,3 +156,12 @@ def test_ratio_equals_the_definition_and_streams(seed):
     assert torch.equal(again.n_prompts, ours.n_prompts)
     assert int(ours.n_prompts.sum()) <= 3 * ours.n_with_words
     assert ours.to_dict()["counts"] == ours.counts
+
+
+def test_silent_features_are_in_no_prompts_top_k():
+    tokens = torch.tensor([[1, 2, 3, 2]])
+    acts = torch.zeros(1, 4, 5)
+    acts[0, :, 2] = torch.tensor([3.0, 1.0, 0.0, 0.0])
+    ratio = reason_ratio(tokens, acts, {"w": [(1,)]})
+    assert ratio.score.tolist() == [0, 0, 3, 0, 0]
+    assert ratio.n_prompts.tolist() == [0, 0, 1, 0, 0]

@@ -116,6 +116,17 @@ def test_a_folder_of_other_settings_or_data_is_refused(tmp_path):
     assert train_sae(quick_data(), **settings | {"k": 2, "resume": False}).metrics["recipe"]["k"] == 2
 
 
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka"])
+def test_threshold_gives_k_even_after_few_steps(architecture):
+    trained = train_sae(quick_data(), **QUICK, architecture=architecture, n_steps=10)
+    assert trained.metrics["l0"] == pytest.approx(3, rel=0.05)
+
+
+def test_the_seed_sets_the_initial_weights_too():
+    first, second = (train_sae(quick_data(), **QUICK, n_steps=1, lr=1e-9, seed=seed).sae for seed in (0, 1))
+    assert (first.W_dec - second.W_dec).abs().max() > 0.1
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_encode_is_in_units_of_the_reconstruction(small, architecture):
     sae = load_copy(small[architecture])
@@ -133,12 +144,13 @@ def load_copy(sae):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_splice(small, architecture):
-    sae, x = small[architecture], quick_data()[0].reshape(10, 10, 8)
+    sae, x = load_copy(small[architecture]), quick_data()[0].reshape(10, 10, 8)
+    sae.W_dec.mul_(1.7)
     assert torch.equal(splice_fn(sae)(x), x)
     assert torch.equal(splice_fn(sae)(x.bfloat16()), x.bfloat16())
     torch.testing.assert_close(splice_fn(sae, error_term=False)(x), sae(x))
     add = splice_fn(sae, edit=lambda features: features + 2 * torch.eye(16)[5])
-    torch.testing.assert_close(add(x), x + 2 * decoder_rows(sae)[5])
+    torch.testing.assert_close(add(x), x + 2 * decoder_rows(small[architecture])[5])
 
 
 def test_metrics_are_their_definitions(small):
