@@ -6,6 +6,12 @@ width), a few ten thousand parameters in all; `assert_tiny` holds that, so that 
 
 from __future__ import annotations
 
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -20,6 +26,8 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from mechsteer.models import load_model
 
 D_MODEL, N_LAYERS, N_CTX, D_VOCAB = 32, 3, 128, 300
 FAMILIES = ("llama", "qwen3", "gpt2", "neox")
@@ -85,3 +93,62 @@ def hf_model(
 def assert_tiny(model: torch.nn.Module, most: int = 120_000) -> None:
     n = sum(p.numel() for p in model.parameters())
     assert n < most, f"a test model of {n:,} parameters"
+
+
+KINDS = ("bridge", "compatibility", "hooked")
+_FOLDERS: dict[tuple, Path] = {}
+
+
+def folder(family: str, **changes) -> Path:
+    """The toy model of `family` and its tokenizer as a Hugging Face folder."""
+    key = (family, *sorted(changes.items()))
+    if key not in _FOLDERS:
+        path = Path(tempfile.mkdtemp(prefix="toy-")) / family
+        hf_model(family, **changes).save_pretrained(path)
+        tokenizer().save_pretrained(path)
+        _FOLDERS[key] = path
+        atexit.register(shutil.rmtree, path.parent, ignore_errors=True)
+    return _FOLDERS[key]
+
+
+def load(family: str, kind: str = "bridge", *, dtype: torch.dtype = torch.float32, **changes):
+    """A fresh model of a family as raw bridge, bridge in compatibility mode, or HookedTransformer."""
+    if kind == "hooked":
+        return load_model(folder(family, **changes), backend="hooked", dtype=dtype)
+    model = load_model(hf_model(family, dtype=dtype, **changes), tokenizer=tokenizer(), dtype=dtype)
+    if kind == "compatibility":
+        model.enable_compatibility_mode()
+        model.requires_grad_(False)
+    return model
+
+
+@functools.lru_cache(maxsize=None)
+def shared(family: str, kind: str = "bridge"):
+    """The same, loaded once per process: steering leaves a model bit-equal, so tests may share it."""
+    return load(family, kind)
+
+
+def prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
+    """Random prompts of byte tokens."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 250, (n,), generator=generator).tolist() for n in lengths]
+
+
+def vector(seed: int = 1, size: int = D_MODEL) -> torch.Tensor:
+    """A random vector. (A constant one would be invisible to a LayerNorm model.)"""
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+def blocks(hf) -> torch.nn.ModuleList:
+    """The list of blocks of a Hugging Face model of any of the families."""
+    inner = getattr(hf, "model", None) or getattr(hf, "transformer", None) or hf.gpt_neox
+    return getattr(inner, "layers", None) or inner.h
+
+
+def hooks_left(model) -> int:
+    """Hooks, patched methods and watchers on a model that were not there when it was loaded."""
+    points = sum(len(p.fwd_hooks) + len(p.bwd_hooks) for p in model.hook_dict.values())
+    patched = sum(name in model.__dict__ for name in ("forward", "generate", "hf_generate", "input_to_embed"))
+    inner = model.__dict__.get("_modules", {}).get("original_model", None) or getattr(model, "original_model", None)
+    watchers = 0 if inner is None else len(inner._forward_hooks) + len(inner._forward_pre_hooks)
+    return points + patched + watchers

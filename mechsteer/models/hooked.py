@@ -65,14 +65,11 @@ class HookedBackend(Backend):
         model, generating = self.model, [0]
         embed, forward = model.input_to_embed, model.forward
 
-        def watched_embed(*args: Any, **kwargs: Any) -> Any:
-            cache = kwargs.get("past_key_values", kwargs.get("past_kv_cache"))
-            filled = cache is not None and cache.previous_attention_mask.shape[1] > 0
-            residual, tokens, short, mask = embed(*args, **kwargs)
+        def see(resid: Tensor, tokens: Tensor | None, mask: Tensor | None, cache: Any, *, filled: bool) -> None:
             begin(
                 Forward(
-                    shape=(residual.shape[0], residual.shape[1]),
-                    device=residual.device,
+                    shape=(resid.shape[0], resid.shape[1]),
+                    device=resid.device,
                     tokens=tokens,
                     attention_mask=mask,
                     cache=cache,
@@ -82,12 +79,22 @@ class HookedBackend(Backend):
                     in_generate=generating[0] > 0,
                 )
             )
+
+        def watched_embed(*args: Any, **kwargs: Any) -> Any:
+            cache = kwargs.get("past_kv_cache")
+            filled = _is_filled(cache)
+            residual, tokens, short, mask = embed(*args, **kwargs)
+            see(residual, tokens, mask, cache, filled=filled)
             return residual, tokens, short, mask
 
         def watched_forward(*args: Any, **kwargs: Any) -> Any:
+            cache = kwargs.get("past_kv_cache")
+            if kwargs.get("start_at_layer") is not None:  # residuals come in, as in its own generate: nothing embeds
+                residual = args[0] if args else kwargs["input"]
+                see(residual, kwargs.get("tokens"), kwargs.get("attention_mask"), cache, filled=_is_filled(cache))
             out = forward(*args, **kwargs)
             if kwargs.get("stop_at_layer") is None:
-                end(kwargs.get("past_kv_cache"))
+                end(cache)
             return out
 
         model.__dict__["input_to_embed"], model.__dict__["forward"] = watched_embed, watched_forward
@@ -170,3 +177,7 @@ class HookedBackend(Backend):
         assert bias is not None  # a HookedTransformer always has one
         old = getattr(holder, attr)
         setattr(holder, attr, nn.Parameter(bias.reshape(old.shape), requires_grad=False))
+
+
+def _is_filled(cache: Any) -> bool:
+    return cache is not None and cache[0].past_keys.shape[1] > 0
