@@ -1,8 +1,8 @@
 """Generation: cached, uncached, alone and left-padded agree, for every scope, on both classes."""
 
 import pytest
-import toys
 import torch
+import toys
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
@@ -234,7 +234,7 @@ def test_bad_input():
         ms.generate(model, "a")
     with pytest.raises(DataError, match="prompt 0 has 129 tokens, the model's context is 128"):
         ms.generate(model, [[1] * 129])
-    with pytest.raises(DataError, match="(?s)exceed the context of 128.*at most 8 new tokens"):
+    with pytest.raises(DataError, match=r"(?s)exceed the context of 128.*at most 8 new tokens"):
         ms.generate(model, [[1] * 120], max_new_tokens=20)
     with pytest.raises(DataError, match="token id 300, the vocabulary has 300"):
         ms.generate(model, [[300]])

@@ -1,8 +1,8 @@
 """Oracle: steering equals a hook that a user would put on the Hugging Face module by hand."""
 
 import pytest
-import toys
 import torch
+import toys
 
 import mechsteer as ms
 

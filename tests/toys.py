@@ -122,7 +122,7 @@ def load(family: str, kind: str = "bridge", *, dtype: torch.dtype = torch.float3
     return model
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def shared(family: str, kind: str = "bridge"):
     """The same, loaded once per process: steering leaves a model bit-equal, so tests may share it."""
     return load(family, kind)
