@@ -1,0 +1,24 @@
+"""Problems with formats and verifiers, and the traces that models write on them.
+
+`load_task("pocket", 500, split="test")` generates word problems, `load_task("gsm8k.jsonl")` reads GSM8K's own
+files, `load_task("stories.json")` reads free prompts, which have no right answer. Nothing here loads torch.
+"""
+
+from mechsteer.tasks.base import Item, Task, Trace
+from mechsteer.tasks.gsm8k import read_solutions
+from mechsteer.tasks.load import SPLITS, load_task
+from mechsteer.tasks.stories import openings
+from mechsteer.tasks.traces import append_traces, read_traces, write_traces
+
+__all__ = [
+    "Item",
+    "Task",
+    "Trace",
+    "SPLITS",
+    "load_task",
+    "openings",
+    "read_solutions",
+    "append_traces",
+    "read_traces",
+    "write_traces",
+]

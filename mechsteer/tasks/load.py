@@ -1,0 +1,66 @@
+"""`load_task`: a name or a file becomes a Task, with splits by problem."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+from mechsteer.errors import ConfigError, DataError
+from mechsteer.pocket.problems import SPLITS, Split
+from mechsteer.prompts import malformed, read_rows, split_of
+from mechsteer.tasks import gsm8k, stories
+from mechsteer.tasks.base import Task, with_unique_ids
+from mechsteer.tasks.pocket import pocket_task
+
+_ONE_FILE = (0.5, 0.1, 0.4)
+_TRAIN_FILE = (0.9, 0.1, 0.0)
+
+
+def load_task(name_or_path: str | Path, n: int | None = None, *, seed: int = 0, split: Split | None = "test") -> Task:
+    """A task by name ("pocket") or from a file: GSM8K's JSONL, or prompts (JSONL, a JSON list, a line each in .txt).
+
+    `n` items are taken, in an order that `seed` draws; a shorter call begins a longer. None takes all in the order
+    of the file. The splits of a file are by `group`, a function of the group's name alone: half of them train,
+    a tenth dev, the rest test; `split=None` is the whole file. A folder with train.jsonl and test.jsonl keeps the
+    test file for the test split, and takes dev (a tenth) and train from the train file.
+
+    Raises:
+        ConfigError: an unknown split; "pocket", which has no end, without `n` or without a split.
+        DataError: no such file, a malformed row (file and line are named), rows of neither format, an empty
+            split, fewer than `n` items.
+    """
+    if split is not None and split not in SPLITS:
+        raise ConfigError(f"no split {split!r}.", f"choose one of {list(SPLITS)}, or None for all")
+    if n is not None and n < 1:
+        raise ConfigError(f"n is {n}", "give at least 1, or None for all")
+    if str(name_or_path) == "pocket":
+        if n is None or split is None:
+            raise ConfigError("pocket problems have no end", "give n and a split")
+        return pocket_task(n, seed=seed, split=split)
+    path, fractions = Path(name_or_path), _ONE_FILE
+    if path.is_dir():
+        if split is None:
+            raise ConfigError(f"{path} is a folder", "give a split, or one of its files")
+        path, fractions = (path / "test.jsonl", None) if split == "test" else (path / "train.jsonl", _TRAIN_FILE)
+    task = _read_task(path)
+    items = list(task.items)
+    if split is not None and fractions is not None:
+        items = [item for item in items if split_of(item.group, fractions=fractions) == split]
+    if n is not None:
+        random.Random(f"load_task/{seed}").shuffle(items)
+    if len(items) < (n or 1):
+        where = f"the {split} split of {path}" if split else str(path)
+        raise DataError(f"{where} has {len(items)} items, {n or 1} asked for", "ask for fewer, or give more data")
+    return Task(name=task.name, items=tuple(items[:n]), verifier=task.verifier)
+
+
+def _read_task(path: Path) -> Task:
+    """All items of a file, whose first row tells the format."""
+    rows = read_rows(path)
+    for name, module, verifier in (("gsm8k", gsm8k, gsm8k.is_correct), (path.stem, stories, None)):
+        if module.is_row(rows[0]):
+            items = [module.item_of(row, path) for row in rows]
+            return Task(name=name, items=with_unique_ids(items), verifier=verifier)
+    found = f"its fields are {list(rows[0].data)}" if isinstance(rows[0].data, dict) else f"it is {rows[0].data!r:.60}"
+    hint = "give rows with 'question' and 'answer' (GSM8K), with 'prompt' or 'text', or a list of strings"
+    raise DataError(malformed(path, rows[0].line, f"neither a problem nor a prompt: {found}").message, hint)

@@ -1,0 +1,106 @@
+"""Traces on disk: JSONL, one row per trace, in ASCII (everything else is escaped), readable while it grows.
+
+A killed run may leave a row without its end; readers pass over it and the next writer removes it. What is already
+there is `{trace.key for trace in read_traces(path)}`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import BinaryIO
+
+from mechsteer.errors import DataError, StorageError
+from mechsteer.files import write_atomically
+from mechsteer.prompts import malformed
+from mechsteer.tasks.base import Trace
+
+_TYPES = {
+    **{"item_id": str, "group": str, "prompt": str, "text": str, "correct": bool | None},
+    **{"n_steps": int | None, "style": str | None, "source": str, "sample": int},
+}
+
+
+def _line(trace: Trace) -> bytes:
+    return json.dumps(dataclasses.asdict(trace)).encode("ascii") + b"\n"
+
+
+def write_traces(path: str | Path, traces: Iterable[Trace]) -> Path:
+    """Write `traces` as the whole file: a reader sees the old one or the new one. Raises StorageError."""
+    return write_atomically(path, b"".join(_line(trace) for trace in traces))
+
+
+def append_traces(path: str | Path, traces: Iterable[Trace]) -> None:
+    """Add `traces` and wait until they are on the disk. Raises StorageError; the file's rows are then as before."""
+    path, data = Path(path), b"".join(_line(trace) for trace in traces)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+", buffering=0) as file:
+            last = _last_line(file)
+            end = file.seek(0, os.SEEK_END)
+            if last and _is_whole(last):
+                data = b"\n" + data
+            else:
+                end = file.truncate(end - len(last))
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(end)
+                raise
+    except OSError as error:
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}", "free some space and go on: finished rows are kept"
+        ) from error
+
+
+def read_traces(path: str | Path) -> list[Trace]:
+    """The traces of a file, in its order; a last row that was cut off is passed over.
+
+    Raises DataError: no such file, or a row that is not a trace (file and line are named).
+    """
+    path = Path(path)
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}", "give a file of traces") from error
+    if lines[-1] and not _is_whole(lines[-1]):
+        lines.pop()
+    return [_trace(line, path, i) for i, line in enumerate(lines, 1) if line.strip()]
+
+
+def _trace(line: bytes, path: Path, number: int) -> Trace:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise malformed(path, number, f"not JSON: {error}") from error
+    if not isinstance(row, dict) or row.keys() != _TYPES.keys():
+        raise malformed(path, number, f"a trace has the fields {list(_TYPES)}")
+    for name, kind in _TYPES.items():
+        if not isinstance(row[name], kind):
+            raise malformed(path, number, f"{name!r} is {row[name]!r:.80}, expected {_TYPES[name]}")
+    return Trace(**row)
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line without its line end is a row all the same: no beginning of a JSON object is one itself."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _last_line(file: BinaryIO, step: int = 65536) -> bytes:
+    """What follows the last line end of `file`; empty where the file ends with one."""
+    start, found = file.seek(0, os.SEEK_END), b""
+    while start > 0 and b"\n" not in found:
+        step = min(step, start)
+        start = file.seek(start - step)
+        found = file.read(step) + found
+    return found[found.rfind(b"\n") + 1 :]

@@ -1,0 +1,96 @@
+"""Traces on disk: nothing is lost or changed, whenever the writer dies."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from mechsteer.errors import DataError, StorageError
+from mechsteer.tasks import Trace, append_traces, read_traces, write_traces
+from mechsteer.tasks.traces import _TYPES
+
+FIRST = Trace(
+    item_id="p1", group="p1", prompt="Q:\nA:", text="naïve \u2028 \ud800 </script>\r\n", correct=True, n_steps=2
+)
+SECOND = Trace(item_id="p2", group="p2", prompt="Q", text="", correct=None, style="hasty", source="base", sample=3)
+
+
+def test_round_trip_one_ascii_row_each(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "new folder" / "traces.jsonl", [FIRST, SECOND])
+    assert read_traces(path) == [FIRST, SECOND]
+    data = path.read_bytes()
+    assert data.isascii()
+    assert data.count(b"\n") == len(data.splitlines()) == 2
+
+
+def test_every_cut_of_a_dying_writer_leaves_the_rows_before(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "traces.jsonl", [FIRST, SECOND])
+    data = path.read_bytes()
+    one = data.index(b"\n") + 1
+    for cut in range(one, len(data)):
+        path.write_bytes(data[:cut])
+        # all of the second row but its line end: the row is whole
+        kept = [FIRST, SECOND] if cut == len(data) - 1 else [FIRST]
+        assert read_traces(path) == kept
+        append_traces(path, [SECOND])
+        assert read_traces(path) == [*kept, SECOND]
+        assert path.read_bytes().count(b"\n") == len(kept) + 1
+
+
+def test_long_unfinished_row_is_removed(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "traces.jsonl", [FIRST])
+    with path.open("ab") as file:
+        file.write(b'{"item_id": "' + b"x" * 200_000)
+    append_traces(path, [SECOND])
+    assert read_traces(path) == [FIRST, SECOND]
+
+
+def test_append_begins_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "runs" / "traces.jsonl"
+    append_traces(path, [FIRST])
+    append_traces(path, [])
+    append_traces(path, iter([SECOND]))
+    assert {t.key for t in read_traces(path)} == {("p1", "", 0), ("p2", "base", 3)}
+
+
+def test_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_traces(tmp_path / "traces.jsonl", [FIRST])
+    before = path.read_bytes()
+
+    def full(_fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (append_traces, write_traces):
+        with pytest.raises(StorageError, match="No space left") as caught:
+            write(path, [SECOND])
+        assert caught.value.hint
+        assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (b'"sample": "3"', "line 2: 'sample' is '3'"),
+        (b'"sample": 3, "extra": 1', "line 2: a trace has the fields"),
+        (b'"sample": ', "line 2: not JSON"),
+    ],
+)
+def test_malformed_rows_are_named(tmp_path: Path, change: bytes, message: str) -> None:
+    path = write_traces(tmp_path / "traces.jsonl", [FIRST, SECOND])
+    path.write_bytes(path.read_bytes().replace(b'"sample": 3', change))
+    with pytest.raises(DataError, match=message):
+        read_traces(path)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot read"):
+        read_traces(tmp_path / "none.jsonl")
+
+
+def test_fields_and_their_types_are_all_checked() -> None:
+    assert list(_TYPES) == [f.name for f in dataclasses.fields(Trace)]
