@@ -1,0 +1,55 @@
+"""Start-up is light: what is not needed is not loaded. Each case is a Python process of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "hydra", "pandas", "scipy", "sklearn", "matplotlib"}
+
+
+def run(code: str) -> tuple[str, set[str]]:
+    """What `code` prints, and the top-level packages that the process has loaded by then."""
+    loaded = "import sys; print('\\nloaded:', *{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{loaded}"], capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+    output, _, names = done.stdout.rpartition("loaded:")
+    return output, set(names.split())
+
+
+def test_the_check_sees_what_is_loaded() -> None:
+    assert "pandas" in run("import pandas")[1]
+
+
+def test_import_is_light() -> None:
+    assert run("import mechsteer as ms; ms.errors, ms.pocket")[1] & {*HEAVY, "numpy"} == set()
+    assert run("import mechsteer.tasks")[1] & HEAVY == set()
+
+
+def test_analysis_needs_no_model_library() -> None:
+    _, loaded = run("import mechsteer as ms; ms.topology, ms.probes, ms.report, ms.evaluation, ms.prompts")
+    assert "sklearn" in loaded
+    assert loaded & {"transformer_lens", "sae_lens", "transformers", "hydra"} == set()
+
+
+def test_models_do_not_load_sae_lens() -> None:
+    assert (
+        run("import mechsteer as ms; ms.load_model, ms.generate, ms.steer, ms.capture")[1] & {"sae_lens", "hydra"}
+        == set()
+    )
+
+
+def test_help_is_light() -> None:
+    code = """
+import runpy, sys
+sys.argv = ["mechsteer", "--help"]
+try:
+    runpy.run_module("mechsteer.cli", run_name="__main__")
+except SystemExit as stop:
+    assert not stop.code, stop.code
+"""
+    output, loaded = run(code)
+    assert "study" in output
+    assert loaded & HEAVY == set()
