@@ -242,17 +242,16 @@ class Session:
     # -- hooks -------------------------------------------------------------------------------------------------
 
     def _reader(self, i: int, site: Any) -> Callable[[Tensor], None]:
-        scale = self.backend.read_scale(site.layer, site.point)
+        read_as = self.backend.read_as(site.layer, site.point)
 
         def read(acts: Tensor) -> None:
-            self._reads[i] = acts if scale is None else acts * scale
+            self._reads[i] = acts if read_as is None else read_as(acts)
 
         return read
 
     def _writer(self, i: int) -> Callable[[Tensor], Tensor | None]:
         iv = self.interventions[i]
-        scale = self.backend.read_scale(iv.site.layer, iv.site.point)
-        assert scale is None  # points read through a scale are refused for writing
+        assert self.backend.read_as(iv.site.layer, iv.site.point) is None  # other points are refused for writing
         reads_elsewhere = iv.read is not None and iv.read != iv.site
         must_run = iv.adapter.stateful or iv.adapter.per_prompt
 

@@ -59,7 +59,7 @@ class Run:
 
     def _keeper(self, site: Site) -> Callable[[Tensor], None]:
         assert isinstance(site.layer, int)
-        scale = self.backend.read_scale(site.layer, site.point)
+        read_as = self.backend.read_as(site.layer, site.point)
 
         def keep(acts: Tensor) -> None:
             if acts.shape[:2] != self._real.shape:
@@ -67,7 +67,7 @@ class Run:
                     f"the activation at {site} is {tuple(acts.shape)}, the forward has {tuple(self._real.shape)} tokens",
                     "this point does not keep batch and positions; choose another",
                 )
-            acts = acts if scale is None else acts * scale
+            acts = acts if read_as is None else read_as(acts)
             # a copy of the real tokens: later layers may work in place
             real = acts[self._real.to(acts.device)].to("cpu", self.dtype)
             if not math.isfinite(real.sum(dtype=torch.float64)):

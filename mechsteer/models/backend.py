@@ -81,8 +81,8 @@ class Backend(abc.ABC):
     def hook_name(self, layer: int, point: str, *, write: bool = False) -> str:
         """Hook name of a point; raises UnknownSiteError where the class has none, or has one that cannot be written."""
 
-    def read_scale(self, layer: int, point: str) -> Tensor | None:
-        """What the hook's value must be multiplied with to be the point's activation; None for 1."""
+    def read_as(self, layer: int, point: str) -> Callable[[Tensor], Tensor] | None:
+        """What makes the hook's value the point's activation; None where it is that already."""
         return None
 
     def has_hook(self, name: str) -> bool:

@@ -57,9 +57,13 @@ class HookedBackend(Backend):
                 name = "mlp.hook_pre"
         return self.check_hook(f"blocks.{layer}.{name}")
 
-    def read_scale(self, layer: int, point: str) -> Tensor | None:
-        # hook_normalized lies before the norm's scale; forgetting it is an error as large as the effect
-        return self.norm_scale(layer, point.removesuffix("_in")) if point in _READ_ONLY else None
+    def read_as(self, layer: int, point: str) -> Callable[[Tensor], Tensor] | None:
+        # hook_normalized lies before the norm's scale and bias; forgetting them is an error as large as the effect
+        if point not in _READ_ONLY or self.norm_scale(layer, point.removesuffix("_in")) is None:
+            return None
+        norm = self.model.blocks[layer].ln1 if point in ("q_in", "k_in", "v_in") else self.model.blocks[layer].ln2
+        bias = getattr(norm, "b", None)  # an RMSNorm has none
+        return lambda acts: acts * norm.w if bias is None else acts * norm.w + bias
 
     def watch(self, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
         model, generating = self.model, [0]

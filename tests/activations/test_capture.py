@@ -77,11 +77,12 @@ def test_every_point_is_what_run_with_cache_holds(load, family, kind) -> None:
     assert acts[ms.Site(1, "q")].values.shape[2:] == (4, 8)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", toys.FAMILIES)
 def test_map_inputs_mean_the_same_on_both_classes(load, family) -> None:
-    site = ms.Site(1, "q_in")
-    bridge, hooked = (run(load(family, kind), PROMPTS, [site])[site].values for kind in ("bridge", "hooked"))
-    torch.testing.assert_close(bridge, hooked, atol=5e-5, rtol=1e-5)
+    sites = [ms.Site(1, "q_in"), ms.Site(1, "up_in")]
+    bridge, hooked = (run(load(family, kind), PROMPTS, sites) for kind in ("bridge", "hooked"))
+    for site in sites:
+        torch.testing.assert_close(bridge[site].values, hooked[site].values, atol=5e-5, rtol=1e-5)
 
 
 def test_forward_ends_at_the_deepest_site(load) -> None:
