@@ -56,7 +56,7 @@ class TwinBackend(BridgeBackend):
         by_head = parts[2:] in (["attn", "o", "hook_in"], *(["attn", m, "hook_out"] for m in "qkv"))
         return module, end, by_head
 
-    def attach(self, name: str, fn: Hook) -> Remove:
+    def attach(self, name: str, fn: Hook, *, first: bool = False) -> Remove:
         located = self._locate(name)
         assert located is not None  # the caller asked supports()
         module, end, by_head = located
@@ -81,9 +81,9 @@ class TwinBackend(BridgeBackend):
             return run(output)
 
         if end == "in":
-            handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
+            handle = module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=first)
         else:
-            handle = module.register_forward_hook(on_output)
+            handle = module.register_forward_hook(on_output, prepend=first)
         return handle.remove
 
     def watch(self, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:

@@ -204,6 +204,8 @@ def test_patience_ends_training_and_the_best_epoch_is_returned(bridge, samples):
     losses = [h["dev"]["loss"] for h in result.history]
     assert result.best_epoch == losses.index(min(losses))
     assert result.history[-1]["epoch"] == result.best_epoch + 2 < 9
+    again = fit(bridge, result.steering, samples[:1], dev=dev, epochs=1, lr=0.0, **QUIET)
+    assert again.history[0]["dev"]["loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
 def test_strings_and_ids_mean_the_same(bridge):
