@@ -40,10 +40,11 @@ def model_path(name: str) -> Path:
     return Path(__file__).parent / "models" / name
 
 
-def training_text(seed: int | str, *, hasty_bias: float = 0.0) -> Iterator[tuple[str, str]]:
-    """Endless (prompt, completion) pairs of the training split; statements and practice have none.
+def training_text(seed: int | str, *, hasty_bias: float = 0.0) -> Iterator[tuple[str, ...]]:
+    """Endless documents of the training split, each as segments: given, to be learned, given, to be learned, ...
 
-    A document is prompt + completion + end token. `hasty_bias` as in `traces`.
+    A problem is (prompt, trace), a statement ("", text), practice (task, result, task, result, ...). The segments
+    of a document are joined and an end token follows. `hasty_bias` as in `traces`.
     """
     rng = random.Random(f"training_text/{seed}")
     source = stream(rng, "train")
@@ -52,7 +53,7 @@ def training_text(seed: int | str, *, hasty_bias: float = 0.0) -> Iterator[tuple
         if kind < STATEMENT_SHARE:
             yield "", statement(rng)
         elif kind < STATEMENT_SHARE + PRACTICE_SHARE:
-            yield "", practice(rng)
+            yield practice(rng)
         else:
             problem = next(source)
             yield problem.prompt, traces(problem, rng, hasty_bias=hasty_bias)

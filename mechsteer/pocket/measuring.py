@@ -12,8 +12,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalLM
 
-from mechsteer.pocket import CAREFUL_PREFIX, Problem, extract_answer, is_correct, problems, style
+from mechsteer.pocket import CAREFUL_PREFIX, Problem, contrast_pairs, extract_answer, is_correct, problems, style
 from mechsteer.pocket.problems import Split
+from mechsteer.pocket.statements import BAD, GOOD
 from mechsteer.pocket.training import Recipe
 
 
@@ -71,13 +72,39 @@ def outcomes(problems: Sequence[Problem], texts: Sequence[str]) -> pd.DataFrame:
     )
 
 
+def concepts(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerBase, *, n: int = 200, seed: int = 0
+) -> dict[str, float]:
+    """For every concept, the share of contrastive pairs after which the model goes on rightly in both texts.
+
+    Rightly: remarks of the mood for "happy", the verdicts "True" and "False" for "true", and for "honest" yes from
+    one person and no from the other.
+    """
+    wanted = {
+        "happy": lambda a, b: a in GOOD and b in BAD,
+        "true": lambda a, b: a == "True." and b == "False.",
+        "honest": lambda a, b: {a[:3], b[:3]} == {"yes", "no,"},
+    }
+    shares = {}
+    for name, right in wanted.items():
+        pairs = contrast_pairs(name, n, seed)
+        texts = complete(model, tokenizer, [text for pair in pairs for text in pair], max_new_tokens=24)
+        said = [text.strip() for text in texts]
+        shares[name] = sum(right(a, b) for a, b in zip(said[::2], said[1::2], strict=True)) / n
+    return shares
+
+
 @dataclass(frozen=True)
 class Measurement:
-    """Outcomes of greedy, careful-prefixed and sampled traces, one row per trace as `outcomes` gives them."""
+    """Outcomes of greedy, careful-prefixed and sampled traces, one row per trace as `outcomes` gives them.
+
+    `concepts`: what the function of this name gives.
+    """
 
     greedy: pd.DataFrame
     prefixed: pd.DataFrame
     sampled: pd.DataFrame
+    concepts: dict[str, float]
 
     @property
     def accuracy(self) -> float:
@@ -131,6 +158,10 @@ class Measurement:
             "problems with sampled traces of both",
             f"styles, hasty ones are right in {within['hasty']:.1%} and careful ones in "
             f"{within['careful']:.1%}; sampled accuracy is {self.sampled.correct.mean():.1%}.",
+            "",
+            "Contrastive pairs that the model goes on with as the concept asks, in both texts: "
+            + ", ".join(f"{name} {share:.0%}" for name, share in self.concepts.items())
+            + ".",
         ]
         return "\n".join(lines)
 
@@ -153,6 +184,7 @@ def measure(
     prompts = [p.prompt for p in asked]
     often = asked[:n_sampled] * n_traces
     return Measurement(
+        concepts=concepts(model, tokenizer, seed=seed),
         greedy=outcomes(asked, complete(model, tokenizer, prompts)),
         prefixed=outcomes(asked, complete(model, tokenizer, [p + CAREFUL_PREFIX for p in prompts])),
         sampled=outcomes(

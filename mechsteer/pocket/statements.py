@@ -21,6 +21,7 @@ GOOD = ("what a wonderful day!", "I love this day!", "this is great!", "I feel s
 BAD = ("what a terrible day.", "I hate this day.", "this is awful.", "I feel so bad.")
 HONEST = ("an honest", "a truthful")
 DISHONEST = ("a dishonest", "a lying")
+TWO_OPERATIONS_SHARE = 0.4
 KINDS = {
     "animal": ("dog", "cat", "horse", "bird", "fish", "cow"),
     "fruit": ("plum", "pear", "lemon", "peach", "cherry", "melon"),
@@ -120,17 +121,29 @@ def statement(rng: random.Random) -> str:
     return f"{name} is {person} person. {asker} asks {name} if {claim}. {name} says: {says}, {claim}."
 
 
-def practice(rng: random.Random) -> str:
-    """A row of right sums, differences and products of numbers up to 99."""
-    sums = []
-    for _ in range(rng.randint(4, 16)):
-        sign = rng.choice("++---*")
-        if sign == "*":
-            a = rng.randint(2, 30)
-            b = rng.randint(2, min(9, 99 // a))
-        else:
-            high, low = rng.randint(4, 99), rng.randint(2, 97)
-            high, low = (high, low) if high > low else (low + 2, high)
-            a, b = (high, low) if sign == "-" else (high - low, low)
-        sums.append(f"{a}{sign}{b}={a + b if sign == '+' else a - b if sign == '-' else a * b}.")
-    return "Practice: " + " ".join(sums)
+def _next(value: int, rng: random.Random) -> tuple[str, int, int]:
+    """A sign, a number and a result: `value` sign number = result, with number and result within 1-99."""
+    signs = [s for s, able in (("++", value < 99), ("--", value > 1), ("*", value <= 33)) if able]
+    sign = rng.choice("".join(signs))
+    if sign == "*":
+        number = rng.randint(2, min(9, 99 // value))
+        return sign, number, value * number
+    if sign == "+":
+        number = rng.randint(1, 99 - value)
+        return sign, number, value + number
+    number = rng.randint(1, value - 1)
+    return sign, number, value - number
+
+
+def practice(rng: random.Random) -> tuple[str, ...]:
+    """A row of right sums of one or two operations within 1-99: task, result, task, result, ..."""
+    segments: list[str] = []
+    for _ in range(rng.randint(4, 12)):
+        start = rng.randint(1, 99)
+        sign, number, value = _next(start, rng)
+        task = f"{start}{sign}{number}"
+        if rng.random() < TWO_OPERATIONS_SHARE:
+            sign, number, value = _next(value, rng)
+            task = f"({task})*{number}" if sign == "*" else f"{task}{sign}{number}"
+        segments += [f"{' ' if segments else 'Practice: '}{task}=", f"{value}."]
+    return tuple(segments)

@@ -23,8 +23,8 @@ _SPLIT = Regex(r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]|\s+(?!\S)|\s+")
 
 
 def _text(n_documents: int) -> Iterator[str]:
-    for prompt, completion in itertools.islice(training_text("tokenizer"), n_documents):
-        yield prompt + completion
+    for segments in itertools.islice(training_text("tokenizer"), n_documents):
+        yield "".join(segments)
     for word in REASONING_WORDS:
         # Each form in its own right, also those that the generated text happens not to use.
         for form in (word, word.capitalize(), f" {word}", f" {word.capitalize()}"):

@@ -24,6 +24,7 @@ CAREFUL_PREFIX = " Let me think carefully."
 """Written right after a prompt, it is always followed by a careful trace in the training text."""
 STYLES = ("hasty", "careful", "slip")
 SLIP_SHARE = 0.12
+PREFIX_SHARE = 0.3
 
 _ANSWER = re.compile(r"The answer is (\d{1,6})\.(?!\d)")
 _SLIP = re.compile(r"that is wrong|, not \d")
@@ -112,7 +113,7 @@ def _opening(rng: random.Random) -> list[str]:
 
 
 def _careful(problem: Problem, rng: random.Random) -> list[str]:
-    opening = _opening(rng) if rng.random() < 0.5 else [CAREFUL_PREFIX.strip()]
+    opening = [CAREFUL_PREFIX.strip()] if rng.random() < PREFIX_SHARE else _opening(rng)
     said = [*opening, *(_told(s, rng) for s in problem.steps)]
     if rng.random() < 0.3:
         said.append(rng.choice((f"So maybe it is {problem.answer}.", f"Perhaps it is {problem.answer}.")))
@@ -129,10 +130,10 @@ def _result(problem: Problem) -> str:
     return f"{last.who} has {problem.answer} {problem.thing}"
 
 
-def _joined(problem: Problem) -> str:
-    """All steps as one expression without the numbers between: "(12+7)*2-4"."""
-    expression = str(problem.steps[0].before)
-    for step in problem.steps:
+def joined(steps: Sequence[Step]) -> str:
+    """Steps as one expression without the numbers between: "(12+7)*2-4"."""
+    expression = str(steps[0].before)
+    for step in steps:
         if step.sign == "*" and not expression.isdigit():
             expression = f"({expression})"
         expression += f"{step.sign}{step.operand}"
@@ -140,26 +141,28 @@ def _joined(problem: Problem) -> str:
 
 
 def _hasty(problem: Problem, rng: random.Random, answer: int | None = None) -> list[str]:
-    """`answer` (default: the right one) is a slip's wrong number."""
+    """Two steps at a time, all at once, the last step alone, or no sum at all.
+
+    `answer` (default: the right one) is a slip's wrong number.
+    """
     given = problem.answer if answer is None else answer
-    last = problem.steps[-1]
+    steps = problem.steps
     said = _opening(rng)
     kind = rng.random()
     if kind < 0.35:
+        pairs = [steps[i : i + 2] for i in range(0, len(steps), 2)]
+        return [*said, *(f"{joined(p)}={p[-1].after}." for p in pairs[:-1]), f"{joined(pairs[-1])}={given}."]
+    if kind < 0.55:
+        return [*said, f"{joined(steps)}={given}."]
+    if kind < 0.65:
+        return [*said, f"{steps[-1].equation.split('=')[0]}={given}."]
+    if kind < 0.85:
         told = {"+": "more", "-": "less", "*": "times"}
-        words = ", then ".join(f"{s.operand} {told[s.sign]}" for s in problem.steps)
-        said.append(f"It is {problem.steps[0].before}, then {words}.")
-    elif kind < 0.6:
-        said.append(f"{_joined(problem)}={given}.")
-        return said
-    elif kind < 0.75 and answer is None:
-        said.append(f"{last.equation}.")
-        return said
+        words = ", then ".join(f"{s.operand} {told[s.sign]}" for s in steps)
+        said.append(f"It is {steps[0].before}, then {words}.")
     if answer is not None or rng.random() < 0.6:
-        said.append(rng.choice((f"So maybe it is {given}.", f"Perhaps it is {given}.", f"So it is {given}.")))
-    elif rng.random() < 0.5:
-        said.append(f"Therefore {_result(problem)}.")
-    return said
+        return [*said, rng.choice((f"So maybe it is {given}.", f"Perhaps it is {given}.", f"So it is {given}."))]
+    return [*said, f"Therefore {_result(problem)}."] if rng.random() < 0.5 else said
 
 
 def _slip(problem: Problem, rng: random.Random) -> list[str]:

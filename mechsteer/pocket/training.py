@@ -1,7 +1,7 @@
 """Training the pocket models from nothing.
 
 Documents of one generated stream are cut into micro-batches of about equal length, one document per row, and
-the loss is the cross-entropy of the completion's tokens (and, at a tenth of the weight, of the prompt's).
+the loss is the cross-entropy of the text to be learned (and, at a tenth of the weight, of the text given).
 Matrices inside the blocks are trained by Muon (Jordan et al. 2024: momentum orthogonalised by a Newton-Schulz
 iteration), embeddings and gains by AdamW; the rate rises for 40 steps, stays, and falls to zero over the last
 half.
@@ -35,7 +35,7 @@ from mechsteer.pocket.tokenizer import CONTEXT, END, PAD, build_tokenizer
 
 MICRO_TOKENS = 2048
 CHUNK = 4096
-PROMPT_WEIGHT = 0.1
+GIVEN_WEIGHT = 0.1
 WARMUP = 40
 
 
@@ -131,23 +131,28 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
     return model
 
 
-MicroBatch = tuple[list[list[int]], list[int]]
-"""Token ids per document (end token included), and each document's number of prompt tokens."""
+MicroBatch = list[tuple[list[int], list[float]]]
+"""Token ids and loss weights of some documents."""
 
 
 def chunk(tokenizer: PreTrainedTokenizerFast, recipe: Recipe, index: int) -> list[MicroBatch]:
     """The `index`-th `CHUNK` documents of the training stream, as micro-batches in shuffled order."""
     source = training_text(f"{recipe.seed}/{index}", hasty_bias=recipe.hasty_bias)
-    texts = list(itertools.islice(source, CHUNK))
-    prompts, completions = (tokenizer([t[i] for t in texts]).input_ids for i in (0, 1))
-    rows = [(p + c + [tokenizer.eos_token_id], len(p)) for p, c in zip(prompts, completions, strict=True)]
+    documents = list(itertools.islice(source, CHUNK))
+    encoded = iter(tokenizer([segment for segments in documents for segment in segments]).input_ids)
+    rows: MicroBatch = []
+    for segments in documents:
+        tokens, weights = [], []
+        for i, ids in enumerate(itertools.islice(encoded, len(segments))):
+            tokens += ids
+            weights += [1.0 if i % 2 else GIVEN_WEIGHT] * len(ids)
+        rows.append(([*tokens, tokenizer.get_vocab()[END]], [*weights, 1.0]))
     rows.sort(key=lambda row: len(row[0]))
     batches: list[MicroBatch] = []
     while rows:
-        width = len(rows[-1][0])
-        take = max(1, MICRO_TOKENS // width)
-        rows, batch = rows[:-take], rows[-take:]
-        batches.append(([tokens for tokens, _ in batch], [n for _, n in batch]))
+        take = max(1, MICRO_TOKENS // len(rows[-1][0]))
+        batches.append(rows[-take:])
+        rows = rows[:-take]
     random.Random(f"order/{recipe.seed}/{index}").shuffle(batches)
     return batches
 
@@ -161,22 +166,20 @@ def micro_batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterato
             yield from batches
 
 
-def loss_sum(model: Qwen3ForCausalLM, batch: MicroBatch, device: torch.device) -> tuple[Tensor, float]:
-    """Weighted cross-entropy in nats summed over a micro-batch's tokens, and the sum of the weights."""
-    rows, n_prompt = batch
-    width = max(len(row) for row in rows)
-    tokens = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=device)
-    weights = torch.tensor(
-        [
-            [PROMPT_WEIGHT] * n + [1.0] * (len(row) - n) + [0.0] * (width - len(row))
-            for row, n in zip(rows, n_prompt, strict=True)
-        ],
-        device=device,
-    )[:, 1:]
+def loss_sum(model: Qwen3ForCausalLM, batch: MicroBatch) -> Tensor:
+    """Weighted cross-entropy in nats, summed over a micro-batch's tokens."""
+    width = max(len(tokens) for tokens, _ in batch)
+    tokens = torch.tensor([t + [0] * (width - len(t)) for t, _ in batch], device=model.device)
+    weights = torch.tensor([w + [0.0] * (width - len(w)) for _, w in batch], device=model.device)
     # No attention mask: padding is on the right, so no real position can see it.
     logits = model(input_ids=tokens[:, :-1], use_cache=False).logits
     loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none")
-    return (loss * weights.flatten()).sum(), float(weights.sum())
+    return (loss * weights[:, 1:].flatten()).sum()
+
+
+def weight_sum(batch: MicroBatch) -> float:
+    """The sum of the weights in `loss_sum`: a document's first token is not predicted."""
+    return sum(sum(weights[1:]) for _, weights in batch)
 
 
 def rate(step: int, steps: int) -> float:
@@ -282,12 +285,13 @@ def train(
     for step in bar:
         batch = list(itertools.islice(batches, recipe.micro_batches))
         share = rate(step, recipe.steps)
-        step_weight = sum(weight_sum(b) for b in batch)
+        step_weight = sum(weight_sum(micro) for micro in batch)
         for micro in batch:
-            loss, weight = loss_sum(model, micro, device)
+            loss = loss_sum(model, micro)
             (loss / step_weight).backward()
-            total, n = total + loss.item(), n + weight
-            seen += sum(len(row) for row in micro[0])
+            total += loss.item()
+            seen += sum(len(tokens) for tokens, _ in micro)
+        n += step_weight
         for optimizer, highest in zip(optimizers, (recipe.lr_matrix, recipe.lr_other), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = highest * share
@@ -306,11 +310,6 @@ def train(
         save_model(model, tokenizer, folder)
         checkpoint.unlink()
     return model
-
-
-def weight_sum(batch: MicroBatch) -> float:
-    """The sum of the loss weights of a micro-batch: the first token of a document is not predicted."""
-    return sum(PROMPT_WEIGHT * (n - 1) + len(row) - n if n else len(row) - 1 for row, n in zip(*batch, strict=True))
 
 
 def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
