@@ -5,7 +5,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip
-INSTALL := $(PIP) install --disable-pip-version-check -c constraints.txt
+# pep517: the pip of Debian 12 would run the setup.py of packages that have no wheel here and not in a build environment
+INSTALL := $(PIP) install --use-pep517 --disable-pip-version-check -c constraints.txt
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -33,7 +34,7 @@ bench: $(VENV)/.test ## time what must be fast
 pin: $(VENV)/.test ## write the versions now installed in .venv to constraints.txt
 	@# torch's local tag (+cpu, +cu130) belongs to a machine; torch itself pins its CUDA packages
 	{ sed '/^#/!d' constraints.txt; \
-	  $(PIP) freeze --all --exclude-editable | sed -e 's/+[a-z0-9.]*$$//' -e '/^nvidia-/d' -e '/^triton==/d'; \
+	  $(PIP) freeze --all --exclude-editable | sed -e '/^pip==/d' -e 's/+[a-z0-9.]*$$//' -e '/^nvidia-/d' -e '/^triton==/d'; \
 	} > constraints.txt.part
 	mv constraints.txt.part constraints.txt
 	touch $(VENV)/.study $(VENV)/.test
