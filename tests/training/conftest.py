@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 
 import pytest
+import toys
 
 import mechsteer as ms
-from tests import toys
 
 
 @pytest.fixture(scope="session")

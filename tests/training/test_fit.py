@@ -6,13 +6,13 @@ import copy
 
 import pytest
 import torch
+import toys
 from safetensors.torch import save_file
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, FileFormatError, NonFiniteError
 from mechsteer.interventions import replace_intervention
 from mechsteer.training import Sample, fit
-from tests import toys
 
 GENERATED = ms.TokenScope.generated(include_last_prompt=True)
 QUIET = {"progress": False}

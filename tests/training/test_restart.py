@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import toys
 from torch import Tensor
 
 import mechsteer as ms
 from mechsteer.training import Batch, Kept, Start, logits_from, n_untouched_blocks, n_untouched_columns, start_from
 from mechsteer.training.batches import make_batches
-from tests import toys
 
 KINDS = (
     *(f"bridge-{f}" for f in toys.FAMILIES),
