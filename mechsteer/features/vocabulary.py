@@ -24,10 +24,6 @@ TokenGroups = dict[str, list[tuple[int, ...]]]
 _PRESETS = Path(__file__).with_name("vocabularies.yaml")
 
 
-class MechsteerWarning(UserWarning):
-    """Something that does not stop the work but that the reader of the result must know."""
-
-
 def presets() -> dict[str, dict[str, list[str]]]:
     """The bundled vocabularies.
 

@@ -1,0 +1,1 @@
+"""Presets, read by Hydra; every command shares the keys of study.yaml."""

@@ -1,0 +1,138 @@
+"""One configuration for every command: configs/study.yaml, a mapping or file over it, Hydra overrides over that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mechsteer.errors import ConfigError, closest
+
+_POSITIVE = (
+    *("batch_size", "max_new_tokens", "prompt_tokens", "traces.n_problems", "traces.n_dev", "traces.n_samples"),
+    *("adapter.epochs", "adapter.n_samples", "evaluate.n_problems", "sae.d_sae", "sae.k", "sae.n_tokens"),
+    *("probe.n_splits", "topology.n_points", "attribute.n_prompts", "attribute.n_random"),
+)
+
+
+def defaults() -> dict[str, Any]:
+    """The bundled configuration as a plain dict."""
+    with initialize_config_module("mechsteer.configs", version_base=None):
+        return _plain(compose("study"))
+
+
+def resolve(config: Mapping[str, Any] | str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The full configuration as a plain dict: the bundled one, `config` over it, `overrides` (key=value) over that.
+
+    Raises ConfigError for an unknown key (naming the nearest), a value of the wrong kind, or a missing file.
+    """
+    known = dict(_leaves(defaults()))
+    given = [f"{key}={_quoted(value)}" for key, value in _leaves(_mapping(config), stop=known)]
+    for override in given + list(overrides):
+        _check_key(override, known)
+    try:
+        with initialize_config_module("mechsteer.configs", version_base=None):
+            resolved = _plain(compose("study", overrides=[*given, *overrides]))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(
+            f"the configuration cannot be read: {str(error).splitlines()[0]}", "write key=value"
+        ) from error
+    values = dict(_leaves(resolved, stop=known))
+    for key, default in known.items():
+        _check_kind(key, values[key], default)
+    for key in _POSITIVE:
+        if values[key] < 1:
+            raise ConfigError(f"{key} is {values[key]}", "give at least 1")
+    for key, allowed in (
+        ("backend", ("bridge", "hooked")),
+        ("metric", ("auto", "accuracy", "log_odds")),
+        ("heatmap.show", ("probe", "feature")),
+    ):
+        if values[key] not in allowed:
+            raise ConfigError(f"{key} is {values[key]!r}", f"choose one of {list(allowed)}")
+    if not values["layers"]:
+        raise ConfigError("layers is empty", "give at least one, such as layers=[0.5]")
+    return resolved
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Keyword arguments as overrides: {"traces": {"n_dev": 5}} or {"traces.n_dev": 5}."""
+    return [f"{key}={_quoted(value)}" for key, value in _leaves(values)]
+
+
+def _mapping(config: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
+    if config is None:
+        return {}
+    if isinstance(config, Mapping):
+        return config
+    path = Path(config)
+    if not path.is_file():
+        raise ConfigError(f"no configuration file at {path}", "give a YAML file with keys of study.yaml")
+    try:
+        loaded = OmegaConf.to_container(OmegaConf.load(path))
+    except (OmegaConfBaseException, OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}", "give a YAML file with keys of study.yaml"
+        ) from error
+    if not isinstance(loaded, dict):
+        raise ConfigError(f"{path} holds a {type(loaded).__name__}", "give a YAML file with keys of study.yaml")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    container = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def _leaves(
+    values: Mapping[str, Any], prefix: str = "", stop: Mapping[str, Any] | None = None
+) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and (stop is None or name not in stop):
+            yield from _leaves(value, f"{name}.", stop)
+        else:
+            yield name, value
+
+
+def _quoted(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+        return f"'{escaped}'"
+    if isinstance(value, (list, tuple)):
+        return "[" + ",".join(_quoted(item) for item in value) + "]"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _check_key(override: str, known: Mapping[str, Any]) -> None:
+    try:
+        key = OverridesParser.create().parse_override(override).key_or_group
+    except HydraException as error:
+        raise ConfigError(
+            f"{override!r} is no setting", "write key=value; quote values with spaces: 'suffix=\" and then\"'"
+        ) from error
+    if key not in known:
+        near = closest(key, known) or sorted(known)
+        raise ConfigError(f"unknown key {key!r}", f"the nearest are {near}")
+
+
+def _check_kind(key: str, value: Any, default: Any) -> None:
+    if default is None:
+        return
+    number = isinstance(default, (int, float)) and not isinstance(default, bool)
+    fits = (
+        isinstance(value, (int, float)) and not isinstance(value, bool) if number else isinstance(value, type(default))
+    )
+    if isinstance(default, int) and isinstance(value, float):
+        fits = False
+    if not fits:
+        raise ConfigError(f"{key} is {value!r}", f"give a {type(default).__name__}, such as {default!r}")

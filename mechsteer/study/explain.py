@@ -1,0 +1,122 @@
+"""Stage 8: what the adapter is made of, and the check of every such claim by running the model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mechsteer.attribution import (
+    attribute,
+    attribute_effect,
+    attribute_encoder,
+    attribute_logits,
+    attribute_maps,
+    deltas,
+    metrics,
+)
+from mechsteer.bases import Basis, from_sae, singular, top_tokens
+from mechsteer.study import measure, steering
+from mechsteer.study import traces as data
+from mechsteer.study.run import Run
+
+
+def attribution(run: Run) -> dict[str, Any]:
+    """The adapter in SAE features, singular directions and logits; effect shares, sufficiency and necessity."""
+    how, model = run.config["attribute"], run.model
+    chosen = steering.adapter(run)
+    prompts, continuations, metric, named = contexts(run)
+    d = deltas(model, chosen, prompts, continuations=continuations)
+    trained = measure.sae(run)
+    features = from_sae(trained)
+    layer = chosen.interventions[0].site.layer
+    n_layers = model.cfg.n_layers
+    reading = singular(
+        model, layers=[n for n in (layer + 1,) if n < n_layers] or [layer], site=chosen.interventions[0].site
+    )
+    writing = singular(model, maps=("o", "down"), layers=[layer], side="left")
+    readings = {
+        "decoder": named_features(run, attribute(d, features, k=how["k"][-1])),
+        "encoder": named_features(run, attribute_encoder(d, features)),
+        "read downstream": {name: named_directions(run, att) for name, att in attribute_maps(d, reading).items()},
+        "written upstream": {name: named_directions(run, att) for name, att in attribute_maps(d, writing).items()},
+        "logits": attribute_logits(model, d).to_dict(k=12),
+    }
+    effects = {}
+    for name, basis in {"SAE features": features, "singular directions (written)": one_map(writing)}.items():
+        effect = attribute_effect(
+            model,
+            chosen,
+            prompts,
+            basis,
+            metric,
+            k=tuple(how["k"]),
+            n_random=how["n_random"],
+            seed=run.seed("attribute", name),
+            progress=run.progress,
+        )
+        effects[name] = effect.to_dict(k=12)
+    return {
+        "metric": named,
+        "n_prompts": len(prompts),
+        "site": str(d.sites[0]),
+        "readings": readings,
+        "effects": effects,
+    }
+
+
+def contexts(run: Run) -> tuple[list[list[int]], list[list[int]] | None, Any, str]:
+    """(prompts, continuations, metric, its name): dev problems with the model's own right answers; or dev prompts."""
+    n = run.config["attribute"]["n_prompts"]
+    if data.metric(run) == "log_odds":
+        _, problems = data.items(run, "dev", n)
+        ids = [steering.continuation(run, run.config[name])[0] for name in ("positive", "negative")]
+        prompts = [data.prompt_ids(run, item) for item in problems]
+        return (
+            prompts,
+            None,
+            metrics.log_odds(*ids),
+            f"ln P({run.config['positive']!r}) − ln P({run.config['negative']!r})",
+        )
+    right = [data.whole(run, t) for t in data.load(run, "dev") if t.correct][:n]
+    prompts, targets = [ids[:k] for ids, k in right], [ids[k:] for ids, k in right]
+    return (
+        prompts,
+        targets,
+        metrics.target_logprob(targets),
+        "log-probability of the model's own right dev traces, nats per trace",
+    )
+
+
+def one_map(basis: Basis) -> Basis:
+    """The `down` map's directions of a union over maps: one orthonormal block."""
+    blocks = basis.split()
+    return next(block for name, block in blocks.items() if name.startswith("down"))
+
+
+def named_features(run: Run, att: Any) -> dict[str, Any]:
+    """Shares of the deltas, the top features joined with ReasonScore and what the unembedding makes of them."""
+    scores = run.result("reasonscore").get("scores")
+    rows = att.top(10).to_dict("records")
+    tokens = top_tokens(run.model, att.basis.select([row["direction"] for row in rows]), 5) if rows else None
+    for i, row in enumerate(rows):
+        row["reason_score"] = None if scores is None else scores[row["direction"]]
+        row["promotes"] = None if tokens is None else list(tokens["promoted"].iloc[i])
+    return shares(att) | {"top": rows}
+
+
+def named_directions(run: Run, att: Any) -> dict[str, Any]:
+    rows = att.top(5).to_dict("records")
+    tokens = top_tokens(run.model, att.basis.select([row["direction"] for row in rows]), 5) if rows else None
+    for i, row in enumerate(rows):
+        row["promotes"] = None if tokens is None else list(tokens["promoted"].iloc[i])
+    return shares(att) | {"top": rows}
+
+
+def shares(att: Any) -> dict[str, Any]:
+    return {
+        "explained": att.explained,
+        "residual_norm": att.residual,
+        "norm": att.norm,
+        "n_tokens": att.n_tokens,
+        "expressed": att.expressed,
+        "k": att.k,
+    }

@@ -1,0 +1,209 @@
+"""Stage 1 and 2: prompts become traces with verified answers, split by problem; traces become activations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mechsteer.activations import ActivationStore, capture, open_store
+from mechsteer.errors import ConfigError, DataError
+from mechsteer.generation import generate
+from mechsteer.models import tokenize
+from mechsteer.pocket import CAREFUL_PREFIX
+from mechsteer.prompts import read_rows
+from mechsteer.sites import Site
+from mechsteer.study.run import Run
+from mechsteer.tasks import Item, Task, Trace, load_task, read_solutions, read_traces, write_traces
+
+STEP_BY_STEP = " Let's think step by step."
+
+
+def is_ready_made(run: Run) -> bool:
+    """The data are traces that somebody else wrote, right and wrong: nothing is generated or steered."""
+    path = Path(run.config["data"])
+    if path.suffix != ".jsonl" or not path.is_file():
+        return False
+    first = read_rows(path)[0].data
+    return isinstance(first, dict) and "ground_truth" in first
+
+
+def metric(run: Run) -> str:
+    """ "accuracy" where answers can be verified, else "log_odds"."""
+    wanted = run.config["metric"]
+    if wanted != "auto":
+        return wanted
+    return (
+        "accuracy" if is_ready_made(run) or load_task(run.config["data"], 1, split="train").can_verify else "log_odds"
+    )
+
+
+def items(run: Run, split: str, n: int) -> tuple[Task, list[Item]]:
+    """`n` problems of a split; where the file has fewer, all of them."""
+    data = run.config["data"]
+    try:
+        task = load_task(data, n, seed=run.config["seed"], split=split)  # pyright: ignore[reportArgumentType]
+    except DataError:
+        task = load_task(data, None, seed=run.config["seed"], split=split)  # pyright: ignore[reportArgumentType]
+    return task, list(task.items)
+
+
+def careful_prefix(run: Run) -> str:
+    """What asks for care, put behind the prompt."""
+    return CAREFUL_PREFIX if run.config["data"] == "pocket" else STEP_BY_STEP
+
+
+def write(run: Run) -> dict[str, Any]:
+    """traces.jsonl: sampled traces of the training and dev problems (or the ready-made ones), judged."""
+    how = run.config["traces"]
+    if is_ready_made(run):
+        found = some_problems(run, read_solutions(run.config["data"]), how["n_problems"])
+        traces = {
+            "train": [t for t in found if len(tokenize(run.model, [t.prompt + t.text])[0]) <= run.model.cfg.n_ctx]
+        }
+        if not traces["train"]:
+            raise DataError(
+                f"no trace of {run.config['data']} fits the context of {run.model.cfg.n_ctx}",
+                "use a model with a longer context",
+            )
+        source = "ready-made"
+        left_out = len(found) - len(traces["train"])
+    else:
+        source, left_out = "sampled from the model", 0
+        traces = {
+            "train": sample(run, "train", how["n_problems"], how["n_samples"]),
+            "dev": sample(run, "dev", how["n_dev"], 1),
+        }
+    for split, found in traces.items():
+        write_traces(run.folder / f"traces-{split}.jsonl", found)
+    return {
+        "source": source,
+        "metric": metric(run),
+        "left_out_too_long": left_out,
+        **{split: summary(found) for split, found in traces.items()},
+    }
+
+
+def some_problems(run: Run, traces: list[Trace], n: int) -> list[Trace]:
+    """The traces of `n` problems, drawn by seed."""
+    groups = sorted({t.group for t in traces})
+    drawn = torch.randperm(len(groups), generator=run.generator("ready-made"))[:n].tolist()
+    kept = {groups[i] for i in drawn}
+    return [t for t in traces if t.group in kept]
+
+
+def summary(traces: Sequence[Trace]) -> dict[str, Any]:
+    """Counts, accuracy, styles, disagreement within problems."""
+    by_problem: dict[str, list[bool]] = {}
+    for trace in traces:
+        if trace.correct is not None:
+            by_problem.setdefault(trace.group, []).append(trace.correct)
+    judged = [c for found in by_problem.values() for c in found]
+    styles = [t.style for t in traces if t.style is not None]
+    return {
+        "n_traces": len(traces),
+        "n_problems": len({t.group for t in traces}),
+        "accuracy": float(np.mean(judged)) if judged else None,
+        "problems_with_both": sum(len(set(found)) == 2 for found in by_problem.values()),
+        "styles": {name: styles.count(name) / len(styles) for name in sorted(set(styles))},
+    }
+
+
+def sample(run: Run, split: str, n_problems: int, n_samples: int) -> list[Trace]:
+    """Traces sampled from the model as it is."""
+    task, problems = items(run, split, n_problems)
+    prompts = [prompt_ids(run, item) for item in problems for _ in range(n_samples)]
+    out = generate(
+        run.model,
+        prompts,
+        max_new_tokens=room(run, prompts),
+        temperature=run.config["traces"]["temperature"],
+        generator=run.generator("traces", split),
+        batch_size=run.config["batch_size"],
+        progress=run.progress,
+    )
+    return [
+        task.trace(item, out.texts[i * n_samples + j], source=split, sample=j)
+        for i, item in enumerate(problems)
+        for j in range(n_samples)
+    ]
+
+
+def prompt_ids(run: Run, item: Item) -> list[int]:
+    """Token ids of an item's prompt; for log-odds its first tokens and the suffix."""
+    ids = tokenize(run.model, [item.prompt])[0]
+    if metric(run) != "log_odds":
+        return ids
+    tail = run.model.tokenizer(run.config["suffix"], add_special_tokens=False)["input_ids"]
+    return ids[: run.config["prompt_tokens"]] + list(tail)
+
+
+def room(run: Run, prompts: Sequence[Sequence[int]]) -> int:
+    """New tokens that fit behind the longest prompt, at most max_new_tokens."""
+    left = run.model.cfg.n_ctx - max(len(p) for p in prompts)
+    if left < 1:
+        raise ConfigError(
+            f"a prompt fills the context of {run.model.cfg.n_ctx}", "leave it out, or use a model with a longer context"
+        )
+    return min(run.config["max_new_tokens"], left)
+
+
+def load(run: Run, split: str) -> list[Trace]:
+    """The traces of a split; none where the run has none."""
+    path = run.folder / f"traces-{split}.jsonl"
+    return read_traces(path) if path.is_file() else []
+
+
+def sites(run: Run) -> list[Site]:
+    """The layers of the configuration at resid_post, as indices, each once."""
+    return list(dict.fromkeys(Site(layer, "resid_post").at(run.model) for layer in run.config["layers"]))
+
+
+def whole(run: Run, trace: Trace) -> tuple[list[int], int]:
+    """(token ids of prompt and text, tokens of the prompt)."""
+    prompt = tokenize(run.model, [trace.prompt])[0]
+    text = run.model.tokenizer(trace.text, add_special_tokens=False)["input_ids"]
+    return prompt + list(text), len(prompt)
+
+
+def keep(run: Run) -> dict[str, Any]:
+    """activations/: the training traces at every candidate layer."""
+    traces = load(run, "train")
+    rows = [whole(run, trace) for trace in traces]
+    store = capture(
+        run.model,
+        [ids for ids, _ in rows],
+        sites(run),
+        path=run.folder / "activations",
+        batch_size=run.config["batch_size"],
+        labels=[trace.correct for trace in traces],
+        prompt_ids=[f"{t.item_id}/{t.source}/{t.sample}" for t in traces],
+        progress=run.progress,
+    )
+    return {
+        "n_traces": store.n_prompts,
+        "n_tokens": store.n_tokens,
+        "sites": [str(s) for s in store],
+        "engine": store.engine,
+        "prompt_lengths": [n for _, n in rows],
+    }
+
+
+def store(run: Run) -> ActivationStore:
+    """The store that `keep` wrote."""
+    run.result("capture")
+    return open_store(run.folder / "activations", model=run.model)
+
+
+def responses(run: Run, site: Site) -> list[torch.Tensor]:
+    """Per training trace the activations [n d_model] of what the model wrote; the prompt is left out."""
+    lengths = run.result("capture")["prompt_lengths"]
+    found = []
+    for batch in store(run)[site]:
+        for values, mask in zip(batch.values, batch.mask, strict=True):
+            start = lengths[len(found)]
+            found.append(values[start:][mask[start:]].float())
+    return found
