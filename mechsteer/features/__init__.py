@@ -3,6 +3,7 @@
 `sae` is imported on its own: it loads sae_lens, which takes seconds.
 """
 
+from mechsteer.errors import MechsteerWarning
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
 from mechsteer.features.reason_score import (
     FeatureScores,
@@ -12,7 +13,7 @@ from mechsteer.features.reason_score import (
     reason_ratio,
     reason_score,
 )
-from mechsteer.features.vocabulary import MechsteerWarning, TokenGroups, groups_for, presets, surface_forms
+from mechsteer.features.vocabulary import TokenGroups, groups_for, presets, surface_forms
 
 __all__ = [
     "groups_for",

@@ -29,8 +29,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
-from mechsteer.features.vocabulary import MechsteerWarning
+from mechsteer.errors import ConfigError, DataError, MechsteerWarning, NonFiniteError, ShapeError
 from mechsteer.shapes import FeatureActs, Mask, Tokens
 
 EPS = 1e-12

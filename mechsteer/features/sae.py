@@ -33,6 +33,7 @@ from mechsteer.errors import (
     ConfigError,
     DataError,
     FileFormatError,
+    MechsteerWarning,
     ModelLoadError,
     ModelMismatchError,
     NonFiniteError,
@@ -42,7 +43,6 @@ from mechsteer.errors import (
 from mechsteer.features.encoding import N_EVALUATION, decoder_rows, encode, evaluate_sae, splice_fn
 from mechsteer.features.sae_checkpoint import read_extra, restore_checkpoint, save_checkpoint
 from mechsteer.features.shuffling import Batches, first_rows, shuffled
-from mechsteer.features.vocabulary import MechsteerWarning
 
 with warnings.catch_warnings():
     # sae_lens imports it; nothing of ours does
