@@ -32,6 +32,7 @@ def write(path: Path, *rows: object) -> Path:
         ("A cat. PA: 7 of 8", None, "8"),
         (r"thus \boxed{\$42} as 6*7 = 42, not 43", None, "42"),
         ("She pays 10-3 = 7 dollars, $7.", None, "7"),
+        ("That is 10-3", None, "3"),
         ("<<1+1=2>>", None, None),
         ("It falls to -4.50 degrees.", None, "-4.5"),
         ("They are 3, 400 and 12,3456", None, "3456"),
