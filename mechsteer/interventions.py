@@ -151,7 +151,7 @@ class Steering:
 def _plain_hook(
     session: Session, fn: Callable, mask: Tensor | None, tokens: Tensor | None, *, begins: bool
 ) -> Callable:
-    def plain_hook(acts: Tensor, hook: Any = None) -> Tensor | None:
+    def plain_hook(acts: Tensor, hook: Any = None) -> Tensor | None:  # noqa: ARG001 (TransformerLens passes it by name)
         if begins:
             shape = (acts.shape[0], acts.shape[1])
             session.begin(Forward(shape, acts.device, tokens, mask, cache=None, is_filled=False, keeps_cache=False))
