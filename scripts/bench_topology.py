@@ -83,13 +83,13 @@ def bench_streaming(window: int, d_model: int = 1024, n_tokens: int = 500) -> fl
     return float(np.median(seconds[window:]) * 1e3)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--points", type=int, default=128)
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     print(json.dumps(bench_h0(args.batch, args.points, args.width, args.rounds), indent=2))
 
 
