@@ -16,7 +16,7 @@ from typing import Any
 from mechsteer.errors import ConfigError
 from mechsteer.files import write_atomically
 from mechsteer.study import explain, measure, steering, traces
-from mechsteer.study.config import as_overrides, resolve
+from mechsteer.study.config import overlaid, resolve
 from mechsteer.study.heatmap import heatmap
 from mechsteer.study.page import page
 from mechsteer.study.run import Run, Stage, read_json, to_json
@@ -68,7 +68,7 @@ def study(
 
     Raises ConfigError (unknown keys, a folder made with other settings) and what the stages raise.
     """
-    run = open_run(resolve(config, as_overrides(overrides)), progress=progress, say=say)
+    run = open_run(resolve(overlaid(config, overrides)), progress=progress, say=say)
     for name in STAGES:
         if name not in NEEDS_STEERING or not traces.is_ready_made(run):
             run.result(name)

@@ -8,12 +8,19 @@ from typing import Any
 
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from mechsteer.errors import ConfigError, closest
 
+_CHOICES = {
+    "backend": ("bridge", "hooked"),
+    "metric": ("auto", "accuracy", "log_odds"),
+    "heatmap.show": ("probe", "feature"),
+}
 _POSITIVE = (
     *("batch_size", "max_new_tokens", "prompt_tokens", "traces.n_problems", "traces.n_dev", "traces.n_samples"),
     *("adapter.epochs", "adapter.n_samples", "evaluate.n_problems", "sae.d_sae", "sae.k", "sae.n_tokens"),
@@ -32,38 +39,51 @@ def resolve(config: Mapping[str, Any] | str | Path | None = None, overrides: Seq
 
     Raises ConfigError for an unknown key (naming the nearest), a value of the wrong kind, or a missing file.
     """
-    known = dict(_leaves(defaults()))
-    given = [f"{key}={_quoted(value)}" for key, value in _leaves(_mapping(config), stop=known)]
-    for override in given + list(overrides):
-        _check_key(override, known)
-    try:
-        with initialize_config_module("mechsteer.configs", version_base=None):
-            resolved = _plain(compose("study", overrides=[*given, *overrides]))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(
-            f"the configuration cannot be read: {str(error).splitlines()[0]}", "write key=value"
-        ) from error
-    values = dict(_leaves(resolved, stop=known))
-    for key, default in known.items():
-        _check_kind(key, values[key], default)
+    values = dict(_leaves(defaults()))
+    known = dict(values)
+    for key, value in [*_leaves(_mapping(config), stop=known), *map(_parsed, overrides)]:
+        if key not in known:
+            raise ConfigError(f"unknown key {key!r}", f"the nearest are {closest(key, known) or sorted(known)}")
+        _check_kind(key, value, known[key])
+        values[key] = value
     for key in _POSITIVE:
         if values[key] < 1:
             raise ConfigError(f"{key} is {values[key]}", "give at least 1")
-    for key, allowed in (
-        ("backend", ("bridge", "hooked")),
-        ("metric", ("auto", "accuracy", "log_odds")),
-        ("heatmap.show", ("probe", "feature")),
-    ):
+    for key, allowed in _CHOICES.items():
         if values[key] not in allowed:
             raise ConfigError(f"{key} is {values[key]!r}", f"choose one of {list(allowed)}")
     if not values["layers"]:
         raise ConfigError("layers is empty", "give at least one, such as layers=[0.5]")
-    return resolved
+    return _nested(values)
 
 
-def as_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Keyword arguments as overrides: {"traces": {"n_dev": 5}} or {"traces.n_dev": 5}."""
-    return [f"{key}={_quoted(value)}" for key, value in _leaves(values)]
+def overlaid(config: Mapping[str, Any] | str | Path | None, more: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings (a mapping or a file) with others over them, as one flat mapping for `resolve`."""
+    return dict(_leaves(_mapping(config))) | dict(_leaves(more))
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"a.b": 1} -> {"a": {"b": 1}}."""
+    nested: dict[str, Any] = {}
+    for key, value in values.items():
+        *path, leaf = key.split(".")
+        inner = nested
+        for part in path:
+            inner = inner.setdefault(part, {})
+        inner[leaf] = value
+    return nested
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    """(key, value) of key=value, read by Hydra's grammar."""
+    hint = "write key=value; quote values with spaces: 'suffix=\" and then\"'"
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException as error:
+        raise ConfigError(f"{override!r} is no setting", hint) from error
+    if parsed.type is not OverrideType.CHANGE or parsed.is_sweep_override():
+        raise ConfigError(f"{override!r} is no setting of one run", hint)
+    return parsed.key_or_group, parsed.value()
 
 
 def _mapping(config: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
@@ -76,7 +96,7 @@ def _mapping(config: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]
         raise ConfigError(f"no configuration file at {path}", "give a YAML file with keys of study.yaml")
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, OSError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
         raise ConfigError(
             f"{path} cannot be read: {str(error).splitlines()[0]}", "give a YAML file with keys of study.yaml"
         ) from error
@@ -100,29 +120,6 @@ def _leaves(
             yield from _leaves(value, f"{name}.", stop)
         else:
             yield name, value
-
-
-def _quoted(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace("'", "\\'")
-        return f"'{escaped}'"
-    if isinstance(value, (list, tuple)):
-        return "[" + ",".join(_quoted(item) for item in value) + "]"
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _check_key(override: str, known: Mapping[str, Any]) -> None:
-    try:
-        key = OverridesParser.create().parse_override(override).key_or_group
-    except HydraException as error:
-        raise ConfigError(
-            f"{override!r} is no setting", "write key=value; quote values with spaces: 'suffix=\" and then\"'"
-        ) from error
-    if key not in known:
-        near = closest(key, known) or sorted(known)
-        raise ConfigError(f"unknown key {key!r}", f"the nearest are {near}")
 
 
 def _check_kind(key: str, value: Any, default: Any) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 from mechsteer.report import Verdict
 
+ALPHA = 0.05  # two-sided, of the one primary test
+
 QUESTION = {
     "accuracy": "Does one trained steering vector make the model solve more problems?",
     "log_odds": "Does one trained steering vector move the model towards the wanted continuation?",
@@ -43,7 +45,7 @@ def kind(evaluation: dict[str, Any]) -> str:
     """ "none", "harm", "not specific", "style" or "effect"."""
     main = evaluation["comparisons"]["adapter − base"]
     low, high = main["difference"]["low"], main["difference"]["high"]
-    if low <= 0 <= high:
+    if low <= 0 <= high or main["p_value"] >= ALPHA:
         return "none"
     if high < 0:
         return "harm"
@@ -64,7 +66,7 @@ def statement(evaluation: dict[str, Any]) -> str:
     found = kind(evaluation)
     can = "" if detectable is None else f" A difference of {detectable:.3f} would have been detected with 80 % power."
     text = {
-        "none": f"No effect: the interval of the difference holds zero ({amount}).{can}",
+        "none": f"No effect was found: {amount} is no more than chance gives (p = {main['p_value']:.2f}).{can}",
         "harm": f"It hurts: the score falls {amount}.",
         "not specific": f"The score rises {amount}, but a random direction of equal norm does as well: no evidence for this direction.",
         "style": f"It only switches the style: the score rises {amount}, no more than the styles it writes in would give at base's accuracy within each style.",

@@ -1,0 +1,177 @@
+"""The whole loop on the bundled model, small: its files, a kill in the middle, free texts, ready-made traces."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+import mechsteer as ms
+from mechsteer import cli
+from mechsteer.pocket import problems
+from mechsteer.study import NEEDS_STEERING, STAGES
+
+SMALL = [
+    *("traces.n_problems=24", "traces.n_dev=12", "traces.n_samples=3", "adapter.epochs=1", "adapter.coeffs=[1.0]"),
+    *("layers=[0.5]", "evaluate.n_problems=12", "evaluate.n_random=2", "sae.n_tokens=6000", "sae.d_sae=64", "sae.k=8"),
+    *("probe.n_boot=50", "probe.n_splits=3", "attribute.n_prompts=6", "attribute.n_random=2", "attribute.k=[1,4]"),
+    *("topology.n_points=16", "max_new_tokens=120"),
+]
+
+
+def files(folder):
+    """Everything but timings and what quotes them."""
+    skip = ("timings.json", "report.html", "report.md", "config.json", "results.json")
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name not in skip and "checkpoint" not in str(p) and p.name != "metrics.json"
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    assert cli.main(["study", f"out={folder}", *SMALL]) == 0
+    return folder
+
+
+def test_what_a_study_leaves(undisturbed, capsys):
+    names = {p.name for p in undisturbed.iterdir()}
+    assert {"report.html", "report.md", "results.json", "adapter.safetensors", "config.json", "timings.json"} <= names
+    results = json.loads((undisturbed / "results.json").read_text())
+    assert set(results["stages"]) == set(STAGES)
+    evaluation = results["stages"]["evaluate"]
+    assert evaluation["noop_equals_base"]
+    assert list(evaluation["arms"])[:2] == ["base", "adapter"]
+    assert results["versions"]["torch"].startswith("2.")
+    html = (undisturbed / "report.html").read_text()
+    assert 'http-equiv="Content-Security-Policy"' in html
+    model = ms.load_model("pocket")
+    assert ms.load_steering(undisturbed / "adapter.safetensors", model).interventions[0].site.point == "resid_post"
+
+
+def test_base_arm_is_the_model_that_never_saw_us(undisturbed):
+    """Greedy answers of plain Hugging Face on the same held-out problems give the same score."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = ms.models.bundled_models()["pocket"]
+    hf, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+        AutoTokenizer.from_pretrained(folder),
+    )
+    right = []
+    for problem in problems(12, seed=0, split="test"):
+        ids = tokenizer(problem.prompt, return_tensors="pt")
+        out = hf.generate(**ids, max_new_tokens=120, do_sample=False)
+        text = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
+        right.append(ms.pocket.is_correct(problem, text))
+    evaluation = json.loads((undisturbed / "stages" / "evaluate.json").read_text())
+    assert evaluation["arms"]["base"]["score"] == pytest.approx(sum(right) / 12)
+
+
+def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "mechsteer.cli", "study", f"out={folder}", *SMALL]
+    for stage in ("traces", "train"):  # kill -9 right after a stage, so inside the next one
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not (folder / "stages" / f"{stage}.json").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (folder / "results.json").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    mine, theirs = files(folder), files(undisturbed)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if mine[name] != theirs[name]] == []
+
+
+def test_commands_read_back_what_is_done(undisturbed, capsys):
+    assert cli.main(["probe", f"out={undisturbed}", *SMALL]) == 0
+    assert json.loads(capsys.readouterr().out)["site"] == "resid_post@3"
+    assert cli.main(["heatmap", f"out={undisturbed}", *SMALL, "heatmap.show=feature", "heatmap.feature=3"]) == 0
+    assert (undisturbed / "heatmap.html").stat().st_size > 1000
+    assert cli.main(["heatmap", f"out={undisturbed}", *SMALL, "heatmap.show=feature", "heatmap.feature=64"]) == 2
+    assert "give 0 to 63" in capsys.readouterr().err
+
+
+def test_an_adapter_or_sae_of_another_model_is_refused(undisturbed, tmp_path, capsys):
+    other = ms.load_model("pocket", backend="hooked")
+    with pytest.raises(ms.errors.ModelMismatchError, match="fingerprint"):
+        ms.load_steering(undisturbed / "adapter.safetensors", other)
+    assert cli.main(["sae", f"out={undisturbed}", *SMALL, "backend=hooked"]) == 2
+    assert "other settings (backend differ)" in capsys.readouterr().err
+
+
+def test_free_texts_are_scored_by_log_odds(tmp_path, capsys):
+    texts = [t for pair in ms.pocket.contrast_pairs("happy", 30, seed=1) for t in pair]
+    data = tmp_path / "texts.json"
+    data.write_text(json.dumps([f"{t} {i}" for i, t in enumerate(texts)]))
+    out = tmp_path / "run"
+    options = [o for o in SMALL if not o.startswith(("max_new", "topology"))]
+    assert cli.main(["study", f"out={out}", f"data={data}", *options, "max_new_tokens=24", "topology.n_points=8"]) == 0
+    evaluation = json.loads((out / "stages" / "evaluate.json").read_text())
+    assert evaluation["metric"] == "log_odds"
+    assert evaluation["comparisons"]["adapter − base"]["difference"]["low"] > 0
+    assert evaluation["comparisons"]["no-op hook − base"]["difference"]["value"] == 0
+    assert "no trace has a verified answer" in json.loads((out / "stages" / "probe.json").read_text())["dropped"]
+
+
+def ready_made(path, n=16):
+    rows = []
+    for i, problem in enumerate(problems(n, seed=5, split="train")):
+        good = f"So the total is {problem.answer}.\nA: {problem.answer}"
+        bad = f"Wait, but perhaps it is {problem.answer + i + 1}, let me think. It is {problem.answer + 1}.\nA: {problem.answer + 1}"
+        rows.append(
+            {
+                "question": problem.question,
+                "ground_truth": f"It is so.\nA: {problem.answer}",
+                "one": {"is_correct": True, "solution": good},
+                "two": {"is_correct": False, "solution": bad},
+            }
+        )
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_ready_made_traces_are_measured_and_not_steered(tmp_path, capsys):
+    data, out = ready_made(tmp_path / "solutions.jsonl"), tmp_path / "run"
+    assert cli.main(["study", f"out={out}", f"data={data}", *SMALL, "topology.n_points=12"]) == 0
+    done = {p.stem for p in (out / "stages").iterdir()}
+    assert done == set(STAGES) - set(NEEDS_STEERING)
+    assert json.loads((out / "stages" / "probe.json").read_text())["probe"]["auroc"]["value"] > 0.9  # planted
+    capsys.readouterr()
+    assert cli.main(["train", f"out={out}", f"data={data}", *SMALL, "topology.n_points=12"]) == 2
+    assert "nothing to train" in capsys.readouterr().err
+
+
+def test_one_class_and_no_words_are_said_not_hidden(tmp_path, capsys):
+    data, out = ready_made(tmp_path / "solutions.jsonl"), tmp_path / "run"
+    words = tmp_path / "words.yaml"
+    words.write_text("never: [zzzz]\n")
+    rows = [json.loads(line) for line in data.read_text().splitlines()]
+    for row in rows:
+        row["two"]["is_correct"] = True
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = [*SMALL, "topology.n_points=12", f"vocabulary={words}"]
+    assert cli.main(["study", f"out={out}", f"data={data}", *options]) == 0
+    assert "two classes are needed" in json.loads((out / "stages" / "probe.json").read_text())["dropped"]
+    assert json.loads((out / "stages" / "reasonscore.json").read_text())["dropped"]
+    assert "No ReasonScore" in (out / "report.md").read_text()
+
+
+def test_malformed_rows_name_file_and_line(tmp_path, capsys):
+    data = ready_made(tmp_path / "solutions.jsonl")
+    lines = data.read_text().splitlines()
+    lines[3] = '{"question": 1'
+    data.write_text("\n".join(lines) + "\n")
+    assert cli.main(["traces", f"out={tmp_path / 'run'}", f"data={data}", *SMALL]) == 2
+    error = capsys.readouterr().err
+    assert "solutions.jsonl" in error
+    assert "line 4" in error
+    assert not list((tmp_path / "run").glob("traces-*"))

@@ -1,0 +1,62 @@
+"""The command line: help at once, every mistake one message with a hint and status 2, no traceback."""
+
+import subprocess
+import sys
+
+import pytest
+
+from mechsteer import cli
+
+
+def run(*arguments):
+    return subprocess.run([sys.executable, "-m", "mechsteer.cli", *arguments], capture_output=True, text=True)
+
+
+def test_help_lists_every_command_and_every_key(capsys):
+    assert cli.main(["--help"]) == 0
+    overview = capsys.readouterr().out
+    for command in cli.COMMANDS:
+        assert f"  {command} " in overview
+        assert cli.main([command, "--help"]) == 0
+    assert "n_problems" in capsys.readouterr().out
+    assert cli.main(["--version"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["studdy"], "did you mean ['study"),
+        (["study", "layer=3"], "unknown key 'layer'"),
+        (["study", "model=no/such/folder/here", "out=OUT"], "no model folder at no/such/folder/here"),
+        (["study", "model=pockett", "out=OUT"], "did you mean ['pocket"),
+        (["study", "data=missing.jsonl", "out=OUT"], "missing.jsonl"),
+        (["models", "x=1"], "models takes no settings"),
+    ],
+)
+def test_mistakes(arguments, message, tmp_path):
+    done = run(*[a.replace("OUT", str(tmp_path / "run")) for a in arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "hint: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "run" / "stages").exists()
+
+
+def test_models_are_listed(capsys):
+    assert cli.main(["models"]) == 0
+    assert "pocket" in capsys.readouterr().out
+
+
+def test_a_closed_pipe_is_no_error():
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import sys; from mechsteer import cli; sys.exit(cli.main(['study', '--help']))"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    with process.stderr as stderr:
+        assert b"Traceback" not in stderr.read()
+    assert process.wait() in (0, 120)  # 120: Python could not flush what nobody reads
