@@ -1,0 +1,29 @@
+"""Attribution: an intervention's deltas in a labelled basis, their effect on logits and on a metric, and its check.
+
+d = deltas(model, iv, prompts)
+attribute(d, basis), attribute_encoder(d, sae), attribute_maps(d, singular_basis), attribute_logits(model, d)
+attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
+"""
+
+from mechsteer.attribution import metrics
+from mechsteer.attribution.decompose import Attribution, attribute, attribute_encoder, attribute_maps
+from mechsteer.attribution.deltas import Deltas, SiteDeltas, deltas
+from mechsteer.attribution.effect import EffectAttribution, attribute_effect
+from mechsteer.attribution.logits import LogitAttribution, attribute_logits
+from mechsteer.attribution.pursuit import matching_pursuit
+
+__all__ = [
+    "Attribution",
+    "Deltas",
+    "EffectAttribution",
+    "LogitAttribution",
+    "SiteDeltas",
+    "attribute",
+    "attribute_effect",
+    "attribute_encoder",
+    "attribute_logits",
+    "attribute_maps",
+    "deltas",
+    "matching_pursuit",
+    "metrics",
+]

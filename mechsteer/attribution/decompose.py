@@ -1,0 +1,252 @@
+"""A delta expressed in a labelled basis: delta = coefficients @ directions + residual, for every touched token.
+
+    attribute           projection on an orthonormal basis; else a sparse code by orthogonal matching pursuit
+    attribute_encoder   what an SAE's encoder sees: f(h + delta) − f(h), decoded by W_dec
+    attribute_maps      one projection per map of a singular basis
+    attribute_logits    the delta carried to the final norm and the unembedding (in `logits.py`)
+
+For directions that a map reads, what is expressed is the delta as the map meets it: norm(h + delta) − norm(h), with
+h the residual stream where the delta is added. The maps that read this very stream meet exactly this; for later
+ones it is the delta carried unchanged, as if nothing between had answered to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechsteer.attribution.deltas import Deltas, SiteDeltas
+from mechsteer.attribution.pursuit import matching_pursuit
+from mechsteer.bases import Basis, from_sae
+from mechsteer.errors import ConfigError, ModelMismatchError, NonFiniteError, ShapeError
+from mechsteer.features.encoding import encode
+from mechsteer.results import plain
+from mechsteer.sites import Site
+
+_ENTRIES = 2**24  # of the largest dense tensor of feature activations
+
+Reading = Literal["projection", "pursuit", "encoder"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Attribution:
+    """Deltas in a basis. Everything is float64; means are over the touched tokens.
+
+    `coefficients` [n_dirs]: mean coefficient. `energy` [n_dirs]: Σ coefficient² / Σ ‖delta‖², a partition of
+    `explained` where the basis is orthonormal, a measure of size elsewhere. `explained`: 1 − Σ‖residual‖² / Σ‖delta‖²
+    (below 0 where the reading makes things worse; nan for deltas of zero). `residual`: mean ‖residual‖, to be held
+    against `norm`, the mean ‖delta‖. `expressed`: "delta", or "norm(h + delta) − norm(h)" for what maps read.
+    """
+
+    basis: Basis
+    site: Site
+    reading: Reading
+    expressed: str
+    k: int | None  # atoms per token of a pursuit
+    n_tokens: int
+    coefficients: Float[Tensor, " n_dirs"]
+    energy: Float[Tensor, " n_dirs"]
+    explained: float
+    residual: float
+    norm: float
+    codes: Tensor  # sparse [n_distinct n_dirs]: equal deltas share a code
+    distinct: Float[Tensor, "n_distinct d_model"]  # the deltas themselves
+    code_of: Tensor  # [n_tokens] -> row of `codes` and `distinct`
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self.basis.labels
+
+    @property
+    def deltas(self) -> Tensor:
+        """What was expressed, [n_tokens d_model], rows of touched tokens in the order of prompts and positions."""
+        return self.distinct[self.code_of]
+
+    @cached_property
+    def tokens(self) -> Tensor:
+        """Coefficients per touched token: a sparse tensor [n_tokens n_dirs]."""
+        return self.codes.index_select(0, self.code_of).coalesce()
+
+    @property
+    def components(self) -> Tensor:
+        """coefficients @ directions per touched token, [n_tokens d_model]."""
+        return torch.sparse.mm(self.codes, self.basis.directions.to(self.codes.dtype))[self.code_of]
+
+    @property
+    def residuals(self) -> Tensor:
+        """deltas − components, [n_tokens d_model]."""
+        return self.deltas - self.components
+
+    def frame(self) -> pd.DataFrame:
+        """One row per direction that takes part: label, coefficient, energy; singular values where there are any.
+
+        Sorted by energy.
+        """
+        columns: dict[str, Any] = {"label": list(self.labels), "coefficient": self.coefficients, "energy": self.energy}
+        if self.basis.values is not None:
+            columns["singular_value"] = self.basis.values
+        table = pd.DataFrame({name: v.numpy() if isinstance(v, Tensor) else v for name, v in columns.items()})
+        table = table.loc[table["energy"] > 0]
+        return table.sort_values("energy", ascending=False, kind="stable").reset_index(names="direction")
+
+    def top(self, k: int = 10) -> pd.DataFrame:
+        """The k rows of `frame` with the most energy."""
+        return self.frame().head(k)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: provenance, shares and the directions that take part."""
+        return plain(
+            {
+                "site": str(self.site),
+                "reading": self.reading,
+                "expressed": self.expressed,
+                "k": self.k,
+                "n_tokens": self.n_tokens,
+                "n_dirs": len(self.basis),
+                "source": self.basis.source,
+                "explained": self.explained,
+                "residual": self.residual,
+                "norm": self.norm,
+                "directions": self.frame().to_dict("records"),
+            }
+        )
+
+
+def attribute(d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None) -> Attribution:
+    """Express deltas in a basis: by projection if it is orthonormal, else by matching pursuit with k atoms a token.
+
+    `site` names one of several sites. For a basis of what maps read the deltas pass the norm first (see above).
+    Raises ConfigError, ShapeError (directions of another length), ModelMismatchError (a singular basis of another
+    model), NonFiniteError.
+    """
+    part = _part(d, basis, site)
+    if k < 1:
+        raise ConfigError(f"k is {k}", "at least one atom a token")
+    codes, distinct, code_of = code(_expressed(part, basis), basis, k)
+    reading: Reading = "projection" if basis.is_orthonormal else "pursuit"
+    atoms = None if basis.is_orthonormal else k
+    return _attribution(basis, part, reading, atoms, distinct, code_of, codes)
+
+
+def code(rows: Tensor, basis: Basis, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(codes, distinct, code_of): sparse float64 coefficients [n_distinct n_dirs] of the distinct rows of `rows`.
+
+    `code_of` [n] says which of them each row is. A static vector is one row, whatever the number of tokens.
+    """
+    if bool((rows == rows[0]).all()):
+        distinct, code_of = rows[:1], torch.zeros(len(rows), dtype=torch.long)
+    else:
+        distinct, code_of = torch.unique(rows, dim=0, return_inverse=True)
+    directions = basis.directions.to(distinct.dtype)
+    if basis.is_orthonormal:
+        return (distinct @ directions.T).double().to_sparse(), distinct, code_of
+    atoms, values = matching_pursuit(distinct, directions, k)
+    used = atoms >= 0
+    row = torch.arange(len(atoms))[:, None].expand_as(atoms)[used]
+    where, shape = torch.stack([row, atoms[used]]), (len(atoms), len(basis))
+    # said explicitly, or torch warns that it does not check
+    codes = torch.sparse_coo_tensor(where, values[used].double(), shape, check_invariants=True)
+    return codes.coalesce(), distinct, code_of
+
+
+def attribute_maps(d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None) -> dict[str, Attribution]:
+    """`attribute` for each map of a singular basis on its own: name such as "q.3" -> its share of energy per direction.
+
+    Raises what `attribute` raises.
+    """
+    return {name: attribute(d, part, k=k, site=site) for name, part in basis.split().items()}
+
+
+@torch.no_grad()
+def attribute_encoder(d: Deltas, sae: Any, *, site: Site | None = None) -> Attribution:
+    """What the encoder of an SAE sees of the deltas: f(h + delta) − f(h) over unit decoder rows, with the rest.
+
+    `sae`: an SAE or `bases.from_sae` of one. The components are W_decᵀ (f(h + delta) − f(h)); the residual is what of
+    the delta this misses, or invents. Raises ConfigError for a basis without an encoder, and what `attribute` raises.
+    """
+    basis = sae if isinstance(sae, Basis) else from_sae(sae)
+    if basis.sae is None:
+        raise ConfigError("this basis has no encoder", "make it with mechsteer.bases.from_sae, and all of it")
+    part, sae = _part(d, basis, site), basis.sae
+    acts, delta = part.acts[part.touched], part.rows
+    where, dtype = getattr(sae, "device", sae.W_dec.device), sae.W_dec.dtype
+    pieces = []
+    for start in range(0, len(delta), size := max(1, _ENTRIES // len(basis))):
+        h, plus = (t[start : start + size].to(where, dtype) for t in (acts, acts + delta))
+        change = (encode(sae, plus) - encode(sae, h)).double().cpu()
+        pieces.append(change.to_sparse())
+    codes = torch.cat(pieces).coalesce()
+    return _attribution(basis, part, "encoder", None, delta.double(), torch.arange(len(delta)), codes)
+
+
+def _part(d: Deltas, basis: Basis, site: Site | None) -> SiteDeltas:
+    part = d.at(site)
+    if part.values.shape[-1] != basis.d_model:
+        raise ShapeError(
+            f"the deltas at {part.site} have {part.values.shape[-1]} dimensions, the directions {basis.d_model}",
+            "take a basis of the activations at this site",
+        )
+    made_for = basis.source.get("model_fingerprint")
+    if made_for is not None and made_for != d.model_fingerprint:
+        raise ModelMismatchError(
+            f"the basis was made for the model with fingerprint {made_for}, the deltas come from {d.model_fingerprint}",
+            "compute the basis from the model that was steered, with nothing folded in",
+        )
+    if not bool(torch.isfinite(part.rows).all()):
+        raise NonFiniteError(f"a delta at {part.site} is NaN or infinite", "look at the adapter, or lower its coeff")
+    return part
+
+
+def _expressed(part: SiteDeltas, basis: Basis) -> Tensor:
+    rows = part.rows
+    if basis.norm is None:
+        return rows
+    if part.resid is None:
+        raise ConfigError(
+            f"{part.site} does not write into the residual stream: no map reads a norm of it",
+            "take directions of the activations at this site",
+        )
+    h = part.resid[part.touched].double()
+    return (basis.norm(h + rows.double()) - basis.norm(h)).to(rows.dtype)
+
+
+def _attribution(
+    basis: Basis,
+    part: SiteDeltas,
+    reading: Reading,
+    k: int | None,
+    distinct: Tensor,
+    code_of: Tensor,
+    codes: Tensor,
+) -> Attribution:
+    distinct, codes = distinct.double(), codes.double().coalesce()
+    times = torch.bincount(code_of, minlength=len(distinct)).double()
+    (row, column), value = codes.indices(), codes.values()
+    sums = torch.zeros(2, len(basis), dtype=torch.float64)
+    sums[0].index_add_(0, column, value * times[row])
+    sums[1].index_add_(0, column, value.square() * times[row])
+    residuals = distinct - torch.sparse.mm(codes, basis.directions.double())
+    norms, missed = distinct.norm(dim=1), residuals.norm(dim=1)
+    total = times @ norms.square()
+    return Attribution(
+        basis=basis,
+        site=part.site,
+        reading=reading,
+        expressed="delta" if basis.norm is None else "norm(h + delta) − norm(h)",
+        k=k,
+        n_tokens=len(code_of),
+        coefficients=sums[0] / len(code_of),
+        energy=sums[1] / total if float(total) > 0 else sums[1],
+        explained=float(1 - times @ missed.square() / total),
+        residual=float(times @ missed / len(code_of)),
+        norm=float(times @ norms / len(code_of)),
+        codes=codes,
+        distinct=distinct,
+        code_of=code_of,
+    )

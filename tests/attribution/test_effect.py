@@ -1,0 +1,268 @@
+"""Effects, gradients and the check: against plain runs of the model, finite differences and planted answers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import mechsteer as ms
+from mechsteer.attribution import metrics
+from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from tests import toys
+from tests.attribution.toy_adapters import PROMPTS, Linear, ToySAE, vector
+
+SITE = ms.Site(1, "resid_post")
+ODDS = metrics.log_odds(10, [20, 21])
+
+
+def static(v: torch.Tensor, site: ms.Site = SITE, **settings) -> ms.Intervention:
+    return ms.Intervention(ms.adapters.Static(v), site, **settings)
+
+
+def axes(seed: int = 5) -> torch.Tensor:
+    square = torch.randn(32, 32, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.linalg.qr(square)[0]
+
+
+def odds(model, iv=()) -> torch.Tensor:
+    """The metric by one plain forward per prompt."""
+    rows = []
+    for prompt in PROMPTS:
+        with torch.no_grad(), ms.steer(model, iv):
+            log_p = model(torch.tensor([prompt]))[0, -1].double().log_softmax(-1)
+        rows.append(log_p[10] - log_p[[20, 21]].logsumexp(0))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("kind", "site"),
+    [
+        ("bridge-llama", SITE),
+        ("bridge-neox", ms.Site(0, "attn_out")),
+        ("hooked-gpt2", SITE),
+        ("compat-gpt2", ms.Site(2, "mlp_out")),
+    ],
+)
+def test_all_directions_carry_the_whole_effect(model_of, kind, site):
+    """The replayed deltas of a dynamic adapter over a restricted scope do what the adapter did."""
+    model = model_of(kind)
+    iv = ms.Intervention(Linear(size=0.3), site, scope=ms.TokenScope.from_position(1) - ms.TokenScope.token_ids([7]))
+    basis = ms.bases.from_directions(axes())
+    eff = ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=32, n_random=1, batch_size=3)
+    close = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(eff.base, odds(model), **close)
+    torch.testing.assert_close(eff.steered, odds(model, iv), **close)
+    assert eff.total == pytest.approx(float((odds(model, iv) - odds(model)).mean()), abs=1e-4)
+    if eff.nothing_to_attribute:
+        assert eff.interval[0] <= 0 <= eff.interval[1]
+        return
+    row = eff.check.set_index("k").loc[32]
+    np.testing.assert_allclose(row[["sufficiency", "necessity", "energy"]].to_numpy(float), 1, atol=1e-3)
+    np.testing.assert_allclose(row[["random_sufficiency", "random_necessity"]].to_numpy(float), 1, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+def test_contributions_are_directional_derivatives(model_of, steps):
+    """Of each component, by finite differences around the base run, or along the way to the steered one."""
+    model = model_of("bridge-gpt2", double=True)  # a Llama's norm computes in float32 whatever the dtype
+    v = vector(3, 0.5).double()
+    basis = ms.bases.from_directions(axes()[:6])
+    eff = ms.attribute_effect(model, static(v), PROMPTS, basis, ODDS, k=1, n_random=1, integrated=steps)
+
+    def slope(direction: torch.Tensor) -> float:
+        points, h = [(i + 0.5) / steps for i in range(steps)] or [0.0], 1e-5
+        ends = [[odds(model, static(a * v + s * h * direction)).mean() for s in (1, -1)] for a in points]
+        return float(np.mean([float(up - down) / (2 * h) for up, down in ends]))
+
+    for i in (0, 4) if steps == 0 else (4,):
+        d = basis.directions[i]
+        assert float(eff.contributions[i]) == pytest.approx(float(v @ d) * slope(d), rel=1e-6)
+    assert eff.linear == pytest.approx(slope(v), rel=1e-6)
+    assert float(eff.contributions.sum()) + eff.residual_contribution == pytest.approx(eff.linear, rel=1e-9)
+    assert eff.residual_share == pytest.approx(eff.residual_contribution / eff.total)
+    torch.testing.assert_close(eff.shares * eff.total, eff.contributions)
+
+
+def test_contributions_of_a_code_add_up_over_tokens(model_of):
+    """An overcomplete basis and a dynamic adapter: gradient x (coefficients @ directions + residual) is the slope."""
+    model = model_of("bridge-gpt2", double=True)
+    iv, basis = ms.Intervention(Linear(), SITE), ms.bases.from_sae(ToySAE())
+    eff = ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=1, n_random=1, atoms=3)
+    h = 1e-5
+    slope = float((odds(model, iv.with_coeff(h)) - odds(model, iv.with_coeff(-h))).mean()) / (2 * h)
+    assert eff.linear == pytest.approx(slope, rel=1e-6)
+    assert float(eff.contributions.sum()) + eff.residual_contribution == pytest.approx(eff.linear, rel=1e-9)
+    assert abs(eff.residual_contribution) > 1e-2 * abs(eff.linear)
+
+
+def test_integrated_gradients_add_up_to_the_effect(model_of):
+    basis = ms.bases.from_directions(axes())
+    eff = ms.attribute_effect(
+        model_of("bridge-llama"), static(vector(3)), PROMPTS, basis, ODDS, k=1, n_random=1, integrated=30
+    )
+    assert eff.linear == pytest.approx(eff.total, rel=1e-2)
+    assert float(eff.shares.sum()) == pytest.approx(1, rel=1e-2)
+
+
+def one_direction_model() -> tuple[object, torch.Tensor]:
+    """A model whose log-odds of token 10 against 20 read one direction of the last residual, up to the norm's size."""
+    hf = toys.hf_model("llama")
+    u = axes()[3].float()
+    hf.model.norm.weight.fill_(1)
+    hf.lm_head.weight[10], hf.lm_head.weight[20] = u, -u
+    return ms.load_model(hf, tokenizer=toys.tokenizer()), u
+
+
+def test_one_planted_direction_is_sufficient_and_necessary():
+    model, u = one_direction_model()
+    site, noise = ms.Site(2, "resid_post"), axes()[10:20].float().sum(0)
+    size = float(ms.deltas(model, static(u, site), PROMPTS).acts.norm(dim=-1).max())
+    v = size * (0.05 * u + 0.01 * noise)
+    metric = metrics.log_odds(10, 20)
+    basis = ms.bases.from_directions(axes())
+    eff = ms.attribute_effect(model, static(v, site), PROMPTS, basis, metric, k=1, n_random=20)
+    assert int(eff.order[0]) == 3
+    assert eff.top(1)["label"].tolist() == ["d3"]
+    assert eff.interval[0] > 0
+    row = eff.check.iloc[0]
+    assert row["sufficiency"] == pytest.approx(1, abs=0.1)
+    assert row["necessity"] == pytest.approx(1, abs=0.1)
+    assert row["sufficiency_low"] <= row["sufficiency"] <= row["sufficiency_high"]
+    for control in ("random_sufficiency", "random_necessity", "matched_norm_random"):
+        assert abs(row[control]) < 0.25, control
+        assert row[f"{control}_low"] <= row[control] <= row[f"{control}_high"]
+    assert row["energy"] == pytest.approx(0.05**2 / (0.05**2 + 10 * 0.01**2), rel=1e-3)
+    assert eff.shares[3] == pytest.approx(1, abs=0.1)
+    json.dumps(eff.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("settings", [{"coeff": 0.0}, {"v": torch.zeros(32)}])
+def test_without_an_effect_there_is_nothing_to_attribute(model_of, settings):
+    iv = static(settings.pop("v", vector()), **settings)
+    basis = ms.bases.from_directions(axes())
+    eff = ms.attribute_effect(model_of("bridge-llama"), iv, PROMPTS, basis, ODDS, n_random=2)
+    assert eff.nothing_to_attribute
+    assert "holds 0" in eff.reason
+    assert bool(eff.shares.isnan().all())
+    assert math.isnan(eff.residual_share)
+    assert eff.check["k"].tolist() == [1, 4, 16]
+    assert bool(eff.check.drop(columns="k").isna().all(axis=None))
+    json.dumps(eff.to_dict(), allow_nan=False)
+
+
+def test_an_effect_within_noise_is_not_attributed(model_of):
+    """The metric's sign alternates from row to row: the mean effect is small against its spread."""
+    prompts = PROMPTS * 2
+
+    class Alternating(metrics.Metric):
+        def __init__(self, signs):
+            self.signs = signs
+
+        def of(self, rows):
+            return Alternating([self.signs[i] for i in rows])
+
+        def __call__(self, logits, tokens, mask):
+            return ODDS(logits, tokens, mask) * torch.tensor(self.signs)
+
+    metric = Alternating([1.0, 1, 1, 1, -1, -1, -1, -1])
+    basis = ms.bases.from_directions(axes())
+    eff = ms.attribute_effect(model_of("bridge-llama"), static(vector()), prompts, basis, metric)
+    assert eff.nothing_to_attribute
+    assert float((eff.steered - eff.base).abs().max()) > 0.01
+    assert bool(eff.shares.isnan().all())
+
+
+def test_other_sites_stay_on(model_of):
+    model = model_of("bridge-llama")
+    early, late = static(vector(2), ms.Site(0, "resid_post")), static(vector(3), SITE)
+    basis = ms.bases.from_directions(axes())
+    with pytest.raises(ConfigError, match="pass site="):
+        ms.attribute_effect(model, [early, late], PROMPTS, basis, ODDS)
+    eff = ms.attribute_effect(model, ms.Steering([early, late]), PROMPTS, basis, ODDS, site=SITE, k=32, n_random=1)
+    torch.testing.assert_close(eff.base, odds(model, early), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(eff.steered, odds(model, [early, late]), rtol=1e-4, atol=1e-4)
+    assert eff.settings["held"] == ["resid_post@0"]
+    with ms.steer(model, early):
+        enclosed = ms.attribute_effect(model, late, PROMPTS, basis, ODDS, k=32, n_random=1)
+    torch.testing.assert_close(enclosed.steered, eff.steered, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(enclosed.shares, eff.shares, rtol=1e-3, atol=1e-4)
+
+
+def test_batches_and_seeds(model_of):
+    model, iv = model_of("bridge-llama"), ms.Intervention(Linear(size=0.3), SITE)
+    basis = ms.bases.from_sae(ToySAE())
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    first, again, alone = (
+        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=4, n_random=2, batch_size=size, n_bootstrap=50)
+        for size in (4, 4, 1)
+    )
+    assert first.check.equals(again.check)
+    assert first.interval == again.interval
+    torch.testing.assert_close(first.contributions, alone.contributions, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(first.check.to_numpy(), alone.check.to_numpy(), rtol=1e-2, atol=1e-2)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert not ms.interventions.open_sessions(model)
+
+
+def test_targets_are_scored_as_by_hand(model_of):
+    model, targets = model_of("bridge-llama"), [[3, 4], [5], [6, 7, 8], "ab"]
+    iv = static(vector(), scope=ms.TokenScope.generated(include_last_prompt=True))
+    basis = ms.bases.from_directions(axes())
+    ids = [*targets[:3], model.tokenizer("ab", add_special_tokens=False)["input_ids"]]
+    for mean in (False, True):
+        metric = metrics.target_logprob(targets, mean=mean)
+        eff = ms.attribute_effect(model, iv, PROMPTS, basis, metric, k=1, n_random=1)
+        for steered, got in ((False, eff.base), (True, eff.steered)):
+            for i, (prompt, target) in enumerate(zip(PROMPTS, ids, strict=True)):
+                tokens = torch.tensor([prompt + target])
+                with torch.no_grad(), ms.steer(model, iv if steered else (), prompt_lengths=[len(prompt)]):
+                    log_p = model(tokens)[0].log_softmax(-1)
+                here = [log_p[len(prompt) - 1 + j, t] for j, t in enumerate(target)]
+                expected = float(sum(here)) / (len(here) if mean else 1)
+                assert float(got[i]) == pytest.approx(expected, abs=2e-4)
+
+
+def test_metrics_read_rows_padded_on_either_side():
+    generator = torch.Generator().manual_seed(0)
+    logits, tokens = torch.randn(2, 5, 30, generator=generator), torch.randint(0, 30, (2, 5), generator=generator)
+    left = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]).bool()
+    target = metrics.target_logprob([[int(t) for t in tokens[0, 3:]], [int(tokens[1, 4])]])
+    for metric in (metrics.log_odds(1, 2), target):
+        at_left = metric(logits, tokens, left)
+        shifted = [torch.stack([x[0].roll(-2, 0), x[1]]) for x in (logits, tokens)]
+        at_right = metric(*shifted, torch.stack([left[0].roll(-2), left[1]]))
+        torch.testing.assert_close(at_left, at_right)
+    assert float(target(logits, tokens, left)[1]) == pytest.approx(
+        float(logits[1, 3].log_softmax(-1)[tokens[1, 4]]), abs=1e-5
+    )
+    with pytest.raises(ConfigError, match="log-odds"):
+        metrics.log_odds(1, [1, 2])
+    with pytest.raises(DataError, match="one string"):
+        metrics.target_logprob("yes")
+    with pytest.raises(ShapeError, match="2 targets for 1 rows"):
+        target(logits[:1], tokens[:1], left[:1])
+
+
+def test_what_cannot_be_attributed_is_refused(model_of):
+    model, iv, basis = model_of("bridge-llama"), static(vector()), ms.bases.from_directions(axes())
+    with pytest.raises(DataError, match="no interval"):
+        ms.attribute_effect(model, iv, PROMPTS[:1], basis, ODDS)
+    with pytest.raises(ShapeError, match="one value per row"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, lambda logits, tokens, mask: logits.sum())
+    with pytest.raises(NonFiniteError, match="metric is NaN"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, lambda logits, tokens, mask: logits[:, 0, 0] * math.nan)
+    with pytest.raises(ConfigError, match="differentiably"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, lambda logits, tokens, mask: logits.argmax(-1).sum(1).double())
+    with pytest.raises(ShapeError, match="directions 8"):
+        ms.attribute_effect(model, iv, PROMPTS, ms.bases.from_directions(torch.eye(8)), ODDS)
+    with pytest.raises(ConfigError, match="n_random=0"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, n_random=0)
+    late = static(vector(), scope=ms.TokenScope.generated())
+    with pytest.raises(DataError, match="touches no token"):
+        ms.attribute_effect(model, late, PROMPTS, basis, ODDS)
+    with pytest.raises(ConfigError, match="the metric is a str"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, "log_odds")
