@@ -37,6 +37,7 @@ _MODULES = (
     *(
         "adapters",
         "activations",
+        "attribution",
         "bases",
         "calibration",
         "directions",
