@@ -1,0 +1,134 @@
+"""The adapters under the contract, and three that live here only, for what the registered ones may not exercise.
+
+A newly registered adapter needs one line in `REGISTERED`: how to make a fresh one for a model, and where it
+reads and writes.
+"""
+# ruff: noqa: ARG002  # implementations of one protocol take what they may not need
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import mechsteer as ms
+from mechsteer.adapters import Adapter
+
+BLOCK_1 = ms.Site(1, "resid_post")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One adapter under the contract."""
+
+    make: Callable[[Any], Adapter]  # model -> a fresh adapter
+    site: ms.Site = BLOCK_1
+    read: ms.Site | None = None
+    noise: float = 0.5
+
+    def fresh(self, model: Any) -> Adapter:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            return self.make(model)
+
+    def perturbed(self, model: Any) -> Adapter:
+        """A fresh adapter with noise on every parameter."""
+        adapter, generator = self.fresh(model), torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for p in adapter.parameters():
+                p.add_(self.noise * torch.randn(p.shape, generator=generator))
+        return adapter
+
+    def at(self, adapter: Adapter, coeff: float = 1.0) -> ms.Intervention:
+        return ms.Intervention(adapter, self.site, read=self.read, coeff=coeff)
+
+
+class WithConfig(Adapter):
+    """Rebuilt from the width alone."""
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__()
+        self.d_model = d_model
+
+    def config(self):
+        return {"d_model": self.d_model}
+
+    @classmethod
+    def blank(cls, config):
+        return cls(**config)
+
+
+class Rotation(WithConfig):
+    """(R(c·A) - I) h with the Cayley transform R(S) = (I - S)^-1 (I + S) of a skew S: not linear in c."""
+
+    linear_in_coeff = False
+    identity_at_init = True
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+        self.weight = nn.Parameter(torch.zeros(d_model, d_model))
+
+    def delta(self, acts, state, coeff, ctx):
+        skew = coeff * (self.weight - self.weight.T) / 2
+        eye = torch.eye(self.d_model)
+        change = torch.linalg.solve(eye - skew, eye + skew) - eye
+        return (acts.to(change.dtype) @ change.T).to(acts.dtype), None
+
+
+class PromptBooster(WithConfig):
+    """c · W m, with m the mean of the prompt's activations, taken at the prefill and kept."""
+
+    linear_in_coeff = True
+    identity_at_init = True
+    per_prompt = True
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+        self.weight = nn.Parameter(torch.zeros(d_model, d_model))
+
+    def pooled(self, acts: Tensor, ctx) -> Tensor:
+        prompt = (ctx.mask & (ctx.positions < ctx.prompt_lengths[:, None]))[..., None].to(acts.dtype)
+        return (acts * prompt).sum(1) / prompt.sum(1)
+
+    def delta(self, acts, state, coeff, ctx):
+        state = self.pooled(acts, ctx) if state is None else state
+        boost = coeff * state.to(self.weight.dtype) @ self.weight.T
+        return boost.to(acts.dtype)[:, None].expand_as(acts), state
+
+
+class Recurrent(WithConfig):
+    """c · W g, with g the state of a GRU that has read the row up to this token; padding does not advance it."""
+
+    linear_in_coeff = True
+    identity_at_init = True
+    stateful = True
+
+    def __init__(self, d_model: int, d_hidden: int = 4) -> None:
+        super().__init__(d_model)
+        self.cell = nn.GRUCell(d_model, d_hidden)
+        self.out = nn.Linear(d_hidden, d_model, bias=False)
+        nn.init.zeros_(self.out.weight)
+
+    def delta(self, acts, state, coeff, ctx):
+        dtype = self.out.weight.dtype
+        state = torch.zeros(len(acts), self.cell.hidden_size, dtype=dtype) if state is None else state
+        states = []
+        for i in range(acts.shape[1]):
+            state = torch.where(ctx.mask[:, i, None], self.cell(acts[:, i].to(dtype), state), state)
+            states.append(state)
+        return (coeff * self.out(torch.stack(states, 1))).to(acts.dtype), state
+
+
+REGISTERED = {
+    "static": Case(lambda model: ms.adapters.Static(torch.zeros(model.cfg.d_model))),
+}
+EXAMPLES = {
+    "rotation": Case(lambda model: Rotation(model.cfg.d_model), noise=0.1),
+    "prompt booster": Case(lambda model: PromptBooster(model.cfg.d_model), site=ms.Site(0, "mlp_out")),
+    "recurrent": Case(lambda model: Recurrent(model.cfg.d_model)),
+    "recurrent, read below": Case(lambda model: Recurrent(model.cfg.d_model), read=ms.Site(1, "attn_out")),
+}
+CASES = REGISTERED | EXAMPLES

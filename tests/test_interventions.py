@@ -1,0 +1,527 @@
+"""Steering: what it does to a model, in which order, and that it leaves nothing behind."""
+
+import pytest
+import torch
+import toys
+from contract.examples import PromptBooster, Recurrent, Rotation
+from torch import nn
+
+import mechsteer as ms
+from mechsteer.adapters import Adapter
+from mechsteer.errors import (
+    ConfigError,
+    DataError,
+    HookNeverFiredError,
+    ModelLoadError,
+    NonFiniteError,
+    ScopeError,
+    ShapeError,
+    UnknownSiteError,
+)
+from mechsteer.interventions import bias_only, flatten, open_sessions
+from mechsteer.models import Backend, backend_of
+
+S = ms.TokenScope
+TOKENS = torch.tensor(toys.prompts(8, 8))
+ALL = [(family, kind) for family in toys.FAMILIES for kind in toys.KINDS]
+SOME = [("llama", "bridge"), ("qwen3", "compatibility"), ("gpt2", "hooked")]
+
+
+def static(seed=1, layer=1, point="resid_post", **options):
+    return ms.Intervention(ms.adapters.Static(toys.vector(seed)), ms.Site(layer, point), **options)
+
+
+def noisy(adapter: Adapter, scale=0.3) -> Adapter:
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in adapter.parameters():
+            p.add_(scale * torch.randn(p.shape, generator=generator))
+    return adapter
+
+
+def run(model, interventions=(), tokens=TOKENS, **options):
+    with torch.no_grad(), ms.steer(model, interventions, **options):
+        return model(tokens)
+
+
+def forward_then_raise(model):
+    model(TOKENS)
+    raise KeyError
+
+
+class Copy(Adapter):
+    """c · what it reads: shows where an intervention reads."""
+
+    linear_in_coeff, identity_at_init = True, False
+
+    def delta(self, acts, state, coeff, ctx):  # noqa: ARG002
+        return coeff * acts, None
+
+    def config(self):
+        return {}
+
+    @classmethod
+    def blank(cls, config):  # noqa: ARG003
+        return cls()
+
+
+# -- nothing is left ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "kind"), ALL)
+def test_afterwards_the_model_is_one_that_never_saw_us(family, kind):
+    model, untouched = toys.shared(family, kind), toys.load(family, kind)
+    with torch.no_grad():
+        base = untouched(TOKENS)
+    ivs = [static(), static(2, 0, "attn_out", scope=S.last_prompt()), ms.Intervention(Recurrent(32), ms.Site(0))]
+    assert not torch.equal(run(model, ivs), base)
+    with pytest.raises(KeyError), ms.steer(model, ivs):
+        forward_then_raise(model)
+    assert toys.hooks_left(model) == 0
+    assert open_sessions(model) == []
+    assert torch.equal(run(model), base)
+    theirs = backend_of(untouched).named_weights()
+    for name, weight in backend_of(model).named_weights().items():
+        assert torch.equal(weight, theirs[name]), name
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_attaching_that_fails_half_way_leaves_nothing(family, kind, at, monkeypatch):
+    model = toys.shared(family, kind)
+    base, attach, calls = run(model), Backend.attach, []
+
+    def failing(self, name, fn):
+        if len(calls) == at:
+            raise RuntimeError("no room")
+        calls.append(name)
+        return attach(self, name, fn)
+
+    monkeypatch.setattr(Backend, "attach", failing)
+    with pytest.raises(RuntimeError, match="no room"), ms.steer(model, [static(), static(2, 0), static(3, 2)]):
+        raise AssertionError("the block must not run")
+    assert toys.hooks_left(model) == 0
+    assert open_sessions(model) == []
+    monkeypatch.undo()
+    assert torch.equal(run(model), base)
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_coeff_zero_attaches_nothing(family, kind):
+    model = toys.shared(family, kind)
+    for nothing in (static(coeff=0.0), ms.Steering([static()], coeff=0.0), []):
+        with torch.no_grad(), ms.steer(model, nothing):
+            assert toys.hooks_left(model) == 0
+            inside = model(TOKENS)
+        assert torch.equal(inside, run(model))
+    with pytest.raises(UnknownSiteError, match="no layer 7"), ms.steer(model, static(layer=7, coeff=0.0)):
+        pass  # a wrong site is a mistake at any strength
+
+
+@pytest.mark.parametrize("kind", toys.KINDS)
+def test_two_models_at_once_are_independent(kind):
+    one, two = toys.shared("llama", kind), toys.shared("gpt2", kind)
+    first, second = run(one, static(1)), run(two, static(2))
+    with torch.no_grad(), ms.steer(one, static(1)), ms.steer(two, static(2)):
+        assert torch.equal(two(TOKENS), second)
+        assert torch.equal(one(TOKENS), first)
+
+
+# -- order -------------------------------------------------------------------------------------------------------
+
+
+def pair():
+    """Two interventions at one site that do not commute."""
+    return static(5), ms.Intervention(noisy(Rotation(32), 0.1), ms.Site(1))
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_order_at_one_site_and_nesting(family, kind):
+    """Later ones see what earlier ones wrote; an enclosing block is earlier."""
+    model, (shift, rotate) = toys.shared(family, kind), pair()
+    shifted_first, rotated_first = run(model, [shift, rotate]), run(model, [rotate, shift])
+    assert (shifted_first - rotated_first).abs().max() > 1e-2
+    for outer, inner, expected in ((shift, rotate, shifted_first), (rotate, shift, rotated_first)):
+        with ms.steer(model, outer):
+            assert torch.equal(run(model, inner), expected)
+            assert torch.equal(run(model), run(model, ())), "an empty block changes nothing"
+        assert torch.equal(run(model, [ms.Steering([outer]), [inner]]), expected)
+    assert toys.hooks_left(model) == 0
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_enclosing_blocks_come_first_in_generate_and_capture(family, kind):
+    model, (shift, rotate) = toys.shared(family, kind), pair()
+    prompts = toys.prompts(4, 6)
+
+    def generated(ivs):
+        return ms.generate(model, prompts, ivs, max_new_tokens=6, stop_tokens=()).tokens
+
+    def captured():
+        return ms.capture(model, prompts, [ms.Site(1)], progress=False)[ms.Site(1)].values
+
+    orders = {}
+    for name, outer, inner in (("shift first", shift, rotate), ("rotation first", rotate, shift)):
+        expected = generated([outer, inner])
+        with ms.steer(model, outer):
+            assert generated(inner) == expected
+            with ms.steer(model, inner):
+                assert generated(()) == expected
+                nested = captured()
+        with ms.steer(model, [outer, inner]):
+            torch.testing.assert_close(captured(), nested, rtol=0, atol=1e-5)
+        orders[name] = expected, nested
+    assert orders["shift first"][0] != orders["rotation first"][0]
+    assert not torch.allclose(orders["shift first"][1], orders["rotation first"][1], atol=1e-2)
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_reading_before_writing(family, kind):
+    """delta = 0.5 · resid_pre of layer 1, written after layer 1; the hand-written hooks say the same."""
+    model = toys.shared(family, kind)
+    iv = ms.Intervention(Copy(), ms.Site(1, "resid_post"), read=ms.Site(1, "resid_pre"), coeff=0.5)
+    seen = {}
+    expected = model.run_with_hooks(
+        TOKENS,
+        fwd_hooks=[
+            ("blocks.1.hook_resid_pre", lambda acts, hook: seen.update(acts=acts.clone())),
+            ("blocks.1.hook_resid_post", lambda acts, hook: acts + 0.5 * seen["acts"]),
+        ],
+    )
+    torch.testing.assert_close(run(model, iv), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(model.run_with_hooks(TOKENS, fwd_hooks=iv.fwd_hooks(model)), expected, rtol=0, atol=1e-5)
+    later = ms.Intervention(Copy(), ms.Site(1, "attn_out"), read=ms.Site(1, "mlp_out"))
+    with pytest.raises(UnknownSiteError, match="reads at mlp_out@1 after it writes at attn_out@1"):
+        run(model, later)
+
+
+def test_reading_through_an_enclosing_intervention():
+    """A reader sees the steered activation of an earlier intervention at the site it reads."""
+    model, reader = toys.shared("llama"), ms.Intervention(Copy(), ms.Site(2), read=ms.Site(1), coeff=0.5)
+    seen = {}
+    expected = model.run_with_hooks(
+        TOKENS,
+        fwd_hooks=[
+            ("blocks.1.hook_resid_post", lambda acts, hook: seen.setdefault("acts", acts + toys.vector(1))),
+            ("blocks.2.hook_resid_post", lambda acts, hook: acts + 0.5 * seen["acts"]),
+        ],
+    )
+    torch.testing.assert_close(run(model, [static(1), reader]), expected, rtol=0, atol=1e-5)
+
+
+# -- caches, gradients, plain hooks ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "kind"), ALL)
+def test_run_with_cache_holds_what_was_written(family, kind):
+    model, iv = toys.shared(family, kind), static()
+    name = iv.site.resolve(model)
+    with torch.no_grad():
+        _, before = model.run_with_cache(TOKENS)
+        with ms.steer(model, iv):
+            logits, after = model.run_with_cache(TOKENS)
+    torch.testing.assert_close(after[name], before[name] + toys.vector(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(logits, run(model, iv), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("adapter", [ms.adapters.Static(toys.vector()), Rotation(32), PromptBooster(32), Recurrent(32)])
+def test_gradients_are_those_of_finite_differences(adapter):
+    """Along a random direction of all adapter parameters, in float64."""
+    model = toys.load("gpt2", dtype=torch.float64)
+    adapter = noisy(adapter.double(), 0.1)
+    iv, parameters = ms.Intervention(adapter, ms.Site(1), coeff=0.5), list(adapter.parameters())
+    weights = torch.randn(2, 8, toys.D_VOCAB, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+
+    def loss():
+        with ms.steer(model, iv, prompt_lengths=[5, 3]):
+            return (model(TOKENS).log_softmax(-1) * weights).sum()
+
+    gradient = torch.autograd.grad(loss(), parameters)
+    generator = torch.Generator().manual_seed(4)
+    direction = [torch.randn(p.shape, dtype=p.dtype, generator=generator) for p in parameters]
+    predicted = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))
+    step, ends = 1e-5, []
+    with torch.no_grad():
+        for sign in (1, -2):  # forward, then back through the middle
+            for p, d in zip(parameters, direction, strict=True):
+                p.add_(sign * step * d)
+            ends.append(float(loss()))
+    assert (ends[0] - ends[1]) / (2 * step) == pytest.approx(predicted, rel=1e-6)
+
+
+def test_backward_gives_the_model_no_gradient():
+    model, iv = toys.shared("llama"), static()
+    with ms.steer(model, iv):
+        model(TOKENS)[:, -1].sum().backward()
+    assert iv.adapter.vector.grad.any()
+    assert all(w.grad is None for w in backend_of(model).named_weights().values())
+
+
+SCOPES = {
+    "all": S.all(),
+    "prompt": S.prompt(),
+    "generated": S.generated(),
+    "generated with last prompt": S.generated(True),
+    "last_prompt": S.last_prompt(),
+    "from_position": S.from_position(3),
+    "until": S.until(4),
+    "positions": S.positions([0, 2, 5]),
+    "window": S.window(2, 5),
+    "token_ids": S.token_ids(TOKENS[0, ::2].tolist()),
+    "after_token": S.after_token(int(TOKENS[0, 3])),
+    "rows": S.rows([1]),
+    "union": S.positions([0]) | S.generated(),
+    "difference": S.all() - S.last_prompt(),
+    "intersection": S.generated(True) & S.until(5),
+}
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama", "bridge"), ("gpt2", "hooked")])
+@pytest.mark.parametrize("scope", SCOPES.values(), ids=SCOPES)
+def test_plain_hooks_do_what_steer_does(family, kind, scope):
+    """`run_with_hooks` with nothing else: padded rows, prompt lengths, several interventions, a recurrent one."""
+    model = toys.shared(family, kind)
+    tokens = torch.tensor([[258] * 3 + TOKENS[0, :5].tolist(), TOKENS[1].tolist()])
+    mask = torch.tensor([[0] * 3 + [1] * 5, [1] * 8])
+    options = {"attention_mask": mask} | ({"padding_side": "left"} if kind == "hooked" else {})
+    reader = ms.Intervention(noisy(Recurrent(32)), ms.Site(2), read=ms.Site(0, "attn_out"), scope=scope)
+    st = ms.Steering([static(scope=scope), static(2, 0, "mlp_out", scope=scope), reader], coeff=1.5)
+    with torch.no_grad():
+        with ms.steer(model, st, prompt_lengths=[3, 4]):
+            expected = model(tokens, **options)
+        hooks = st.fwd_hooks(model, attention_mask=mask, prompt_lengths=[3, 4], tokens=tokens)
+        assert len(hooks) == 4
+        for _ in range(2):  # the same hooks serve any number of forwards
+            assert torch.equal(model.run_with_hooks(tokens, fwd_hooks=hooks, **options), expected)
+        assert not torch.equal(model(tokens, **options), expected)
+    assert toys.hooks_left(model) == 0
+    assert static(coeff=0).fwd_hooks(model) == []
+
+
+def test_untouched_positions_stay_the_same_to_the_bit():
+    model, iv = toys.shared("llama"), static(2, 2, scope=S.positions([5]))
+    changed = (run(model, iv) != run(model)).any(-1)
+    assert changed.nonzero()[:, 1].tolist() == [5, 5]  # after the last block positions do not mix
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_a_scope_that_can_touch_nothing(family, kind):
+    model = toys.shared(family, kind)
+    with pytest.raises(ScopeError, match=r"(?s)TokenScope.generated.*touches nothing.*prompt_lengths="):
+        run(model, static(scope=S.generated()))
+    with pytest.raises(ScopeError, match="touches nothing"):
+        model.run_with_hooks(TOKENS, fwd_hooks=static(scope=S.generated()).fwd_hooks(model))
+    run(model, static(scope=S.generated()), prompt_lengths=[4, 4])
+    run(model, static(scope=S.generated(include_last_prompt=True)))
+    with pytest.raises(ScopeError, match="one length"):
+        run(model, static(), prompt_lengths=[4])
+    assert toys.hooks_left(model) == 0
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_the_models_own_generation_without_a_cache(family, kind):
+    model = toys.shared(family, kind)
+    options = {"max_new_tokens": 3, "do_sample": False, "stop_at_eos": False, "verbose": False}
+    iv = static(scope=S.generated(include_last_prompt=True))
+    message = r"(?s)no meaning in the model's own generation without a cache.*mechsteer.generate"
+    with pytest.raises(ScopeError, match=message), ms.steer(model, iv):
+        model.generate(TOKENS[:1], use_past_kv_cache=False, **options)
+    assert toys.hooks_left(model) == 0
+    with ms.steer(model, static()):  # a scope that does not ask where the prompt ends is fine
+        free = model.generate(TOKENS[:1], use_past_kv_cache=False, **options)
+        assert torch.equal(free, model.generate(TOKENS[:1], **options))
+
+
+@pytest.mark.parametrize("kind", ["bridge", "compatibility"])
+def test_unmasked_left_padding(kind):
+    model = toys.shared("llama", kind)
+    padded = torch.tensor([[258] * 3 + TOKENS[0, :5].tolist(), TOKENS[1].tolist()])
+    with pytest.raises(DataError, match=r"(?s)left-padded, but no attention_mask.*attention_mask=mask"):
+        run(model, static(), padded)
+    assert toys.hooks_left(model) == 0
+
+
+def test_hidden_padding_does_not_count():
+    """HookedTransformer finds left padding itself: positions follow."""
+    model = toys.shared("llama", "hooked")
+    row = TOKENS[0, :5].tolist()
+    padded = torch.tensor([[258] * 3 + row, TOKENS[1].tolist()])
+    iv = static(scope=S.positions([0, 1]))
+    mask = torch.tensor([[0] * 3 + [1] * 5, [1] * 8])
+    with torch.no_grad(), ms.steer(model, iv):
+        both = model(padded, attention_mask=mask, padding_side="left")
+    torch.testing.assert_close(both[0, 3:], run(model, iv, torch.tensor([row]))[0], rtol=0, atol=5e-5)
+
+
+def decode(backend, row, n_new, cache=None):
+    """Cached greedy-free decoding of known tokens, one forward per step."""
+    logits, cache = backend.forward(torch.tensor([row[:-n_new]]), None, cache, use_cache=True)
+    yield logits[:, -1], cache
+    for token in row[-n_new:]:
+        logits, cache = backend.forward(torch.tensor([[token]]), None, cache, use_cache=True)
+        yield logits[:, -1], cache
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_interleaved_generations_in_one_block(family, kind):
+    """Two caches filled in turns: positions, prompt lengths and recurrent states are each cache's own."""
+    model = toys.shared(family, kind)
+    backend = backend_of(model)
+    ivs = [static(scope=S.window(6, 9)), ms.Intervention(noisy(Recurrent(32)), ms.Site(0), scope=S.generated(True))]
+    a, b = toys.prompts(9, 12, seed=3)
+    with torch.no_grad(), ms.steer(model, ivs):
+        alone = [[logits for logits, _ in decode(backend, row, 4)] for row in (a, b)]
+        turns = list(zip(decode(backend, a, 4), decode(backend, b, 4), strict=True))
+        for i, expected in enumerate(alone):
+            assert all(torch.equal(turn[i][0], logits) for turn, logits in zip(turns, expected, strict=True))
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_a_cache_from_elsewhere_cannot_be_continued(family, kind):
+    model = toys.shared(family, kind)
+    backend, token = backend_of(model), TOKENS[:, :1]
+    with torch.no_grad():
+        _, cache = backend.forward(TOKENS, None, None, use_cache=True)
+        with (
+            pytest.raises(ScopeError, match=r"(?s)continues a cache.*run the prefill inside"),
+            ms.steer(model, static()),
+        ):
+            backend.forward(token, None, cache, use_cache=True)
+    assert toys.hooks_left(model) == 0
+
+
+def test_a_cache_of_other_rows_cannot_be_continued():
+    model = toys.shared("llama")
+    backend = backend_of(model)
+    with torch.no_grad(), ms.steer(model, static()):
+        _, cache = backend.forward(TOKENS, None, None, use_cache=True)
+        with pytest.raises(ScopeError, match="filled with 2 rows, this forward has 1"):
+            backend.forward(TOKENS[:1, :1], None, cache, use_cache=True)
+    assert toys.hooks_left(model) == 0
+
+
+def twice(model, ivs):
+    with torch.no_grad(), ms.steer(model, ivs):
+        model(TOKENS)
+        model(TOKENS)
+
+
+def test_a_hook_that_never_fires():
+    """Somebody replaced block 1: its inner hooks are passed by, and the run would equal the base model."""
+    model = toys.load("llama")
+    model.blocks[1].__dict__["forward"] = lambda hidden_states, **kwargs: hidden_states
+    message = r"(?s)\['attn_out@1'\] never fired in 2 forward\(s\).*write at resid_post"
+    with pytest.raises(HookNeverFiredError, match=message):
+        twice(model, [static(2, 0), static(1, 1, "attn_out")])
+    twice(model, [static(2, 0), static(1, 2)])
+    with ms.steer(model, static(1, 1, "attn_out")):
+        pass  # without a forward there is nothing to complain of
+
+
+def test_an_exception_is_not_hidden_by_a_silent_hook():
+    model = toys.load("llama")
+    model.blocks[1].__dict__["forward"] = lambda hidden_states, **kwargs: hidden_states
+    with pytest.raises(KeyError), ms.steer(model, static(1, 1, "attn_out")):
+        forward_then_raise(model)
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_unknown_names(family, kind):
+    model = toys.shared(family, kind)
+    with pytest.raises(UnknownSiteError, match=r"(?s)no point 'resid_psot'.*resid_post"):
+        ms.Site(0, "resid_psot")
+    with pytest.raises(UnknownSiteError, match=r"(?s)no layer 3 in a model with 3 layers.*0 to 2"):
+        run(model, static(layer=3))
+    with pytest.raises(UnknownSiteError, match=r"(?s)no hook 'blocks.0.hook_resid_psot'.*blocks.0.hook_resid_post"):
+        backend_of(model).check_hook("blocks.0.hook_resid_psot")
+
+
+@pytest.mark.parametrize("kind", ["bridge", "compatibility"])
+def test_resid_mid_is_read_only_on_the_bridge(kind):
+    model = toys.shared("llama", kind)
+    with pytest.raises(
+        UnknownSiteError, match=r"(?s)resid_mid can be read but not written.*attn_out of the same layer"
+    ):
+        run(model, static(point="resid_mid"))
+    iv = ms.Intervention(Copy(), ms.Site(1), read=ms.Site(1, "resid_mid"), coeff=0.5)
+    with torch.no_grad():
+        cache = model.run_with_cache(TOKENS)[1]
+        with ms.steer(model, iv):
+            after = model.run_with_cache(TOKENS)[1]
+    mid = cache["blocks.1.hook_resid_pre"] + cache["blocks.1.hook_attn_out"]
+    expected = cache["blocks.1.hook_resid_post"] + 0.5 * mid
+    torch.testing.assert_close(after["blocks.1.hook_resid_post"], expected, rtol=0, atol=1e-5)
+
+
+def test_resid_mid_written_on_hooked_is_attn_out_written():
+    model = toys.shared("llama", "hooked")
+    torch.testing.assert_close(run(model, static(point="resid_mid")), run(model, static(point="attn_out")))
+
+
+def test_bad_adapters_and_numbers():
+    model = toys.shared("llama")
+    with pytest.raises(ShapeError, match=r"vector has shape \(31,\), the activation at the site \(32,\)"):
+        run(model, ms.Intervention(ms.adapters.Static(toys.vector(size=31)), ms.Site(0)))
+    with pytest.raises(
+        ShapeError, match=r"a static adapter needs a float vector \[d_model\], got shape \(2,\), torch.int64"
+    ):
+        ms.adapters.Static(torch.tensor([1, 2]))
+    with pytest.raises(ShapeError, match="got list"):
+        ms.adapters.Static([1.0, 2.0])
+    with pytest.raises(NonFiniteError, match="NaN or infinity"):
+        ms.adapters.Static(torch.tensor([1.0, float("nan")]))
+    with pytest.raises(ConfigError, match=r"(?s)Tensor is not an adapter.*Static"):
+        ms.Intervention(toys.vector(), ms.Site(0))
+    with pytest.raises(ConfigError, match="site is 'resid_post'"):
+        ms.Intervention(ms.adapters.Static(toys.vector()), "resid_post")
+    with pytest.raises(ConfigError, match="coeff is nan"):
+        static(coeff=float("nan"))
+    with pytest.raises(ModelLoadError, match=r"(?s)Linear is neither.*load_model"), ms.steer(nn.Linear(2, 2), static()):
+        pass
+    assert toys.hooks_left(model) == 0
+
+
+# -- Steering ----------------------------------------------------------------------------------------------------
+
+
+def test_the_common_coefficient_multiplies():
+    model = toys.shared("llama")
+    st = ms.Steering([static(1, coeff=2.0), static(2, 0, coeff=-1.0)], coeff=0.5)
+    assert [iv.coeff for iv in flatten([st, static(3)])] == [1.0, -0.5, 1.0]
+    assert torch.equal(run(model, st), run(model, [static(1, coeff=1.0), static(2, 0, coeff=-0.5)]))
+    assert torch.equal(run(model, st.with_coeff(1.0)), run(model, [static(1, coeff=2.0), static(2, 0, coeff=-1.0)]))
+    twice = ms.Steering([st.interventions[0], st.interventions[0]])
+    assert len(twice.parameters()) == 1
+
+
+def test_static_is_linear_in_its_coefficient_at_the_site():
+    """Two coefficients of the same vector differ at the site by just their difference."""
+    model, name = toys.shared("gpt2"), ms.Site(1).resolve(toys.shared("gpt2"))
+    with torch.no_grad():
+        _, base = model.run_with_cache(TOKENS)
+        with ms.steer(model, static(coeff=-3.0)):
+            _, cache = model.run_with_cache(TOKENS)
+    torch.testing.assert_close(cache[name] - base[name], (-3 * toys.vector(1)).expand(2, 8, -1), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("family", "kind"), SOME)
+def test_bias_only_starts_as_the_identity_and_learns(family, kind):
+    model = toys.shared(family, kind)
+    st = bias_only(model)
+    assert [iv.site for iv in st.interventions] == [ms.Site(i, "resid_post") for i in range(toys.N_LAYERS)]
+    assert torch.equal(run(model, st), run(model))
+    with ms.steer(model, st):
+        model(TOKENS).log_softmax(-1)[:, -1, 7].sum().backward()
+    assert len(st.parameters()) == toys.N_LAYERS
+    assert all(p.grad is not None and p.grad.any() for p in st.parameters())
+    some = bias_only(model, [0, 0.7], point="attn_out", scope=S.prompt())
+    assert [iv.site for iv in some.interventions] == [ms.Site(0, "attn_out"), ms.Site(2, "attn_out")]
+
+
+def test_depth_ratios_are_resolved_when_attached():
+    model = toys.shared("llama")
+    ratio = ms.Intervention(ms.adapters.Static(toys.vector(1)), ms.Site(0.5, "resid_post"))
+    assert torch.equal(run(model, ratio), run(model, static(layer=1)))
