@@ -61,8 +61,6 @@ _MODULES = (
     ),
 )
 
-__all__ = ["__version__", *_NAMES, *_MODULES]
-
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
@@ -76,4 +74,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted(["__version__", *_NAMES, *_MODULES])

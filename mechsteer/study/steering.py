@@ -49,7 +49,7 @@ def train(run: Run) -> dict[str, Any]:
     fitted: dict[Site, Any] = {}
     d_model = run.model.cfg.d_model
     for site in data.sites(run):
-        rms = mean_norm(run, site) / d_model**0.5
+        rms = median_norm(run, site) / d_model**0.5
         start = intervention(run, torch.zeros(d_model), site)
         fitted[site] = fit(
             run.model,
@@ -59,6 +59,7 @@ def train(run: Run) -> dict[str, Any]:
             epochs=how["epochs"],
             lr=how["lr"] * rms,
             kl_weight=how["kl_weight"],
+            l2_weight=how["l2_weight"] / rms**2,  # the penalty, as the step, is in the residual's own units
             seed=run.seed("adapter", site.layer),
             checkpoint=run.folder / f"checkpoints/adapter-{site.layer}.safetensors",
             progress=run.progress,
@@ -86,11 +87,10 @@ def train(run: Run) -> dict[str, Any]:
         "site": str(site),
         "coeff": best["coeff"],
         "norm": float(vector.norm()) * best["coeff"],
-        "mean_resid_norm": mean_norm(run, site),
+        "median_resid_norm": median_norm(run, site),
         "base_dev_score": score(()),
         "tried": tried,
         "history": fitted[site].to_dict()["history"],
-        "seconds_are_in": "timings.json",
     }
 
 
@@ -127,12 +127,10 @@ def dev_scorer(run: Run) -> Callable[[Any], float]:
     return lambda steering: float(np.mean(outcomes(run, task, problems, steering)[0]))
 
 
-def mean_norm(run: Run, site: Site) -> float:
-    """Mean norm of the residual over the training traces at a site."""
-    total, n = 0.0, 0
-    for chunk in data.store(run)[site].flat_batches():
-        total, n = total + float(chunk.float().norm(dim=-1).sum()), n + len(chunk)
-    return total / max(n, 1)
+def median_norm(run: Run, site: Site) -> float:
+    """Median norm of the residual over the training traces at a site (a mean would be that of attention sinks)."""
+    norms = [chunk.float().norm(dim=-1) for chunk in data.store(run)[site].flat_batches()]
+    return float(torch.cat(norms).median())
 
 
 def vector_of(steering: Steering) -> Tensor:

@@ -68,7 +68,7 @@ class Parsed(HTMLParser):
         else:
             self.text += data
 
-    def handle_comment(self, data):  # noqa: ARG002
+    def handle_comment(self, data):
         raise AssertionError("no comments in our pages")
 
 
