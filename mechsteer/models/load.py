@@ -26,7 +26,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from mechsteer.errors import DataError, ModelLoadError, closest
+from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError, closest
 from mechsteer.models.backend import HookedModel
 from mechsteer.models.dispatch import backend_of
 
@@ -71,12 +71,10 @@ def load_model(
                 "a Hugging Face model in memory loads as a bridge",
                 "save it to a folder to load it with backend='hooked'",
             )
-        model = TransformerBridge.boot_transformers(
-            str(name_path_or_model.config.name_or_path or name_path_or_model.config.model_type),
-            hf_model=name_path_or_model,
-            tokenizer=tokenizer,
-            dtype=dtype,
-        )
+        name = str(name_path_or_model.config.name_or_path or name_path_or_model.config.model_type)
+        if tokenizer is None and not Path(name).is_dir():  # an unknown name would be asked for on the network
+            raise ModelLoadError("a Hugging Face model in memory comes without a tokenizer", "pass tokenizer=...")
+        model = TransformerBridge.boot_transformers(name, hf_model=name_path_or_model, tokenizer=tokenizer, dtype=dtype)
     elif isinstance(name_path_or_model, HookedModel):
         model = name_path_or_model
     else:
@@ -86,7 +84,34 @@ def load_model(
         )
     backend_of(model)
     # Booting a bridge adds trainable biases of its own, so freezing comes last.
-    return model.eval().requires_grad_(False)
+    model = model.eval().requires_grad_(False)
+    if model is not name_path_or_model:
+        _warn_unless_additive(model)
+    return model
+
+
+@torch.no_grad()
+def _warn_unless_additive(model: Any) -> None:
+    """Warn where resid_pre + attn_out + mlp_out is not resid_post: writing there then misses what the block does."""
+    backend, seen = backend_of(model), dict[str, torch.Tensor]()
+    tokens = torch.arange(4, device=backend.device)[None] % model.cfg.d_vocab
+    removes = []
+    for point in ("resid_pre", "attn_out", "mlp_out", "resid_post"):
+        name = backend.hook_name(0, point)
+        removes.append(backend.attach(name, lambda acts, point=point: seen.update({point: acts.float()})))
+    try:
+        backend.forward(tokens, None, None, use_cache=False)
+    finally:
+        for remove in removes:
+            remove()
+    total = seen["resid_pre"] + seen["attn_out"] + seen["mlp_out"]
+    if not torch.allclose(total, seen["resid_post"], rtol=1e-2, atol=1e-2 * float(seen["resid_post"].abs().max())):
+        warnings.warn(
+            "attn_out and mlp_out of this architecture do not add up to the residual stream; "
+            "write at resid_post, and read what you find at attn_out and mlp_out with care",
+            MechsteerWarning,
+            stacklevel=3,
+        )
 
 
 def tokenize(model: Any, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
