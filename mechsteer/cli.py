@@ -91,7 +91,7 @@ def _models(rest: list[str]) -> int:
 
 
 def _on_run(command: str, overrides: list[str]) -> int:
-    config = importlib.import_module("mechsteer.study.config").resolve(None, overrides)
+    config = importlib.import_module("mechsteer.configs.settings").resolve(None, overrides)
     study = importlib.import_module("mechsteer.study")
     progress = sys.stderr.isatty()
     say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731

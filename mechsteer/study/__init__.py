@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mechsteer.configs.settings import overlaid, resolve
 from mechsteer.errors import ConfigError
 from mechsteer.files import write_atomically
 from mechsteer.study import explain, measure, steering, traces
-from mechsteer.study.config import overlaid, resolve
 from mechsteer.study.heatmap import heatmap
 from mechsteer.study.page import page
 from mechsteer.study.run import Run, Stage, read_json, to_json

@@ -2,8 +2,8 @@
 
 import pytest
 
+from mechsteer.configs.settings import defaults, overlaid, resolve
 from mechsteer.errors import ConfigError
-from mechsteer.study.config import defaults, overlaid, resolve
 
 
 def test_defaults_resolve_to_themselves():
