@@ -28,7 +28,7 @@ LAYERS = (
     ("cli", "lab"),
 )
 PEERS = {
-    **{"spanning": ("errors", "shapes"), "files": ("errors",)},
+    **{"spanning": ("errors", "shapes"), "files": ("errors",), "configs": ("errors",)},
     "sites": ("models",),
     **{"runtime": ("scopes",), "activations": ("runtime",), "tasks": ("pocket", "prompts")},
     **{name: ("interventions",) for name in ("generation", "steering_files", "folding", "exports")},
