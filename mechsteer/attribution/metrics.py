@@ -74,6 +74,7 @@ class TargetLogprob(Metric):
 
     targets: tuple[str | tuple[int, ...], ...]
     is_mean: bool = False
+    weights: tuple[float, ...] | None = None
 
     @property
     def continuations(self) -> Sequence[str | Sequence[int]]:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -91,7 +92,8 @@ class TargetLogprob(Metric):
         return replace(self, targets=targets)
 
     def of(self, rows: Sequence[int]) -> TargetLogprob:
-        return replace(self, targets=tuple(self.targets[i] for i in rows))
+        weights = None if self.weights is None else tuple(self.weights[i] for i in rows)
+        return replace(self, targets=tuple(self.targets[i] for i in rows), weights=weights)
 
     def __call__(self, logits: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
         if len(self.targets) != len(tokens) or any(isinstance(target, str) for target in self.targets):
@@ -107,17 +109,28 @@ class TargetLogprob(Metric):
         offset = torch.arange(picked.shape[1], device=tokens.device) - picked.shape[1] + counts[:, None]
         scored = (offset >= 0) & is_real[:, :-1]
         total = torch.where(scored, picked, 0).sum(1)
-        return total / counts if self.is_mean else total
+        value = total / counts if self.is_mean else total
+        return value if self.weights is None else value * value.new_tensor(self.weights)
 
 
-def target_logprob(targets: Sequence[str | Sequence[int]], *, mean: bool = False) -> TargetLogprob:
+def target_logprob(
+    targets: Sequence[str | Sequence[int]], *, mean: bool = False, weights: Sequence[float] | None = None
+) -> TargetLogprob:
     """Log-probability in nats of each prompt's continuation, which is put after it: summed, or the mean per token.
 
-    Strings get no BOS. Raises DataError for empty targets.
+    `weights`, one per target, multiply the rows: with +1 for right and -1 for wrong texts the effect is how much
+    further the intervention sets right ones above wrong ones. Strings get no BOS. Raises DataError for empty
+    targets, ShapeError for weights that do not fit.
     """
     if isinstance(targets, str) or not len(targets):
         raise DataError("targets is one string, or empty", "give one target per prompt")
-    return TargetLogprob(tuple(t if isinstance(t, str) else tuple(int(i) for i in t) for t in targets), mean)
+    if weights is not None and len(weights) != len(targets):
+        raise ShapeError(f"{len(weights)} weights for {len(targets)} targets", "give one weight per target")
+    return TargetLogprob(
+        tuple(t if isinstance(t, str) else tuple(int(i) for i in t) for t in targets),
+        mean,
+        None if weights is None else tuple(float(w) for w in weights),
+    )
 
 
 @dataclass(frozen=True)

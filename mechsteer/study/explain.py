@@ -64,7 +64,7 @@ def attribution(run: Run) -> dict[str, Any]:
 
 
 def contexts(run: Run) -> tuple[list[list[int]], list[list[int]] | None, Any, str]:
-    """(prompts, continuations, metric, its name): dev problems with the model's own right answers; or dev prompts."""
+    """(prompts, continuations, metric, its name): dev problems with the model's own right and wrong traces; or dev prompts."""
     n = run.config["attribute"]["n_prompts"]
     if data.metric(run) == "log_odds":
         _, problems = data.items(run, "dev", n)
@@ -76,14 +76,14 @@ def contexts(run: Run) -> tuple[list[list[int]], list[list[int]] | None, Any, st
             metrics.log_odds(*ids),
             f"ln P({run.config['positive']!r}) − ln P({run.config['negative']!r})",
         )
-    right = [data.whole(run, t) for t in data.load(run, "dev") if t.correct][:n]
-    prompts, targets = [ids[:k] for ids, k in right], [ids[k:] for ids, k in right]
-    return (
-        prompts,
-        targets,
-        metrics.target_logprob(targets),
-        "log-probability of the model's own right dev traces, nats per trace",
-    )
+    found = data.load(run, "dev")
+    right, wrong = ([t for t in found if bool(t.correct) is verdict] for verdict in (True, False))
+    chosen = right[: n - min(n // 2, len(wrong))] + wrong[: n // 2]
+    rows = [data.whole(run, t) for t in chosen]
+    prompts, targets = [ids[:k] for ids, k in rows], [ids[k:] for ids, k in rows]
+    signs = [1.0 if t.correct else -1.0 for t in chosen]
+    name = "log-probability of the model's own dev traces, right ones minus wrong ones, nats per trace"
+    return prompts, targets, metrics.target_logprob(targets, weights=signs), name
 
 
 def one_map(basis: Basis) -> Basis:
