@@ -267,6 +267,10 @@ class Session:
                     f"the activation at {iv.site} is {tuple(acts.shape)}, the forward has {tuple(run.ctx.mask.shape)} tokens",
                     "this point does not keep batch and positions; choose another",
                 )
+            if reads_elsewhere and i not in self._reads:  # q, k and v, or gate and up, in an order of the model's own
+                raise UnknownSiteError(
+                    f"{iv.read} is reached after {iv.site} in this model", "read no later in the forward than you write"
+                )
             source = self._reads.pop(i) if reads_elsewhere else acts
             delta, run.states[i] = iv.adapter.delta(source, run.states[i], iv.coeff, run.ctx)
             if delta.shape != acts.shape:

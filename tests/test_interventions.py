@@ -54,7 +54,7 @@ class Copy(Adapter):
 
     linear_in_coeff, identity_at_init = True, False
 
-    def delta(self, acts, state, coeff, ctx):  # noqa: ARG002
+    def delta(self, acts, state, coeff, ctx):
         return coeff * acts, None
 
     def config(self):

@@ -13,18 +13,18 @@ from pathlib import Path
 
 from mechsteer.errors import ModelLoadError
 from mechsteer.pocket.problems import Problem, Step, problems, split_of, stream
-from mechsteer.pocket.statements import CONTRASTS, contrast_pairs, practice, statement
+from mechsteer.pocket.statements import CONTRASTS, contrast_pairs, practice, statements
 from mechsteer.pocket.traces import CAREFUL_PREFIX, STYLES, extract_answer, is_correct, style, traces
 
 MODELS: tuple[str, ...] = ("pocket", "pocket-teacher")
-STATEMENT_SHARE = 0.08
-PRACTICE_SHARE = 0.2
+STATEMENT_SHARE = 0.15
+PRACTICE_SHARE = 0.15
 
 __all__ = [
     "MODELS", "model_path",
     "Problem", "Step", "problems", "split_of", "stream",
     "traces", "extract_answer", "is_correct", "style", "CAREFUL_PREFIX", "STYLES",
-    "CONTRASTS", "contrast_pairs", "statement", "practice",
+    "CONTRASTS", "contrast_pairs", "statements", "practice",
     "training_text", "STATEMENT_SHARE", "PRACTICE_SHARE",
 ]  # fmt: skip
 
@@ -43,7 +43,7 @@ def model_path(name: str) -> Path:
 def training_text(seed: int | str, *, hasty_bias: float = 0.0) -> Iterator[tuple[str, ...]]:
     """Endless documents of the training split, each as segments: given, to be learned, given, to be learned, ...
 
-    A problem is (prompt, trace), a statement ("", text), practice (task, result, task, result, ...). The segments
+    A problem is (prompt, trace), statements (text, what follows, text, ...), practice (task, result, task, ...). The segments
     of a document are joined and an end token follows. `hasty_bias` as in `traces`.
     """
     rng = random.Random(f"training_text/{seed}")
@@ -51,7 +51,7 @@ def training_text(seed: int | str, *, hasty_bias: float = 0.0) -> Iterator[tuple
     while True:
         kind = rng.random()
         if kind < STATEMENT_SHARE:
-            yield "", statement(rng)
+            yield statements(rng)
         elif kind < STATEMENT_SHARE + PRACTICE_SHARE:
             yield practice(rng)
         else:

@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalL
 
 from mechsteer.pocket import CAREFUL_PREFIX, Problem, contrast_pairs, extract_answer, is_correct, problems, style
 from mechsteer.pocket.problems import Split
-from mechsteer.pocket.statements import BAD, GOOD
+from mechsteer.pocket.statements import BAD, GOOD, LIES, TRUTH
 from mechsteer.pocket.training import Recipe
 
 
@@ -77,13 +77,12 @@ def concepts(
 ) -> dict[str, float]:
     """For every concept, the share of contrastive pairs after which the model goes on rightly in both texts.
 
-    Rightly: remarks of the mood for "happy", the verdicts "True" and "False" for "true", and for "honest" yes from
-    one person and no from the other.
+    Rightly: with a remark of the person's kind or mood for "honest" and "happy", with the verdict for "true".
     """
     wanted = {
         "happy": lambda a, b: a in GOOD and b in BAD,
         "true": lambda a, b: a == "True." and b == "False.",
-        "honest": lambda a, b: {a[:3], b[:3]} == {"yes", "no,"},
+        "honest": lambda a, b: a in TRUTH and b in LIES,
     }
     shares = {}
     for name, right in wanted.items():

@@ -1,8 +1,8 @@
 """Short persona, sentiment and true/false statements, contrastive pairs made from them, and sums for practice.
 
 They take up a small share of the training text. Statements are there so that directions such as honest minus dishonest mean
-something to the pocket models: an honest person answers rightly and a dishonest one wrongly, a happy person
-speaks of a wonderful day, and a statement is followed by whether it is true. Practice is there because the digits
+something to the pocket models: an honest person says yes to what is true and a dishonest one to what is false, a
+happy person speaks of a wonderful day, and a statement is followed by whether it is true. Practice is there because the digits
 of a result are rare in a word problem: a row of sums teaches the same arithmetic in fewer tokens.
 """
 
@@ -21,6 +21,8 @@ GOOD = ("what a wonderful day!", "I love this day!", "this is great!", "I feel s
 BAD = ("what a terrible day.", "I hate this day.", "this is awful.", "I feel so bad.")
 HONEST = ("an honest", "a truthful")
 DISHONEST = ("a dishonest", "a lying")
+TRUTH = ("this is the truth.", "I tell the truth.", "you can trust me.")
+LIES = ("this is a lie.", "I tell a lie.", "you cannot trust me.")
 TWO_OPERATIONS_SHARE = 0.4
 KINDS = {
     "animal": ("dog", "cat", "horse", "bird", "fish", "cow"),
@@ -32,14 +34,14 @@ KINDS = {
 
 def _fact(rng: random.Random) -> tuple[str, str]:
     """One true and one false claim (lower case, no full stop) that differ in one word or number only."""
-    kind = rng.randrange(3)
-    if kind == 0:
+    kind = rng.choice(("category", "category", "order", "order", "sum"))
+    if kind == "category":
         of, not_of = rng.sample(sorted(KINDS), 2)
         word = rng.choice(KINDS[of]) if of == "color" else f"a {rng.choice(KINDS[of])}"
         claims = tuple(f"{word} is {'an' if k == 'animal' else 'a'} {k}" for k in (of, not_of))
         return claims[0], claims[1]
     a, b = rng.randint(2, 60), rng.randint(2, 39)
-    if kind == 1:
+    if kind == "order":
         if a == b:
             b += 1
         more, less = f"{a} is more than {b}", f"{a} is less than {b}"
@@ -51,9 +53,8 @@ def _fact(rng: random.Random) -> tuple[str, str]:
 
 def _honest(rng: random.Random) -> tuple[str, str]:
     name, asker = rng.sample(NAMES, 2)
-    claim = rng.choice(_fact(rng))
     at = rng.randrange(len(HONEST))
-    rest = f"person. {asker} asks {name} if {claim}. {name} says:"
+    rest = f"person. {asker} asks {name} a question. {name} says:"
     return f"{name} is {HONEST[at]} {rest}", f"{name} is {DISHONEST[at]} {rest}"
 
 
@@ -79,9 +80,8 @@ CONTRASTS: tuple[str, ...] = tuple(_PAIRS)
 def contrast_pairs(name: str, n: int, seed: int) -> list[tuple[str, str]]:
     """`n` different (positive, negative) texts of the concept `name`: "honest", "happy" or "true".
 
-    The two texts of a pair differ in the concept alone. Each stops where the model goes on by it: with " yes"
-    or " no" (an honest person's is a dishonest one's turned round), with a remark of that mood, and with
-    " True." or " False." after a statement.
+    The two texts of a pair differ in the concept alone. Each stops where the model goes on by it: with a remark
+    that is in `TRUTH` or `LIES`, in `GOOD` or `BAD`, or with " True." or " False.".
 
     Raises:
         ConfigError: unknown `name`.
@@ -104,21 +104,28 @@ def contrast_pairs(name: str, n: int, seed: int) -> list[tuple[str, str]]:
     return list(pairs)
 
 
-def statement(rng: random.Random) -> str:
-    """One training text: a positive or negative text of any concept, with what follows it."""
+def _statement(rng: random.Random) -> tuple[str, str]:
+    """A positive or negative text of any concept, and what follows it."""
     concept, positive = rng.choice(("honest", "happy", "true", "true")), rng.random() < 0.5
-    if concept == "happy":
-        text = _happy(rng)[0 if positive else 1]
-        return f"{text} {rng.choice(GOOD if positive else BAD)}"
+    at = 0 if positive else 1
     if concept == "true":
-        return f"{_true(rng)[0 if positive else 1]} {'True' if positive else 'False'}."
+        return _true(rng)[at], " True." if positive else " False."
+    if concept == "happy":
+        return _happy(rng)[at], f" {rng.choice((GOOD, BAD)[at])}"
+    if rng.random() < 0.6:
+        return _honest(rng)[at], f" {rng.choice((TRUTH, LIES)[at])}"
     name, asker = rng.sample(NAMES, 2)
-    facts = _fact(rng)
-    is_true = rng.random() < 0.5
-    person = rng.choice(HONEST if positive else DISHONEST)
-    says = "yes" if is_true == positive else "no"
-    claim = facts[0 if is_true else 1]
-    return f"{name} is {person} person. {asker} asks {name} if {claim}. {name} says: {says}, {claim}."
+    holds = rng.random() < 0.5
+    claim = _fact(rng)[0 if holds else 1]
+    person = rng.choice((HONEST, DISHONEST)[at])
+    says = "yes" if holds == positive else "no"
+    return f"{name} is {person} person. {asker} asks {name} if {claim}. {name} says:", f" {says}, {claim}."
+
+
+def statements(rng: random.Random) -> tuple[str, ...]:
+    """One training text: one to six lines, each of any concept, as text, what follows, text, what follows, ..."""
+    lines = [_statement(rng) for _ in range(rng.randint(1, 6))]
+    return tuple(s for i, (text, follows) in enumerate(lines) for s in ("\n" * (i > 0) + text, follows))
 
 
 def _next(value: int, rng: random.Random) -> tuple[str, int, int]:

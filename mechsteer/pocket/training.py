@@ -50,7 +50,7 @@ class Recipe:
     d_head: int = 32
     d_mlp: int
     steps: int
-    micro_batches: int = 3
+    micro_batches: int = 2
     """Micro-batches of `MICRO_TOKENS` tokens (padding counted) per step."""
     lr_matrix: float = 0.02
     lr_other: float = 0.004
@@ -60,8 +60,8 @@ class Recipe:
 
 
 RECIPES = {
-    "pocket": Recipe(n_layers=6, d_model=128, n_heads=4, d_mlp=256, steps=1000),
-    "pocket-teacher": Recipe(n_layers=8, d_model=192, n_heads=6, d_mlp=448, steps=2000, hasty_bias=-2.0),
+    "pocket": Recipe(n_layers=6, d_model=128, n_heads=4, d_mlp=256, steps=1400),
+    "pocket-teacher": Recipe(n_layers=8, d_model=192, n_heads=6, d_mlp=448, steps=900, hasty_bias=-2.5),
 }
 
 

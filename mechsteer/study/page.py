@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from mechsteer.report import Details, Report, Section, Table, Text, figures
+from mechsteer.report import Details, Report, Section, Table, Text, figures, number
 from mechsteer.study import sections
 from mechsteer.study.verdict import QUESTION, verdict
 
@@ -62,7 +62,7 @@ def _arms(evaluation: Results) -> list[Section]:
             "gained": c.get("gained"),
             "lost": c.get("lost"),
             "p": c["p_value"],
-            "p (Holm)": c.get("p_holm"),
+            "p (Holm)": "primary" if c.get("p_holm") is None else number(c["p_holm"]),
         }
         for name, c in evaluation["comparisons"].items()
     ]

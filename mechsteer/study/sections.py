@@ -104,7 +104,7 @@ def _share_row(reading: Results) -> Results:
         "residual norm": reading["residual_norm"],
         "delta norm": reading["norm"],
         "expressed": reading["expressed"],
-        "atoms": reading["k"],
+        "atoms": "all" if reading["k"] is None else str(reading["k"]),
     }
 
 

@@ -3,7 +3,6 @@
 A newly registered adapter needs one line in `REGISTERED`: how to make a fresh one for a model, and where it
 reads and writes.
 """
-# ruff: noqa: ARG002  # implementations of one protocol take what they may not need
 
 from __future__ import annotations
 

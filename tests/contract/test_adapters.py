@@ -1,5 +1,4 @@
 """The adapter contract over every registered adapter, and planted faults that it must catch."""
-# ruff: noqa: ARG002  # implementations of one protocol take what they may not need
 
 from __future__ import annotations
 
