@@ -146,11 +146,24 @@ class BridgeBackend(Backend):
         return getattr(self.model.blocks[layer], _NORM[name]).original_component.weight
 
     def get_bias(self, layer: int, name: str) -> Tensor | None:
-        return self._linear(layer, name).bias  # pyright: ignore[reportReturnType]  # Linear and Conv1D: Parameter or None
+        holder, attribute = self._bias_of(layer, name)
+        return getattr(holder, attribute)
 
     def set_bias(self, layer: int, name: str, bias: Tensor | None) -> None:
-        linear: Any = self._linear(layer, name)
-        linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        holder, attribute = self._bias_of(layer, name)
+        if attribute == "bias":
+            setattr(holder, attribute, None if bias is None else nn.Parameter(bias, requires_grad=False))
+        else:
+            holder.__dict__[attribute] = bias
+
+    def _bias_of(self, layer: int, name: str) -> tuple[Any, str]:
+        """(object, attribute) of the bias that the forward uses."""
+        linear = self._linear(layer, name)
+        mlp = getattr(self.model.blocks[layer], "mlp", None)
+        if name in ("gate", "up", "down") and getattr(mlp, "_use_processed_weights", False):
+            # in compatibility mode a gated MLP computes with copies of its own
+            return mlp, f"_processed_b_{_MAP[name].removeprefix('mlp.')}"
+        return linear, "bias"
 
 
 def watch_hf(hf: nn.Module, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
