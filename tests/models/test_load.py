@@ -1,0 +1,190 @@
+"""Loading: folders, models in memory, names; and one clear error for everything that can be wrong."""
+
+import shutil
+import time
+
+import pytest
+import torch
+import toys
+from safetensors.torch import load_file
+
+import mechsteer as ms
+from mechsteer.errors import DataError, ModelLoadError
+from mechsteer.models import backend_of, bundled_models, tokenize
+
+TOKENS = torch.tensor(toys.prompts(9, 9))
+
+
+@pytest.mark.parametrize("backend", ["bridge", "hooked"])
+@pytest.mark.parametrize("family", toys.FAMILIES)  # the folder of "llama" is called llama, which TransformerLens minds
+def test_a_folder_gives_hugging_faces_logits(family, backend):
+    model, hf = ms.load_model(toys.folder(family), backend=backend), toys.hf_model(family)
+    with torch.no_grad():
+        ours, theirs = model(TOKENS), hf(TOKENS).logits
+    if backend == "bridge":
+        assert torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)
+    assert backend_of(model).kind == backend
+    assert model.tokenizer.decode(model.to_tokens("hi", prepend_bos=False)[0]) == "hi"
+
+
+@pytest.mark.parametrize("kind", toys.KINDS)
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_frozen_and_in_eval_mode(family, kind):
+    model = toys.shared(family, kind)
+    weights = backend_of(model).named_weights()
+    assert weights
+    assert not any(p.requires_grad for p in [*model.parameters(), *weights.values()])
+    assert not any(module.training for module in model.modules())
+    with torch.no_grad():
+        assert torch.equal(model(TOKENS), model(TOKENS))  # no dropout
+
+
+def test_qwen2_and_tied_and_biased_variants(tmp_path):
+    """Variants of a family the toys do not have: untied and tied heads, ungrouped heads, biases of q, k and v."""
+    from_config = {
+        "tied": toys.hf_model("qwen3", tie_word_embeddings=True),
+        "ungrouped": toys.hf_model("llama", num_key_value_heads=4),
+        "sequential": toys.hf_model("neox", use_parallel_residual=False),
+        "other base": toys.hf_model("llama", rope_parameters={"rope_type": "default", "rope_theta": 500.0}),
+    }
+    for name, hf in from_config.items():
+        hf.save_pretrained(tmp_path / name)
+        toys.tokenizer().save_pretrained(tmp_path / name)
+        for backend in ("bridge", "hooked"):
+            model = ms.load_model(tmp_path / name, backend=backend)
+            with torch.no_grad():
+                torch.testing.assert_close(model(TOKENS), hf(TOKENS).logits, rtol=0, atol=5e-5, msg=f"{name} {backend}")
+
+
+@pytest.mark.parametrize("backend", ["bridge", "hooked"])
+def test_dtype_is_the_one_asked_for(backend):
+    model = ms.load_model(str(toys.folder("qwen3")), backend=backend, dtype=torch.bfloat16)
+    assert {w.dtype for w in backend_of(model).named_weights().values()} == {torch.bfloat16}
+    with torch.no_grad():
+        logits, exact = model(TOKENS), toys.hf_model("qwen3")(TOKENS).logits
+    assert logits.dtype == torch.bfloat16
+    assert (logits.float() - exact).norm() < 0.05 * exact.norm()
+
+
+def test_a_model_in_memory_and_one_somebody_built():
+    hf = toys.hf_model("llama")
+    model = ms.load_model(hf, tokenizer=toys.tokenizer())
+    assert torch.equal(model(TOKENS), toys.hf_model("llama")(TOKENS).logits)
+    assert ms.load_model(model) is model
+    model.train()
+    model.requires_grad_(True)
+    again = ms.load_model(model)
+    assert not again.training
+    assert not any(p.requires_grad for p in again.parameters())
+    with pytest.raises(ModelLoadError, match=r"(?s)in memory loads as a bridge.*save it"):
+        ms.load_model(hf, backend="hooked")
+
+
+def refused(match, *args, **kwargs):
+    with pytest.raises(ModelLoadError, match=match) as caught:
+        ms.load_model(*args, **kwargs)
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_what_is_no_model(tmp_path):
+    refused("unknown backend 'hoked'", toys.folder("llama"), backend="hoked")
+    refused("cannot load a model from a Linear", torch.nn.Linear(2, 2))
+    refused("cannot load a model from a int", 3)
+    refused("no model folder at", tmp_path / "missing")
+    refused("no model folder at ./missing", "./missing")
+    refused(r"has no config.json", tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(b"")
+    refused(r"no model folder at .*model.safetensors", file)
+
+
+@pytest.fixture
+def bundled(monkeypatch, tmp_path):
+    """Two bundled models, whatever the package really has."""
+    for name in ("pocket", "pocket-teacher"):
+        shutil.copytree(toys.folder("qwen3"), tmp_path / name)
+    monkeypatch.setattr("mechsteer.models.load.BUNDLED", tmp_path)
+
+
+@pytest.mark.usefixtures("bundled")
+def test_bundled_names():
+    assert list(bundled_models()) == ["pocket", "pocket-teacher"]
+    with torch.no_grad():
+        assert torch.equal(ms.load_model("pocket")(TOKENS), toys.hf_model("qwen3")(TOKENS).logits)
+    refused(r"(?s)no model folder at pokcet.*did you mean \['pocket'", "pokcet")
+    refused(r"(?s)no model folder at pocket_teacher.*did you mean \['pocket-teacher'", "pocket_teacher")
+
+
+@pytest.mark.parametrize("backend", ["bridge", "hooked"])
+def test_broken_folders(tmp_path, backend):
+    def broken(name):
+        return shutil.copytree(toys.folder("llama"), tmp_path / name)
+
+    folder = broken("truncated")
+    weights = folder / "model.safetensors"
+    for length in (0, 5, 100, weights.stat().st_size // 2):
+        weights.write_bytes(weights.read_bytes()[:length])
+        refused("(?s)cannot load .*truncated.*readable config.json, model.safetensors", folder, backend=backend)
+    folder = broken("no weights")
+    (folder / "model.safetensors").unlink()
+    refused("cannot load .*no weights", folder, backend=backend)
+    folder = broken("bad config")
+    (folder / "config.json").write_text("{")
+    refused("cannot load .*bad config", folder, backend=backend)
+    folder = broken("unknown family")
+    (folder / "config.json").write_text('{"model_type": "mystery"}')
+    refused("(?s)(cannot load .*unknown family|family 'mystery')", folder, backend=backend)
+
+
+def test_a_family_that_only_the_bridge_loads(tmp_path):
+    folder = shutil.copytree(toys.folder("llama"), tmp_path / "mistral")
+    config = (folder / "config.json").read_text().replace('"llama"', '"mistral"').replace("LlamaFor", "MistralFor")
+    (folder / "config.json").write_text(config)
+    refused(r"(?s)does not load the family 'mistral'.*'gpt2'.*use the bridge", folder, backend="hooked")
+    assert ms.load_model(folder).cfg.n_layers == toys.N_LAYERS
+    yarn = config.replace('"mistral"', '"llama"').replace("MistralFor", "LlamaFor")
+    (folder / "config.json").write_text(yarn.replace('"rope_type": "default"', '"rope_type": "linear", "factor": 2.0'))
+    refused("does not load rope type 'linear'", folder, backend="hooked")
+
+
+def test_a_hub_name_offline_fails_soon():
+    start = time.monotonic()
+    for name in ("someone/some-model", "gpt-7"):
+        refused(r"(?s)cannot load (someone/some-model|gpt-7).*network", name)
+    assert time.monotonic() - start < 20
+
+
+def test_weights_on_disk_are_not_touched(tmp_path):
+    folder = shutil.copytree(toys.folder("gpt2"), tmp_path / "gpt2")
+    before = load_file(folder / "model.safetensors")
+    model = ms.load_model(folder, backend="hooked")
+    with torch.no_grad():
+        for weight in backend_of(model).named_weights().values():
+            weight.zero_()
+    after = load_file(folder / "model.safetensors")
+    assert all(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+@pytest.mark.parametrize("kind", ["bridge", "hooked"])
+def test_tokenize(kind):
+    llama, qwen = toys.shared("llama", kind), toys.shared("qwen3", kind)
+    text = list(b"hi")
+    ids = tokenize(qwen, ["hi"])[0]
+    assert len(ids) == len(text)
+    assert tokenize(llama, ["hi"])[0] == [256, *ids]  # one BOS, as the family has it
+    assert tokenize(llama, [[1, 2], (3,)]) == [[1, 2], [3]]  # ids are taken as they are
+    assert tokenize(llama, [torch.tensor([4, 5])]) == [[4, 5]]
+    for prompts, match in (
+        ("hi", "one string"),
+        ([], "no prompts"),
+        (["a", ""], "prompt 1 is empty"),
+        ([[1], []], "prompt 1 has no tokens"),
+        ([[300]], "token id 300, the vocabulary has 300"),
+        ([[-1]], "token id -1"),
+        ([[1] * 129], "prompt 0 has 129 tokens, the model's context is 128"),
+        (["x" * 200], "the model's context is 128"),
+    ):
+        with pytest.raises(DataError, match=match):
+            tokenize(llama, prompts)
