@@ -16,7 +16,7 @@ import torch
 
 from mechsteer.pocket import MODELS, model_path
 from mechsteer.pocket.measuring import measure, write_card
-from mechsteer.pocket.training import RECIPES, train
+from mechsteer.pocket.training import RECIPES, train_whole
 
 
 def main() -> None:
@@ -31,7 +31,7 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     folder = args.out or model_path(args.name)
     if args.action == "train":
-        train(RECIPES[args.name], folder, device=args.device)
+        train_whole(RECIPES[args.name], folder, device=args.device)
     measured = measure(folder)
     if args.action == "train":
         write_card(args.name, folder, measured, RECIPES[args.name])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import copy
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -58,6 +59,9 @@ class Forward:
     in_generate: bool = False  # the model's own generate is running
 
 
+_HOOKS: weakref.WeakKeyDictionary[Any, tuple[bool, dict[str, Any]]] = weakref.WeakKeyDictionary()
+
+
 class Backend(abc.ABC):
     """One loaded model behind the common protocol."""
 
@@ -85,12 +89,21 @@ class Backend(abc.ABC):
         """What makes the hook's value the point's activation; None where it is that already."""
         return None
 
+    @property
+    def hooks(self) -> Mapping[str, Any]:
+        """Hook name -> hook point. A bridge builds this mapping anew at every access, so it is kept per model."""
+        mode = getattr(self.model, "compatibility_mode", False)  # which adds names
+        kept = _HOOKS.get(self.model)
+        if kept is None or kept[0] != mode:
+            kept = _HOOKS[self.model] = (mode, dict(self.model.hook_dict))
+        return kept[1]
+
     def has_hook(self, name: str) -> bool:
-        return name in self.model.hook_dict
+        return name in self.hooks
 
     def check_hook(self, name: str) -> str:
         """`name`, or UnknownSiteError with the closest names."""
-        known = self.model.hook_dict
+        known = self.hooks
         if name not in known:
             raise UnknownSiteError(
                 f"no hook {name!r} in {type(self.model).__name__} with {self.cfg.n_layers} layers",
@@ -103,7 +116,7 @@ class Backend(abc.ABC):
 
         `first`: before the hooks that are there already.
         """
-        point = self.model.hook_dict[self.check_hook(name)]
+        point = self.hooks[self.check_hook(name)]
         point.add_hook(lambda acts, hook: fn(acts), is_permanent=True, prepend=first)
         handle = point.fwd_hooks[0 if first else -1]
 
@@ -153,7 +166,7 @@ class Backend(abc.ABC):
         blocks, n_layers = self.model.blocks, self.cfg.n_layers
         patches: list[tuple[nn.Module, Callable]] = [(blocks[i], _identity) for i in range(n_skipped - 1)]
         if n_skipped:
-            post = self.model.hook_dict[self.hook_name(n_skipped - 1, "resid_post")]
+            post = self.hooks[self.hook_name(n_skipped - 1, "resid_post")]
             patches.append((blocks[n_skipped - 1], lambda *args, **kwargs: post(resid)))
         patches += [(blocks[i], _identity) for i in range(n_layers if stop_at is None else stop_at, n_layers)]
         patches += [(blocks[i], _recomputed(blocks[i].forward)) for i in recompute]

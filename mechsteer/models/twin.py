@@ -40,7 +40,7 @@ class TwinBackend(BridgeBackend):
 
     def _locate(self, hook_name: str) -> tuple[nn.Module, str, bool] | None:
         """(module, "in" or "out", split into heads) of a hook name, or None."""
-        parts = self.model.hook_dict[self.check_hook(hook_name)].name.split(".")
+        parts = self.hooks[self.check_hook(hook_name)].name.split(".")
         if parts[0] != "blocks" or parts[-1] not in ("hook_in", "hook_out"):
             return None
         component = self.model.blocks[int(parts[1])]
