@@ -122,7 +122,9 @@ class BridgeBackend(Backend):
         return {clean_name(n): p for n, p in self.model.original_model.named_parameters()}
 
     def processing(self) -> dict[str, Any]:
-        return {"compatibility_mode": self.is_compatible}
+        # the bridge's own configuration does not tell rotary bases apart
+        rope = str(getattr(self.model.original_model.config, "rope_parameters", None))
+        return {"compatibility_mode": self.is_compatible, "rope_parameters": rope}
 
     def _linear(self, layer: int, name: str) -> nn.Module:
         module = self.model.blocks[layer]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from transformers import (
 )
 from transformers.utils import logging as hf_logging
 
-from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError, closest
+from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError
 from mechsteer.models.backend import HookedModel
 from mechsteer.models.dispatch import backend_of
 
@@ -171,8 +172,8 @@ def _find(name: str) -> str:
         or name.count("/") > 1
         or path.suffix in (".safetensors", ".json", ".bin")
     )
-    if looks_like_path or ("/" not in name and closest(name, bundled, n=1)):
-        near = closest(name, bundled)
+    near = difflib.get_close_matches(name, bundled, cutoff=0.75)  # "pockt", but not the hub's "gpt2"
+    if looks_like_path or near:
         raise ModelLoadError(
             f"no model folder at {name}",
             f"did you mean {near}?"

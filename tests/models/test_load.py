@@ -21,7 +21,7 @@ def test_a_folder_gives_hugging_faces_logits(family, backend):
     model, hf = ms.load_model(toys.folder(family), backend=backend), toys.hf_model(family)
     with torch.no_grad():
         ours, theirs = model(TOKENS), hf(TOKENS).logits
-    if backend == "bridge":
+    if backend == "bridge" and family != "gpt2":  # its bridge splits the one map of q, k and v into three
         assert torch.equal(ours, theirs)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)
     assert backend_of(model).kind == backend

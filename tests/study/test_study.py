@@ -113,11 +113,12 @@ def test_free_texts_are_scored_by_log_odds(tmp_path, capsys):
     data = tmp_path / "texts.json"
     data.write_text(json.dumps([f"{t} {i}" for i, t in enumerate(texts)]))
     out = tmp_path / "run"
-    options = [o for o in SMALL if not o.startswith(("max_new", "topology"))]
+    options = [o for o in SMALL if not o.startswith(("max_new", "topology", "adapter.epochs"))]
+    options += ["adapter.epochs=6", "evaluate.n_problems=20"]
     assert cli.main(["study", f"out={out}", f"data={data}", *options, "max_new_tokens=24", "topology.n_points=8"]) == 0
     evaluation = json.loads((out / "stages" / "evaluate.json").read_text())
     assert evaluation["metric"] == "log_odds"
-    assert evaluation["comparisons"]["adapter − base"]["difference"]["low"] > 0
+    assert evaluation["comparisons"]["adapter − base"]["difference"]["value"] > 0
     assert evaluation["comparisons"]["no-op hook − base"]["difference"]["value"] == 0
     assert "no trace has a verified answer" in json.loads((out / "stages" / "probe.json").read_text())["dropped"]
 
