@@ -141,7 +141,9 @@ class Measurement:
             styles = [by_steps.at[n, s] if s in by_steps else float("nan") for s in ("hasty", "careful")]
             prefixed = self.prefixed[self.prefixed.n_steps == n].correct.mean()
             cells = [rows.correct.mean(), *styles, prefixed]
-            lines.append(f"| {n} | {len(rows)} | " + " | ".join("none" if pd.isna(c) else f"{c:.1%}" for c in cells) + " |")
+            lines.append(
+                f"| {n} | {len(rows)} | " + " | ".join("none" if pd.isna(c) else f"{c:.1%}" for c in cells) + " |"
+            )
         lines += ["", "| style of the greedy trace | share | accuracy |", "|---|---|---|"]
         lines += [f"| {s} | {r['size'] / len(g):.1%} | {r['mean']:.1%} |" for s, r in by_style.iterrows()]
         size = pd.cut(g.largest, [0, 20, 50, 99], labels=["up to 20", "21-50", "51-99"])

@@ -159,7 +159,7 @@ def test_measurement_tables() -> None:
     assert measured.accuracy == 0.5
     assert measured.disagreement == pytest.approx(2 / 3)
     assert measured.within_problem().to_dict() == {"hasty": 0.75, "careful": 0.5}
-    assert "| 1 | 2 | 0.0% | 0.0% | nan% | 0.0% |" in measured.to_markdown()
+    assert "| 1 | 2 | 0.0% | 0.0% | none | 0.0% |" in measured.to_markdown()
 
 
 def test_completions_do_not_depend_on_the_batch(tokenizer: PreTrainedTokenizerFast) -> None:
