@@ -50,7 +50,7 @@ def attribution(run: Run) -> dict[str, Any]:
             metric,
             k=tuple(how["k"]),
             n_random=how["n_random"],
-            seed=run.seed("attribute", name),
+            seed=run.seed("attribute"),  # one bootstrap: one total effect, whatever the basis
             progress=run.progress,
         )
         effects[name] = effect.to_dict(k=12)
