@@ -61,9 +61,7 @@ def write(run: Run) -> dict[str, Any]:
     how = run.config["traces"]
     if is_ready_made(run):
         found = some_problems(run, read_solutions(run.config["data"]), how["n_problems"])
-        traces = {
-            "train": [t for t in found if len(tokenize(run.model, [t.prompt + t.text])[0]) <= run.model.cfg.n_ctx]
-        }
+        traces = {"train": [t for t in found if len(any_length(run, t.prompt + t.text)) < run.model.cfg.n_ctx]}
         if not traces["train"]:
             raise DataError(
                 f"no trace of {run.config['data']} fits the context of {run.model.cfg.n_ctx}",
@@ -126,7 +124,7 @@ def sample(run: Run, split: str, n_problems: int, n_samples: int) -> list[Trace]
         progress=run.progress,
     )
     return [
-        task.trace(item, out.texts[i * n_samples + j], source=split, sample=j)
+        task.trace(item, out.texts[i * n_samples + j], prompt=given(run, item), source=split, sample=j)
         for i, item in enumerate(problems)
         for j in range(n_samples)
     ]
@@ -134,11 +132,23 @@ def sample(run: Run, split: str, n_problems: int, n_samples: int) -> list[Trace]
 
 def prompt_ids(run: Run, item: Item) -> list[int]:
     """Token ids of an item's prompt; for log-odds its first tokens and the suffix."""
-    ids = tokenize(run.model, [item.prompt])[0]
     if metric(run) != "log_odds":
-        return ids
+        return tokenize(run.model, [item.prompt])[0]
+    ids = any_length(run, item.prompt)
     tail = run.model.tokenizer(run.config["suffix"], add_special_tokens=False)["input_ids"]
     return ids[: run.config["prompt_tokens"]] + list(tail)
+
+
+def given(run: Run, item: Item) -> str | None:
+    """The prompt as the model was given it, where that is not the item's."""
+    if metric(run) != "log_odds":
+        return None
+    return run.model.tokenizer.decode(prompt_ids(run, item), skip_special_tokens=True)
+
+
+def any_length(run: Run, text: str) -> list[int]:
+    """Token ids of a text that may be longer than the context."""
+    return run.model.to_tokens(text, truncate=False)[0].tolist()
 
 
 def room(run: Run, prompts: Sequence[Sequence[int]]) -> int:
