@@ -68,8 +68,10 @@ def contexts(run: Run) -> tuple[list[list[int]], list[list[int]] | None, Any, st
     n = run.config["attribute"]["n_prompts"]
     if data.metric(run) == "log_odds":
         _, problems = data.items(run, "dev", n)
-        ids = [steering.continuation(run, run.config[name])[0] for name in ("positive", "negative")]
-        prompts = [data.prompt_ids(run, item) for item in problems]
+        pos, neg = (steering.continuation(run, run.config[name]) for name in ("positive", "negative"))
+        shared = next((i for i, (x, y) in enumerate(zip(pos, neg, strict=False)) if x != y), 0)
+        ids = [pos[shared], neg[shared]]
+        prompts = [data.prompt_ids(run, item) + pos[:shared] for item in problems]
         return (
             prompts,
             None,
