@@ -12,6 +12,8 @@ would be faster, but activations are so anisotropic that its error in d is 1e-4 
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -22,7 +24,7 @@ from torch import Tensor
 from mechsteer.errors import DataError, NonFiniteError, ShapeError
 
 NEAR = 1e-7  # leaves a relative error of about 3e-8 in d for the pairs taken from the Gram product
-CHUNK_VALUES = 2**21  # float64 values of one buffer: 16 MB
+CHUNK_VALUES = 2**18  # float64 values of one buffer: 2 MB, which stay in a core's cache
 
 
 def mst_edges(
@@ -46,7 +48,7 @@ def mst_edges(
             "for one trajectory pass points[None]; an empty trajectory has no topology: leave it out.",
         )
     batch, n_points, _ = cloud.shape
-    edges = np.sqrt(_prim(_squared_distances(cloud, _counts(lengths, batch, n_points))))
+    edges = np.sqrt(_prim(_squared_distances(cloud, _counts(lengths, batch, n_points)).numpy()))
     edges.sort(axis=1)
     edges[np.isinf(edges)] = np.nan
     return edges
@@ -55,7 +57,7 @@ def mst_edges(
 def squared_distances(points: Float[Tensor, "n_points d_model"]) -> Float[ndarray, "n_points n_points"]:
     """Squared Euclidean distances of one cloud, float64, accurate also for near-duplicates (0 for duplicates)."""
     cloud = torch.as_tensor(points).detach().cpu()[None]
-    return _squared_distances(cloud, [cloud.shape[1]])[0]
+    return _squared_distances(cloud, [cloud.shape[1]])[0].numpy()
 
 
 def lifetime_entropy(lifetimes: Float[ndarray, "*batch n_bars"]) -> tuple[ndarray, ndarray]:
@@ -146,58 +148,56 @@ def _counts(lengths: Tensor | ndarray | list[int] | None, batch: int, n_points: 
     return counts.tolist()
 
 
-def _squared_distances(points: Tensor, counts: list[int]) -> Float[ndarray, "batch n_points n_points"]:
+def _squared_distances(points: Tensor, counts: list[int]) -> Float[Tensor, "batch n_points n_points"]:
     """float64; pairs with padding are infinite."""
-    cloud = (points.float() if points.dtype == torch.bfloat16 else points).numpy()  # numpy has no bfloat16
-    batch, n_points, d_model = cloud.shape
-    grams = torch.empty(batch, n_points, n_points, dtype=torch.float64)
-    size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
-    buffer = torch.zeros(size, n_points, d_model, dtype=torch.float64)
-    # Only the product runs in parallel: on a busy machine every parallel region waits for its slowest thread,
-    # and one trajectory is converted and centred within a core's cache.
-    for start in range(0, batch, size):
-        part = slice(start, min(start + size, batch))
-        with np.errstate(invalid="ignore", over="ignore"):  # refused below, by the diagonal
-            for centred, raw, count in zip(buffer.numpy(), cloud[part], counts[part], strict=False):
-                np.copyto(centred[:count], raw[:count])
-                centred[:count] -= centred[:count].mean(axis=0)
-                centred[count:] = 0.0
-        used = buffer[: part.stop - start]
-        torch.bmm(used, used.transpose(1, 2), out=grams[part])
-    distances = grams.numpy()
-    for index, (gram, raw, count) in enumerate(zip(distances, cloud, counts, strict=True)):
-        if not np.isfinite(gram.diagonal()).all():
-            raise NonFiniteError(
-                f"trajectory {index} holds NaN or infinity (or values whose squares overflow).",
-                "padding must be given by `lengths`; otherwise look at the model's dtype and at the site.",
-            )
-        gram[count:] = gram[:, count:] = np.inf
-        _distances_from_gram(gram[:count, :count], raw[:count])
+    padding = torch.arange(points.shape[1]) >= torch.tensor(counts)[:, None]
+    distances = _centred_grams(points, padding)
+    diagonal = distances.diagonal(dim1=1, dim2=2)
+    norms = diagonal.clone()
+    finite = norms.isfinite().all(1)
+    if not bool(finite.all()):
+        raise NonFiniteError(
+            f"trajectory {int((~finite).nonzero()[0])} holds NaN or infinity (or values whose squares overflow).",
+            "padding must be given by `lengths`; otherwise look at the model's dtype and at the site.",
+        )
+    distances.mul_(-2).add_(norms[:, :, None]).add_(norms[:, None, :])
+    if bool(padding.any()):
+        distances.masked_fill_(padding[:, :, None] | padding[:, None, :], math.inf)
+    diagonal.fill_(math.inf)
+    suspects = distances.amin((1, 2)) <= 2 * NEAR * norms.amax(1)
+    for i in suspects.nonzero()[:, 0].tolist():
+        _recompute(points[i].double(), norms[i], distances[i])
+    diagonal.fill_(0.0)
     return distances
 
 
-def _distances_from_gram(gram: Float[ndarray, "n n"], points: Float[ndarray, "n d_model"]) -> None:
-    """Turn a centred Gram matrix into squared distances, in place."""
-    norms = gram.diagonal().copy()
-    scale = norms[:, None] + norms
-    gram *= -2
-    gram += scale
-    scale *= NEAR
-    near = gram <= scale
-    if np.count_nonzero(near) > len(norms):
-        _recompute(points, near, gram)
-    np.fill_diagonal(gram, 0.0)
+def _centred_grams(points: Tensor, padding: Bool[Tensor, "batch n_points"]) -> Float[Tensor, "batch n_points n_points"]:
+    """Gram matrices of the points around their middle, float64; those of padding are zero."""
+    batch, n_points, d_model = points.shape
+    grams = torch.empty(batch, n_points, n_points, dtype=torch.float64)
+    size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
+    buffer = torch.empty(size, n_points, d_model, dtype=torch.float64)
+    ragged = padding.any(1).tolist()
+    for start in range(0, batch, size):
+        part = slice(start, min(start + size, batch))
+        centred = buffer[: part.stop - start]
+        centred.copy_(points[part])
+        if any(ragged[part]):
+            centred[padding[part]] = 0.0
+            centred -= centred.sum(1, keepdim=True) / (~padding[part]).sum(1)[:, None, None]
+            centred[padding[part]] = 0.0
+        else:
+            centred -= centred.mean(1, keepdim=True)
+        torch.bmm(centred, centred.transpose(1, 2), out=grams[part])
+    return grams
 
 
-def _recompute(points: Float[ndarray, "n d_model"], near: Bool[ndarray, "n n"], distances: ndarray) -> None:
-    """Squared distances of the `near` pairs from the points themselves."""
-    cloud = points.astype(np.float64)
-    pairs = np.argwhere(np.triu(near, 1))
-    size = max(1, CHUNK_VALUES // points.shape[1])
-    for start in range(0, len(pairs), size):
-        left, right = pairs[start : start + size].T
-        gaps = cloud[left] - cloud[right]
-        exact = np.einsum("pd,pd->p", gaps, gaps)
+def _recompute(cloud: Float[Tensor, "n d_model"], norms: Float[Tensor, " n"], distances: Float[Tensor, "n n"]) -> None:
+    """Squared distances of the near pairs from the points themselves, in place."""
+    near = (distances <= NEAR * (norms[:, None] + norms)).triu(1)
+    for pairs in near.nonzero().split(max(1, CHUNK_VALUES // cloud.shape[1])):
+        left, right = pairs.T
+        exact = (cloud[left] - cloud[right]).square().sum(1)
         distances[left, right] = distances[right, left] = exact
 
 

@@ -3,7 +3,7 @@
     python scripts/bench_topology.py [--batch 64 --points 128 --width 1024 --rounds 7]
 
 The floor is the Gram product alone, on points that are centred already: in float32, and in float64, which is what
-exact lengths need on activations. Times are medians (and minima) over rounds in which every contender runs once.
+exact lengths need on activations. Times are medians (and minima) over rounds in which every contender runs once warm.
 """
 
 from __future__ import annotations
@@ -24,12 +24,16 @@ from mechsteer.topology import h0_batch
 
 
 def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, np.ndarray]:
-    """Seconds per call [rounds] of each contender, after one warm-up; one call each per round."""
+    """Seconds per call [rounds] of each contender, one timed call each per round.
+
+    Before each lies a pause and an untimed call: OpenBLAS, which ripser calls, keeps a core spinning for some 30 ms
+    after its last product and would slow down whoever comes next; caches and threads are everybody's own this way.
+    """
     seconds = {name: np.empty(rounds) for name in contenders}
-    for contender in contenders.values():
-        contender()
     for index in range(rounds):
         for name, contender in contenders.items():
+            time.sleep(0.1)
+            contender()
             start = time.perf_counter()
             contender()
             seconds[name][index] = time.perf_counter() - start
