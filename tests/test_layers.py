@@ -49,7 +49,7 @@ OWNERS = {
     "gradio": "mechsteer.lab",
 }
 PICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
-OUTSIDE = ("tests", "scripts", "analyses", "toys", "shared_data")
+OUTSIDE = ("tests", "scripts", "analyses", "toys", "steering_toys", "shared_data")
 MOST_LINES = 400
 
 Trees = Mapping[str, ast.Module]

@@ -4,10 +4,10 @@ import pytest
 import torch
 import toys
 from contract.examples import Recurrent
+from steering_toys import SOME, TOKENS, Copy, forward_then_raise, noisy, run, static
 from torch import nn
 
 import mechsteer as ms
-from mechsteer.adapters import Adapter
 from mechsteer.errors import (
     ConfigError,
     DataError,
@@ -21,47 +21,6 @@ from mechsteer.errors import (
 from mechsteer.models import backend_of
 
 S = ms.TokenScope
-TOKENS = torch.tensor(toys.prompts(8, 8))
-ALL = [(family, kind) for family in toys.FAMILIES for kind in toys.KINDS]
-SOME = [("llama", "bridge"), ("qwen3", "compatibility"), ("gpt2", "hooked")]
-
-
-def static(seed=1, layer=1, point="resid_post", **options):
-    return ms.Intervention(ms.adapters.Static(toys.vector(seed)), ms.Site(layer, point), **options)
-
-
-def noisy(adapter: Adapter, scale=0.3) -> Adapter:
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for p in adapter.parameters():
-            p.add_(scale * torch.randn(p.shape, generator=generator))
-    return adapter
-
-
-def run(model, interventions=(), tokens=TOKENS, **options):
-    with torch.no_grad(), ms.steer(model, interventions, **options):
-        return model(tokens)
-
-
-def forward_then_raise(model):
-    model(TOKENS)
-    raise KeyError
-
-
-class Copy(Adapter):
-    """c · what it reads: shows where an intervention reads."""
-
-    linear_in_coeff, identity_at_init = True, False
-
-    def delta(self, acts, state, coeff, ctx):
-        return coeff * acts, None
-
-    def config(self):
-        return {}
-
-    @classmethod
-    def blank(cls, config):  # noqa: ARG003
-        return cls()
 
 
 @pytest.mark.parametrize(("family", "kind"), SOME)
