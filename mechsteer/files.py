@@ -9,21 +9,26 @@ from pathlib import Path
 
 from mechsteer.errors import StorageError
 
+PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
+
 
 @contextlib.contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(path: str | os.PathLike[str], *, one_writer: bool = False) -> Iterator[Path]:
     """A path beside `path` to write to; on leaving the block it becomes `path`, on an exception it is removed.
+
+    Its name is this process's own, so that two may write the same file. With `one_writer` it is always the same:
+    what a killed process left of a large file is written over by the next.
 
     Raises StorageError when the disk is full, read-only, or the folder cannot be made.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}{'' if one_writer else f'.{os.getpid()}'}{PARTIAL}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        part.replace(path)
+        rename(part, path)
     except OSError as error:
         if isinstance(error, StorageError):
             raise
@@ -40,3 +45,15 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
     with atomic_path(path) as part:
         part.write_bytes(data.encode("utf-8") if isinstance(data, str) else data)
     return Path(path)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Rename, and make the rename itself survive a power cut. `source` must be synced already."""
+    source.replace(target)
+    if os.name == "nt":
+        return  # Windows opens no folders
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -20,12 +20,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechsteer.activations.files import DTYPES, PARTIAL, ShardWriter, rename, storage_errors, write_json
+from mechsteer.activations.files import DTYPES, ShardWriter, storage_errors
 from mechsteer.activations.memory import Activations, Captured
 from mechsteer.activations.rows import shard_bounds, tokenized
 from mechsteer.activations.running import Run
 from mechsteer.activations.store import FORMAT, MANIFEST, PLAN, VERSION, ActivationStore, read_manifest, shard_path
 from mechsteer.errors import ConfigError, DataError, ModelMismatchError
+from mechsteer.files import PARTIAL, rename, write_atomically
 from mechsteer.models import Backend, backend_of, model_fingerprint, twin_of
 from mechsteer.runtime import open_sessions
 from mechsteer.sites import Site
@@ -210,7 +211,7 @@ def _to_disk(folder: Path, plan: dict[str, Any], run: Run, kept: np.ndarray, bar
     done = read_manifest(folder / MANIFEST)
     before = done or read_manifest(folder / PLAN)
     if before is None:
-        write_json(folder / PLAN, plan)
+        write_atomically(folder / PLAN, json.dumps(plan))
     else:
         _require_same(folder, before, plan)
     if done is not None:

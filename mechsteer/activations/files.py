@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mechsteer.errors import FileFormatError, StorageError
+from mechsteer.files import PARTIAL, rename
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _CODES = {
@@ -33,7 +34,6 @@ _CODES = {
     torch.int32: "I32",
     torch.bool: "BOOL",
 }
-PARTIAL = ".partial"
 
 
 @contextlib.contextmanager
@@ -53,33 +53,10 @@ def storage_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
-    """Write whole or not at all."""
-    partial = path.with_name(path.name + PARTIAL)
-    with storage_errors(path):
-        try:
-            with partial.open("w", encoding="utf-8") as file:
-                json.dump(data, file)
-                file.flush()
-                os.fsync(file.fileno())
-            rename(partial, path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
-
-
-def rename(source: Path, target: Path) -> None:
-    """Rename, and make the rename itself survive a power cut."""
-    source.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 class ShardWriter:
     """Writes one shard. `commit` gives it its name; until then, or after `abort`, there is no shard."""
+
+    # Not through atomic_path: the file is laid out first and stays open from call to call.
 
     def __init__(self, path: Path, tokens: np.ndarray, lengths: np.ndarray, mask: np.ndarray, dtype: torch.dtype):
         self.path, self.dtype = path, dtype

@@ -1,7 +1,7 @@
 """The state of an SAETrainer between two steps, as one safetensors file.
 
 sae_lens' own checkpoints hold a pickle (`trainer_state.pt`); this one holds the same state as named tensors with
-the rest as JSON in the header. It is written beside its final name and moved there, so that it is whole or absent.
+the rest as JSON in the header. It is whole or absent.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mechsteer.errors import FileFormatError, StorageError
+from mechsteer.files import atomic_path
 
 
 def save_checkpoint(path: Path, trainer: Any, extra: dict[str, Any]) -> None:
@@ -32,17 +33,15 @@ def save_checkpoint(path: Path, trainer: Any, extra: dict[str, Any]) -> None:
         "n_training_samples": trainer.n_training_samples,
         "extra": extra,
     }
-    partial = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(
-            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-            partial,
-            {"state": json.dumps(plain)},
-        )
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write the checkpoint {path}: {error}", "check space and rights") from error
+        with atomic_path(path, one_writer=True) as part:
+            save_file(
+                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+                part,
+                {"state": json.dumps(plain)},
+            )
+    except SafetensorError as error:  # what safetensors makes of a disk that refuses
+        raise StorageError(f"cannot write {path}: {error}", "free some space, or choose another folder") from error
 
 
 def read_extra(path: Path) -> dict[str, Any]:
