@@ -43,16 +43,29 @@ def read_rows(path: str | os.PathLike[str]) -> list[Row]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(f"{path} is of an unknown kind {path.suffix!r}", f"known are {sorted(_READERS)}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}", "give a file that is there") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}", "convert it") from error
-    rows = list(reader(text, path))
+    rows = list(reader(read_text(path), path))
     if not rows:
         raise DataError(f"{path} holds no rows", "give a file with at least one")
     return rows
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file. Raises DataError naming the file, and the line that is not UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}", "give a file that is there") from error
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start].replace(b"\r\n", b"\n").replace(b"\r", b"\n")  # as they are read
+        line, why = 1 + before.count(b"\n"), f"not UTF-8 text: {error.reason}"
+        raise DataError(f"{path}, line {line}: {why}", "save the file as UTF-8") from error
+
+
+def why_not_json(error: ValueError | RecursionError) -> str:
+    """What is wrong with a text, by what `json` raised: not JSON, or JSON that Python will not hold."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return f"not JSON: {error.msg}" if isinstance(error, JSONDecodeError) else f"cannot be read: {error}"
 
 
 def malformed(path: str | os.PathLike[str], line: int, why: str) -> DataError:
@@ -72,8 +85,8 @@ def _read_jsonl(text: str, path: Path) -> Iterator[Row]:
         if row.strip():
             try:
                 yield Row(line, json.loads(row))
-            except JSONDecodeError as error:
-                raise malformed(path, line, f"not JSON: {error.msg}") from error
+            except (ValueError, RecursionError) as error:
+                raise malformed(path, line, why_not_json(error)) from error
 
 
 def _read_json(text: str, path: Path) -> Iterator[Row]:
@@ -86,8 +99,8 @@ def _read_json(text: str, path: Path) -> Iterator[Row]:
         line, counted = line + text.count("\n", counted, at), at
         try:
             item, end = decoder.raw_decode(text, at)
-        except JSONDecodeError as error:
-            raise malformed(path, error.lineno, f"not JSON: {error.msg}") from error
+        except (ValueError, RecursionError) as error:
+            raise malformed(path, getattr(error, "lineno", line), why_not_json(error)) from error
         yield Row(line, item)
         at = _skip(text, end)
         if text[at : at + 1] == ",":

@@ -83,12 +83,31 @@ def test_malformed_rows_name_file_and_line(tmp_path, name, text, message) -> Non
         PromptSet.read(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("[" * 100_000, "nested too deeply"), ("9" * 5000, "4300 digits")],
+    ids=["deep nesting", "huge integer"],
+)
+def test_json_that_python_will_not_read_is_named_like_any_malformed_row(tmp_path, value, message) -> None:
+    for name, text in (
+        ("p.jsonl", f'{{"text": "a"}}\n{{"text": {value}}}\n'),
+        ("p.json", f'[{{"text": "a"}},\n{{"text":\n {value}}}]'),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(DataError, match=rf"{name}, line 2: .*{message}[\s\S]*hint: correct or remove this row"):
+            read_rows(tmp_path / name)
+
+
 def test_files_that_cannot_be_read(tmp_path) -> None:
     with pytest.raises(DataError, match="No such file"):
         read_rows(tmp_path / "absent.txt")
     (tmp_path / "p.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match="is not UTF-8 text"):
+    with pytest.raises(DataError, match=r"p\.txt, line 1: .*not UTF-8"):
         read_rows(tmp_path / "p.txt")
+    for end in (b"\n", b"\r\n", b"\r"):
+        (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf"a"' + end + b'"\xc3\xbc"' + end + b'"caf\xe9"')
+        with pytest.raises(DataError, match=r"p\.jsonl, line 3: .*not UTF-8[\s\S]*hint: save the file as UTF-8"):
+            read_rows(tmp_path / "p.jsonl")
 
 
 def test_bad_columns() -> None:

@@ -18,10 +18,12 @@ from typing import Any
 import yaml
 
 from mechsteer.errors import ConfigError, DataError, closest
+from mechsteer.prompts import read_text
 
 TokenGroups = dict[str, list[tuple[int, ...]]]
 
 _PRESETS = Path(__file__).with_name("vocabularies.yaml")
+_HINT = "expected {group: [words, or lists of token ids]}; quote words that YAML reads otherwise, as 'no'"
 
 
 def presets() -> dict[str, dict[str, list[str]]]:
@@ -74,23 +76,21 @@ def _read(preset: str | Path | Mapping[str, Sequence[Any]]) -> Mapping[str, Sequ
             f"no vocabulary {str(preset)!r}",
             f"bundled: {sorted(bundled)}, closest {closest(str(preset), bundled)}; a file ends in .yaml or .json",
         )
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         parsed = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise DataError(f"cannot read the vocabulary {path}: {error.strerror}", "check the path") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise DataError(f"the vocabulary {path} is not valid {path.suffix[1:]}: {error}") from error
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        why = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise DataError(f"the vocabulary {path} is not valid {path.suffix[1:]}: {why}", _HINT) from error
     return _checked(parsed, str(path))
 
 
 def _checked(parsed: Any, source: str) -> Mapping[str, Sequence[Any]]:
-    hint = "expected {group: [words, or lists of token ids]}; quote words that YAML reads otherwise, as 'no'"
     if not isinstance(parsed, Mapping) or not parsed:
-        raise DataError(f"{source} has no groups", hint)
+        raise DataError(f"{source} has no groups", _HINT)
     for name, members in parsed.items():
         if not isinstance(name, str) or not isinstance(members, Sequence) or isinstance(members, str):
-            raise DataError(f"{source}: group {name!r} is not a named list: {members!r}", hint)
+            raise DataError(f"{source}: group {name!r} is not a named list: {members!r}", _HINT)
         for member in members:
             if not isinstance(member, str) or not member.strip():
                 _ids(f"{source}: {name}", member)

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from mechsteer.errors import DataError, StorageError
 from mechsteer.files import write_atomically
-from mechsteer.prompts import malformed
+from mechsteer.prompts import malformed, why_not_json
 from mechsteer.tasks.base import Trace
 
 _TYPES = {
@@ -77,8 +77,8 @@ def read_traces(path: str | Path) -> list[Trace]:
 def _trace(line: bytes, path: Path, number: int) -> Trace:
     try:
         row = json.loads(line)
-    except ValueError as error:
-        raise malformed(path, number, f"not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise malformed(path, number, why_not_json(error)) from error
     if not isinstance(row, dict) or row.keys() != _TYPES.keys():
         raise malformed(path, number, f"a trace has the fields {list(_TYPES)}")
     for name, kind in _TYPES.items():
@@ -91,7 +91,7 @@ def _is_whole(line: bytes) -> bool:
     """Whether a line without its line end is a row all the same: no beginning of a JSON object is one itself."""
     try:
         json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 

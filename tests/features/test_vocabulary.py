@@ -64,3 +64,20 @@ def test_refusals(tmp_path):
         (tmp_path / "bad.yaml").write_text(text)
         with pytest.raises(DataError, match=match):
             groups_for(tokenizer, tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize("name", ["v.json", "v.yaml"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[" * 20_000, "nested too deeply"),
+        (b'{"a": [' + b"9" * 5000 + b"]}", "4300 digits"),
+        (b'{"a":\n ["caf\xe9"]}', "line 2: .*not UTF-8"),
+        (b'{"a":\n ["b"', "line 2"),
+    ],
+    ids=["deep nesting", "huge integer", "not UTF-8", "cut off"],
+)
+def test_files_that_cannot_be_parsed_are_named_with_a_hint(tmp_path, name, text, message):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(DataError, match=rf"{name}[\s\S]*{message}[\s\S]*hint: "):
+        groups_for(word_tokenizer(["a"]), tmp_path / name)

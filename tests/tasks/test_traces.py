@@ -78,13 +78,26 @@ def test_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest
         (b'"sample": "3"', "line 2: 'sample' is '3'"),
         (b'"sample": 3, "extra": 1', "line 2: a trace has the fields"),
         (b'"sample": ', "line 2: not JSON"),
+        (b'"sample": ' + b"[" * 100_000, "line 2: .*nested too deeply"),
+        (b'"sample": ' + b"9" * 5000, "line 2: .*4300 digits"),
+        (b'"sample": "\xe9"', "line 2: .*'utf-8' codec"),
     ],
+    ids=["type", "field", "cut off", "deep nesting", "huge integer", "not UTF-8"],
 )
 def test_malformed_rows_are_named(tmp_path: Path, change: bytes, message: str) -> None:
     path = write_traces(tmp_path / "traces.jsonl", [FIRST, SECOND])
     path.write_bytes(path.read_bytes().replace(b'"sample": 3', change))
     with pytest.raises(DataError, match=message):
         read_traces(path)
+
+
+def test_a_last_row_nested_too_deeply_is_one_that_was_cut_off(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "traces.jsonl", [FIRST])
+    with path.open("ab") as file:
+        file.write(b"[" * 100_000)
+    assert read_traces(path) == [FIRST]
+    append_traces(path, [SECOND])
+    assert read_traces(path) == [FIRST, SECOND]
 
 
 def test_missing_file(tmp_path: Path) -> None:
