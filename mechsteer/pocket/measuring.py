@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalL
 from mechsteer.pocket import CAREFUL_PREFIX, Problem, contrast_pairs, extract_answer, is_correct, problems, style
 from mechsteer.pocket.problems import Split
 from mechsteer.pocket.statements import BAD, GOOD, LIES, TRUTH
-from mechsteer.pocket.training import Recipe
+from mechsteer.pocket.training import LOG, Recipe
 
 
 def load(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
@@ -237,16 +237,22 @@ WHAT = {
 }
 
 
+def trained_tokens(log: Path) -> int:
+    """The tokens of all runs in a training log, one after the other: in each, steps and tokens count from 0 again."""
+    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    following = [entry["step"] for entry in entries[1:]] + [0]
+    return sum(entry["tokens"] for entry, step in zip(entries, following, strict=True) if step <= entry["step"])
+
+
 def write_card(name: str, folder: Path, measured: Measurement, recipe: Recipe) -> None:
     """Write the model card `README.md` of the bundled model `name` into `folder`."""
     model, _ = load(folder)
-    log = (folder / "training_log.jsonl").read_text().splitlines()
     card = CARD.format(
         name=name,
         what=WHAT[name],
         config=model.config,
         parameters=model.num_parameters(),
-        tokens=json.loads(log[-1])["tokens"] / 1e6,
+        tokens=trained_tokens(folder / LOG) / 1e6,
         tables=measured.to_markdown(),
         recipe=recipe,
     )

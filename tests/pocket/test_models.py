@@ -162,6 +162,24 @@ def test_measurement_tables() -> None:
     assert "| 1 | 2 | 0.0% | 0.0% | none | 0.0% |" in measured.to_markdown()
 
 
+def test_the_card_counts_the_tokens_of_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = [(25, 100_000), (50, 200_000), (60, 1_240_000), (25, 90_000), (40, 160_000), (40, 700_000)]
+    lines = [json.dumps({"step": step, "tokens": tokens, "loss": 1.0}) for step, tokens in log]
+    (tmp_path / training.LOG).write_text("\n".join(lines) + "\n")
+    model = training.build_model(TINY, build_tokenizer(50))
+    monkeypatch.setattr(measuring, "load", lambda folder: (model, None))
+    measured = SimpleNamespace(to_markdown=lambda: "no tables")
+    measuring.write_card("pocket", tmp_path, measured, TINY)  # pyright: ignore[reportArgumentType]
+    assert "; 2.1 million" in (tmp_path / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", pocket.MODELS)
+def test_shipped_cards_say_how_many_tokens_the_log_counts(name: str) -> None:
+    folder = pocket.model_path(name)
+    tokens = measuring.trained_tokens(folder / training.LOG)
+    assert f"; {tokens / 1e6:.1f} million\n" in (folder / "README.md").read_text()
+
+
 def test_completions_do_not_depend_on_the_batch(tokenizer: PreTrainedTokenizerFast) -> None:
     model = training.build_model(TINY, tokenizer).eval()
     prompts = [p.prompt for p in pocket.problems(5, seed=3)]
