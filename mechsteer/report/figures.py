@@ -22,7 +22,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from mechsteer.errors import DataError, ShapeError
@@ -312,19 +312,21 @@ def training_curve(
     *,
     title: str,
     caption: str,
+    x_label: str = "optimiser step",
     y_label: str = "loss (nats per token)",
     chosen_step: float | None = None,
 ) -> Figure:
-    """Losses against the optimiser step, [n_steps] each; dashed line: the step whose weights are used."""
+    """Losses against the optimiser step (or epoch), [n_steps] each; dashed line: the one whose weights are used."""
     x = _vector("steps", steps)
     with _style():
-        canvas, axes = _axes(2.8, "optimiser step", y_label)
+        canvas, axes = _axes(2.8, x_label, y_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         looks = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (INK, ":")]
         for i, (name, values) in enumerate(curves.items()):
             color, line = looks[i % len(looks)]
             axes.plot(x, _vector(name, values, len(x)), line, color=color, label=visible(name))
         if chosen_step is not None:
-            _dashed(axes, chosen_step, "chosen step")
+            _dashed(axes, chosen_step, "the one used")
         _legend(axes)
     ends = "; ".join(
         f"{name} from {number(float(np.asarray(values)[0]))} to {number(float(np.asarray(values)[-1]))}"
@@ -352,6 +354,7 @@ def score_histogram(
     with _style():
         canvas, axes = _axes(2.6, x_label, "features (logarithmic)")
         axes.hist(known, bins=n_bins, color="#9fb4c7", edgecolor="white", linewidth=0.5)
+        axes.xaxis.set_major_locator(MaxNLocator(5))  # small scores have long labels
         axes.set_yscale("symlog", linthresh=1)
         top = max(1, len(known))
         ticks = [0, *(10**e for e in range(len(str(top))))]

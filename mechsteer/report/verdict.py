@@ -67,7 +67,9 @@ class Verdict:
 
     def numbers(self) -> tuple[str, str, str]:
         """Difference, interval and detectable difference as the report writes them."""
-        difference, low, high = aligned([self.difference, *self.interval], signed=True)
+        values = [self.difference, *self.interval]
+        digits = 2 if max((abs(v) for v in values if math.isfinite(v)), default=1.0) < 0.1 else 3
+        difference, low, high = aligned(values, digits, signed=True)
         interval = UNDEFINED if UNDEFINED in (low, high) else f"[{low}, {high}]"
         return difference, interval, number(self.detectable, 2)
 
@@ -108,7 +110,7 @@ class Verdict:
         def at(value: float) -> str:
             return f"{100 * (value - low) / (high - low):.2f}%"
 
-        ticks = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(low, high)
+        ticks = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(low, high)
         ticks = [float(tick) for tick in ticks if low <= tick <= high]
         grid = "".join(f'<line class="grid" x1="{at(t)}" x2="{at(t)}" y1="0" y2="100%"/>' for t in ticks)
         if self.reference is not None and math.isfinite(self.reference):

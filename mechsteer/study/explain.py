@@ -50,10 +50,12 @@ def attribution(run: Run) -> dict[str, Any]:
             metric,
             k=tuple(how["k"]),
             n_random=how["n_random"],
+            integrated=how["integrated"],
             seed=run.seed("attribute"),  # one bootstrap: one total effect, whatever the basis
             progress=run.progress,
         )
         effects[name] = effect.to_dict(k=12)
+        promoted(run, basis, effects[name]["directions"])
     return {
         "metric": named,
         "n_prompts": len(prompts),
@@ -97,20 +99,23 @@ def one_map(basis: Basis) -> Basis:
 def named_features(run: Run, att: Any) -> dict[str, Any]:
     """Shares of the deltas, the top features joined with ReasonScore and what the unembedding makes of them."""
     scores = run.result("reasonscore").get("scores")
-    rows = att.top(10).to_dict("records")
-    tokens = top_tokens(run.model, att.basis.select([row["direction"] for row in rows]), 5) if rows else None
-    for i, row in enumerate(rows):
+    rows = promoted(run, att.basis, att.top(10).to_dict("records"))
+    for row in rows:
         row["reason_score"] = None if scores is None else scores[row["direction"]]
-        row["promotes"] = None if tokens is None else list(tokens["promoted"].iloc[i])
     return shares(att) | {"top": rows}
 
 
 def named_directions(run: Run, att: Any) -> dict[str, Any]:
-    rows = att.top(5).to_dict("records")
-    tokens = top_tokens(run.model, att.basis.select([row["direction"] for row in rows]), 5) if rows else None
-    for i, row in enumerate(rows):
-        row["promotes"] = None if tokens is None else list(tokens["promoted"].iloc[i])
-    return shares(att) | {"top": rows}
+    return shares(att) | {"top": promoted(run, att.basis, att.top(5).to_dict("records"))}
+
+
+def promoted(run: Run, basis: Basis, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, each with the tokens that its direction promotes through the unembedding."""
+    if rows:
+        tokens = top_tokens(run.model, basis.select([row["direction"] for row in rows]), 5)["promoted"]
+        for row, found in zip(rows, tokens, strict=True):
+            row["promotes"] = list(found)
+    return rows
 
 
 def shares(att: Any) -> dict[str, Any]:

@@ -37,9 +37,11 @@ def site(run: Run) -> Site:
 
 
 def sae_stage(run: Run) -> dict[str, Any]:
-    """sae/: an SAE of the residual stream at the adapter's site."""
+    """sae/: an SAE of the residual stream at the adapter's site, measured on the traces of other problems."""
     how, at = run.config["sae"], site(run)
     acts = data.store(run)[at]
+    others = [data.whole(run, trace)[0] for trace in data.load(run, "dev")]
+    unseen = [data.states(run, others, at).flat()] if others else None
     trained = train_sae(
         lambda: iter(acts.flat_batches()),
         d_in=run.model.cfg.d_model,
@@ -49,12 +51,18 @@ def sae_stage(run: Run) -> dict[str, Any]:
         n_tokens=how["n_tokens"],
         seed=run.seed("sae"),
         metadata={"model_fingerprint": run.fingerprint, "site": str(at)},
+        eval_batches=unseen,
         out=run.folder / "sae",
         checkpoint_every=100,
         progress=run.progress,
     )
     metrics = {k: v for k, v in trained.metrics.items() if isinstance(v, (int, float, str))}
-    return {"site": str(at), "metrics": metrics | {"loss_recovered": loss_recovered(run, trained.sae, at)}}
+    rows = others or [data.whole(run, trace)[0] for trace in data.load(run, "train")]
+    metrics |= {
+        "loss_recovered": loss_recovered(run, trained.sae, at, rows),
+        "evaluated_on": "traces of dev problems" if others else "the traces it was trained on",
+    }
+    return {"site": str(at), "metrics": metrics}
 
 
 def sae(run: Run) -> SAE[Any]:
@@ -64,7 +72,7 @@ def sae(run: Run) -> SAE[Any]:
 
 
 @torch.no_grad()
-def loss_recovered(run: Run, trained: SAE[Any], at: Site, n: int = 24) -> float | None:
+def loss_recovered(run: Run, trained: SAE[Any], at: Site, rows: list[list[int]], n: int = 24) -> float | None:
     """(loss with a zeroed site − loss with the SAE's reconstruction) / (loss with a zeroed site − loss as it is)."""
     backend = backend_of(run.model)
     assert isinstance(at.layer, int)
@@ -75,8 +83,8 @@ def loss_recovered(run: Run, trained: SAE[Any], at: Site, n: int = 24) -> float 
         "zeroed": torch.zeros_like,
     }
     losses = dict.fromkeys(edits, 0.0)
-    for trace in data.load(run, "train")[:n]:
-        tokens = torch.tensor([data.whole(run, trace)[0]])
+    for row in rows[:n]:
+        tokens = torch.tensor([row])
         for how, edit in edits.items():
             remove = backend.attach(name, edit)
             try:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from mechsteer.report import Details, Report, Section, Table, Text, figures, number
+from mechsteer.report import Details, Report, Section, Table, Text, figures
 from mechsteer.study import sections
 from mechsteer.study.verdict import QUESTION, verdict
 
@@ -61,8 +62,8 @@ def _arms(evaluation: Results) -> list[Section]:
             "difference [95 %]": sections.interval(c["difference"]),
             "gained": c.get("gained"),
             "lost": c.get("lost"),
-            "p": c["p_value"],
-            "p (Holm)": "primary" if c.get("p_holm") is None else number(c["p_holm"]),
+            "p": sections.p_value(c["p_value"]),
+            "p (Holm)": "primary" if c.get("p_holm") is None else sections.p_value(c["p_holm"]),
         }
         for name, c in evaluation["comparisons"].items()
     ]
@@ -106,10 +107,9 @@ def _arms(evaluation: Results) -> list[Section]:
 
 def _adapter(result: Results) -> list[Section]:
     tried = pd.DataFrame(result["tried"])
-    history = [h for h in result["history"] if h["train"]]
-    curves = {"train loss": [h["train"]["loss"] for h in history]}
-    if all(h["dev"] for h in history):
-        curves["dev loss"] = [h["dev"]["loss"] for h in history]
+    history = result["history"]
+    losses = {split: [h[split]["loss"] if h[split] else None for h in history] for split in ("train", "dev")}
+    curves = {f"{split} loss": np.array(values, float) for split, values in losses.items() if any(values)}
     blocks: list[Any] = [
         Text(
             f"One vector at {result['site']}, trained on {result['n_samples']} of the model's own verified samples; norm {result['norm']:.3g} beside a median residual norm of {result['median_resid_norm']:.3g}. "
@@ -123,7 +123,9 @@ def _adapter(result: Results) -> list[Section]:
                 [h["epoch"] for h in history],
                 curves,
                 title="Training of the chosen adapter",
-                caption="Cross-entropy on its samples + KL to the model as it is, per epoch.",
+                x_label="epoch",
+                chosen_step=result["best_epoch"],
+                caption="Cross-entropy on its samples, KL to the model as it is on the questions, size of the vector.",
             )
         )
     return [Section("The adapter", blocks)]
@@ -133,7 +135,7 @@ def _traces(result: Results) -> list[Section]:
     rows = []
     for split in ("train", "dev"):
         if split in result:
-            row = {"split": split, **{k: v for k, v in result[split].items() if k != "styles"}}
+            row = {"split": split, **{k.replace("_", " "): v for k, v in result[split].items() if k != "styles"}}
             rows.append(row | {f"style: {k}": v for k, v in result[split]["styles"].items()})
     return [
         Section(

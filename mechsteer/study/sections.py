@@ -11,12 +11,31 @@ from mechsteer.report import Details, Heatmap, Note, Section, Table, Text, figur
 
 Results = dict[str, Any]
 
+_SAE_METRICS = {
+    "l0": "active per token",
+    "explained_variance": "explained variance",
+    "loss_recovered": "loss recovered",
+    "dead_share": "dead features",
+    "n_tokens": "tokens",
+    "evaluated_on": "measured on",
+}
+
+
+def decimal(value: float | None, places: int = 3) -> str:
+    if value is None:
+        return "undefined"
+    text = f"{value:.{places}f}"
+    return text.replace("-", "−") if float(text) else text.lstrip("-")  # no sign before a rounded zero
+
 
 def interval(value: Results | None) -> str:
     if value is None or value.get("value") is None:
         return "undefined"
-    ends = [value["low"], value["high"]]
-    return f"{value['value']:.3f} [{', '.join('undefined' if x is None else f'{x:.3f}' for x in ends)}]"
+    return f"{decimal(value['value'])} [{decimal(value['low'])}, {decimal(value['high'])}]"
+
+
+def p_value(value: float | None) -> str:
+    return "< 0.001" if value is not None and value < 0.001 else decimal(value)
 
 
 def attribution(result: Results) -> list[Section]:
@@ -58,14 +77,16 @@ def attribution(result: Results) -> list[Section]:
     )
     for name, effect in result["effects"].items():
         blocks.append(
-            Text(
-                f"Effect in {name}: {interval({'value': effect['total'], 'low': effect['interval'][0], 'high': effect['interval'][1]})} nats."
-            )
+            Text(f"{name[0].upper()}{name[1:]}. The whole adapter changes the metric by {_total(effect)} nats.")
         )
         if effect["nothing_to_attribute"]:
             blocks.append(Note(f"There is nothing to attribute: {effect['reason']}."))
             continue
-        blocks.append(_recovery(name, effect))
+        blocks += [
+            Table(_contributions(effect), caption=_reading(effect)),
+            _recovery(name, effect),
+            _check(name, effect),
+        ]
         blocks.append(
             Details(
                 f"The check in figures ({name})",
@@ -84,6 +105,50 @@ def attribution(result: Results) -> list[Section]:
     ]
     blocks.append(Details("Singular directions, map by map", singular))
     return [Section("What the adapter is made of", blocks)]
+
+
+def _total(effect: Results) -> str:
+    low, high = effect["interval"]
+    return interval({"value": effect["total"], "low": low, "high": high})
+
+
+def _contributions(effect: Results) -> pd.DataFrame:
+    rows = effect["directions"][:8]
+    return pd.DataFrame(
+        [
+            {
+                "direction": r["label"],
+                "nats": decimal(r["contribution"]),
+                "share": decimal(r["share"]),
+                "promotes": spoken(r["promotes"]),
+            }
+            for r in rows
+        ]
+    )
+
+
+def _reading(effect: Results) -> str:
+    steps = effect["settings"]["integrated"]
+    how = f"integrated gradients ({steps} steps)" if steps else "gradient at the unsteered run"
+    return (
+        f"Directions with the largest share of the effect: {how} x delta. "
+        f"The whole delta adds up to {decimal(effect['linear'])} nats this way; what no direction holds has a share of "
+        f"{decimal(effect['residual_share'])}"
+    )
+
+
+def _check(name: str, effect: Results) -> Text:
+    """The check at the largest k in words, controls beside the claim."""
+    row = effect["check"][-1]
+    claim = " and ".join(
+        f"{label} {interval({'value': row[key], 'low': row[f'{key}_low'], 'high': row[f'{key}_high']})}"
+        for key, label in (("sufficiency", "kept alone they recover"), ("necessity", "removed they take away"))
+    )
+    return Text(
+        f"The top {row['k']} of the {name}: {claim} of the effect. Controls: {row['k']} random ones recover "
+        f"{decimal(row['random_sufficiency'])} and take away {decimal(row['random_necessity'])}; a random direction of the "
+        f"same norm recovers {decimal(row['matched_norm_random'])}."
+    )
 
 
 def _recovery(name: str, effect: Results) -> Any:
@@ -116,19 +181,23 @@ def _directions(rows: list[Results], *more: str) -> pd.DataFrame:
                 "coefficient": r["coefficient"],
                 "energy": r["energy"],
                 **{m: r[m] for m in more},
-                "promotes": " ".join(repr(t) for t in r["promotes"] or []),
+                "promotes": spoken(r["promotes"]),
             }
             for r in rows
         ]
     )
 
 
+def spoken(tokens: list[str]) -> str:
+    return " ".join(map(repr, tokens))
+
+
 def _tokens(rows: list[Results]) -> list[str]:
-    return [f"{row['token']!r} {row['direct']:+.3f}" for row in rows]
+    return [f"{row['token']!r} {'+' if row['direct'] >= 0 else ''}{decimal(row['direct'])}" for row in rows]
 
 
 def features(result: Results, sae: Results) -> list[Section]:
-    metrics = pd.DataFrame([sae["metrics"]])
+    metrics = pd.DataFrame([{name: sae["metrics"].get(key) for key, name in _SAE_METRICS.items()}])
     blocks: list[Any] = [Table(metrics, caption=f"The sparse autoencoder at {sae['site']}")]
     if result["dropped"]:
         return [Section("Features of reasoning", [*blocks, Note(f"No ReasonScore: {result['dropped']}.")])]
@@ -139,7 +208,7 @@ def features(result: Results, sae: Results) -> list[Section]:
             "ReasonScore": f["score"],
             "density": f["density"],
             "mass on 5 tokens": f["top5_token_share"],
-            "fires on": " ".join(f"{t!r}" for t, _ in f["top_tokens"]),
+            "fires on": spoken([t for t, _ in f["top_tokens"]]),
         }
         for f in result["top"]
     ]
@@ -172,7 +241,10 @@ def features(result: Results, sae: Results) -> list[Section]:
 def probe(result: Results) -> list[Section]:
     if result["dropped"]:
         return [Section("Probe of right and wrong", [Note(f"No probe: {result['dropped']}.")])]
-    rows = [("probe", result["probe"]), *result["baselines"].items()]
+    rows = [
+        ("probe", result["probe"]),
+        *((k.replace("n_steps", "number of steps"), v) for k, v in result["baselines"].items()),
+    ]
     kinds = {"all traces": "auroc", "within problems": "within_group_auroc"}
     table = pd.DataFrame(
         [{"predictor": name, **{label: interval(scores[key]) for label, key in kinds.items()}} for name, scores in rows]
@@ -232,7 +304,7 @@ def topology(result: Results) -> list[Section]:
     blocks: list[Any] = [
         Text(
             f"{result['n_traces']} trajectories at {result['site']}, resampled to {result['n_points']} points ({result['n_too_short']} were shorter and are left out). "
-            f"Rank correlation of H0 entropy with length: {_number(rank['raw'])} raw, {_number(rank['matched'])} at matched length."
+            f"Rank correlation of H0 entropy with length: {decimal(rank['raw'])} raw, {decimal(rank['matched'])} at matched length."
         ),
     ]
     if None not in correct:
@@ -256,7 +328,3 @@ def topology(result: Results) -> list[Section]:
     else:
         blocks.append(Note(f"No claim about right answers: {result.get('effects_dropped', '')}."))
     return [Section("Topology of trajectories", blocks)]
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.2f}"

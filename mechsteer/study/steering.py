@@ -41,10 +41,12 @@ def intervention(run: Run, vector: Tensor, site: Site, coeff: float = 1.0) -> In
 def train(run: Run) -> dict[str, Any]:
     """adapter.safetensors: one static vector; layer and strength are chosen on dev.
 
-    Cross-entropy on the model's own verified-correct training samples (or the positive continuation) + KL.
+    Cross-entropy on the model's own verified-correct training samples (or the positive continuation) + KL on what
+    is to stay as it is: the text of the questions (or of the prompts).
     """
     how = run.config["adapter"]
     samples, dev = training_samples(run, "train", how["n_samples"]), training_samples(run, "dev", 100)
+    neutral = questions(run)
     tried: list[dict[str, Any]] = []
     fitted: dict[Site, Any] = {}
     d_model = run.model.cfg.d_model
@@ -56,6 +58,7 @@ def train(run: Run) -> dict[str, Any]:
             start,
             samples,
             dev=dev,
+            neutral=neutral,
             epochs=how["epochs"],
             lr=how["lr"] * rms,
             kl_weight=how["kl_weight"],
@@ -83,6 +86,7 @@ def train(run: Run) -> dict[str, Any]:
     save_steering(chosen, run.folder / FILE, run.model, provenance=provenance)
     return {
         "n_samples": len(samples),
+        "n_neutral": len(neutral),
         "layer": site.layer,
         "site": str(site),
         "coeff": best["coeff"],
@@ -90,6 +94,7 @@ def train(run: Run) -> dict[str, Any]:
         "median_resid_norm": median_norm(run, site),
         "base_dev_score": score(()),
         "tried": tried,
+        "best_epoch": fitted[site].best_epoch,
         "history": fitted[site].to_dict()["history"],
     }
 
@@ -111,6 +116,15 @@ def training_samples(run: Run, split: str, most: int) -> list[Sample]:
     order = torch.randperm(len(right), generator=run.generator("samples", split))[:most].tolist()
     rows = [data.whole(run, right[i]) for i in order]
     return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= run.model.cfg.n_ctx]
+
+
+def questions(run: Run) -> list[list[int]]:
+    """The training problems, on which the steered model is to predict as it did; without them nothing would hold
+    back a vector whose scope holds only target tokens. Log-odds steers every token, so its prompts do that."""
+    if data.metric(run) == "log_odds":
+        return []
+    _, problems = data.items(run, "train", run.config["traces"]["n_problems"])
+    return [data.prompt_ids(run, item) for item in problems]
 
 
 def continuation(run: Run, text: str) -> list[int]:
@@ -309,7 +323,7 @@ def control_direction(run: Run, site: Site, norm: float) -> Tensor | None:
         ends = [continuation(run, run.config[name]) for name in ("positive", "negative")]
         _, problems = data.items(run, "train", run.config["traces"]["n_problems"])
         prompts = [data.prompt_ids(run, item) for item in problems]
-        pos, neg = (last_states(run, [p + end for p in prompts], site) for end in ends)
+        pos, neg = (data.states(run, [p + end for p in prompts], site).pool("last") for end in ends)
     else:
         states = torch.stack([r.mean(0) for r in data.responses(run, site)])
         labels = torch.tensor([bool(t.correct) for t in data.load(run, "train")])
@@ -321,8 +335,3 @@ def control_direction(run: Run, site: Site, norm: float) -> Tensor | None:
     score = dev_scorer(run)
     plus, minus = (score(intervention(run, sign * vector, site)) for sign in (1.0, -1.0))
     return vector if plus >= minus else -vector
-
-
-def last_states(run: Run, rows: list[list[int]], site: Site) -> Tensor:
-    acts = data.capture(run.model, rows, [site], batch_size=run.config["batch_size"], progress=False)
-    return acts[site].pool("last")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mechsteer.activations import ActivationStore, capture, open_store
+from mechsteer.activations import Activations, ActivationStore, capture, open_store
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.generation import generate
 from mechsteer.models import tokenize
@@ -206,6 +206,11 @@ def store(run: Run) -> ActivationStore:
     """The store that `keep` wrote."""
     run.result("capture")
     return open_store(run.folder / "activations", model=run.model)
+
+
+def states(run: Run, rows: Sequence[Sequence[int]], site: Site) -> Activations:
+    """Activations of token rows at one site, in memory."""
+    return capture(run.model, rows, [site], batch_size=run.config["batch_size"], progress=False)[site]
 
 
 def responses(run: Run, site: Site) -> list[torch.Tensor]:

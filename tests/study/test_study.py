@@ -47,6 +47,9 @@ def test_what_a_study_leaves(undisturbed, capsys):
     evaluation = results["stages"]["evaluate"]
     assert evaluation["noop_equals_base"]
     assert list(evaluation["arms"])[:2] == ["base", "adapter"]
+    train = results["stages"]["train"]
+    assert all(epoch["dev"]["kl"] > 0 for epoch in train["history"][1:])  # something holds the vector back
+    assert results["stages"]["sae"]["metrics"]["evaluated_on"] == "traces of dev problems"
     assert results["versions"]["torch"].startswith("2.")
     html = (undisturbed / "report.html").read_text()
     assert 'http-equiv="Content-Security-Policy"' in html
