@@ -24,6 +24,7 @@ from mechsteer.models import MAPS, backend_of, model_fingerprint
 from mechsteer.results import plain
 from mechsteer.shapes import Directions
 from mechsteer.sites import Site
+from mechsteer.tokens import token_text
 
 READING_MAPS = ("q", "k", "v", "gate", "up")
 WRITING_MAPS = ("o", "down")
@@ -299,7 +300,7 @@ def top_tokens(model: Any, basis: Basis, k: int = 10, *, chunk: int = 1024) -> p
 
 def _token(model: Any, token_id: int) -> str:
     tokenizer = model.tokenizer
-    return str(token_id) if tokenizer is None else tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+    return str(token_id) if tokenizer is None else token_text(tokenizer, token_id)
 
 
 __all__ = [

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    ("errors", "shapes", "spanning", "results", "files", "configs"),
+    ("errors", "shapes", "spanning", "results", "files", "tokens", "configs"),
     ("models", "sites"),
     # runtime (the sessions of open hooks) is here and not with interventions: capture runs inside them
     ("prompts", "tasks", "pocket", "activations", "bases", "signals", "scopes", "runtime"),

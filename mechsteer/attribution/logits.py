@@ -20,6 +20,7 @@ from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import backend_of, model_fingerprint
 from mechsteer.results import plain
 from mechsteer.sites import Site
+from mechsteer.tokens import token_text
 
 _ENTRIES = 2**24  # of one tensor of logits
 
@@ -105,7 +106,7 @@ def attribute_logits(
         missed_norm, norm = missed_norm + float(gaps.sum()), norm + float(sizes.sum())
     n, tokenizer = len(delta), model.tokenizer
     ids = range(len(direct))
-    names = map(str, ids) if tokenizer is None else (tokenizer.decode([i]) for i in ids)
+    names = map(str, ids) if tokenizer is None else (token_text(tokenizer, i) for i in ids)
     return LogitAttribution(
         site=part.site,
         n_tokens=n,

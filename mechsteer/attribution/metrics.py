@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.attribution.running import last_positions, token_ids
+from mechsteer.attribution.running import last_positions
 from mechsteer.errors import ConfigError, DataError, ShapeError
+from mechsteer.models import tokenize_continuation
 
 MetricFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -85,7 +86,7 @@ class TargetLogprob(Metric):
         return 1 + max(len(target) for target in self.targets)
 
     def prepared(self, model: Any) -> TargetLogprob:
-        targets = tuple(tuple(token_ids(model, target)) for target in self.targets)
+        targets = tuple(tuple(tokenize_continuation(model, target)) for target in self.targets)
         empty = [i for i, target in enumerate(targets) if not target]
         if empty:
             raise DataError(f"target {empty[0]} is empty", "leave out prompts without a target")

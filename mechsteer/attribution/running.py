@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mechsteer.errors import DataError
 from mechsteer.interventions import Intervention, open_sessions, steer
-from mechsteer.models import backend_of, tokenize
+from mechsteer.models import backend_of, tokenize, tokenize_continuation
 from mechsteer.runtime import hints
 from mechsteer.scopes import Context
 from mechsteer.shapes import Lengths, Mask, Tokens
@@ -62,17 +62,8 @@ def encode(
         return rows, lengths
     if len(continuations) != len(rows):
         raise DataError(f"{len(continuations)} continuations for {len(rows)} prompts", "give one per prompt")
-    full = [row + token_ids(model, text) for row, text in zip(rows, continuations, strict=True)]
+    full = [row + tokenize_continuation(model, text) for row, text in zip(rows, continuations, strict=True)]
     return tokenize(model, full), lengths  # checks ids and length
-
-
-def token_ids(model: Any, text: str | Sequence[int]) -> list[int]:
-    """Token ids of a text that continues another: no BOS."""
-    if not isinstance(text, str):
-        return [int(t) for t in text]
-    if model.tokenizer is None:
-        raise DataError("the model has no tokenizer", "pass texts as lists of token ids")
-    return list(model.tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def make_batches(model: Any, rows: list[list[int]], prompt_lengths: list[int], batch_size: int) -> list[Batch]:

@@ -19,6 +19,7 @@ import yaml
 
 from mechsteer.errors import ConfigError, DataError, closest
 from mechsteer.prompts import read_text
+from mechsteer.tokens import continuation_ids
 
 TokenGroups = dict[str, list[tuple[int, ...]]]
 
@@ -111,13 +112,9 @@ def _spellings(tokenizer: Any, word: str) -> list[tuple[int, ...]]:
     def encode(text: str) -> tuple[int, ...]:
         return tuple(tokenizer.encode(text, add_special_tokens=False))
 
-    newline = encode("\n")
     found = []
     for form in surface_forms(word):
-        found.append(encode(form))
-        after = encode("\n" + form)
-        if newline and after[: len(newline)] == newline:
-            found.append(after[len(newline) :])
+        found += [encode(form), tuple(continuation_ids(tokenizer, form))]
     unknown = getattr(tokenizer, "unk_token_id", None)
     found = [ids for ids in found if ids and unknown not in ids]
     # SentencePiece spells " but" as a space and "but": matching both would count one word twice

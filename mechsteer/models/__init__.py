@@ -6,7 +6,7 @@ The only package that knows HookedTransformer from TransformerBridge, and that i
 from mechsteer.models.backend import MAPS, POINTS, Backend, Forward, HookedModel
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.fingerprint import model_fingerprint, require_fingerprint
-from mechsteer.models.load import bundled_models, load_model, tokenize
+from mechsteer.models.load import bundled_models, load_model, tokenize, tokenize_continuation
 from mechsteer.models.twin import TwinBackend, twin_of
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "model_fingerprint",
     "require_fingerprint",
     "tokenize",
+    "tokenize_continuation",
     "twin_of",
 ]

@@ -31,6 +31,7 @@ from transformers.utils import logging as hf_logging
 from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError
 from mechsteer.models.backend import HookedModel
 from mechsteer.models.dispatch import backend_of
+from mechsteer.tokens import continuation_ids
 
 BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "models"
 
@@ -151,6 +152,18 @@ def tokenize(model: Any, prompts: Sequence[str | Sequence[int]]) -> list[list[in
             )
         rows.append(ids)
     return rows
+
+
+def tokenize_continuation(model: Any, text: str | Sequence[int]) -> list[int]:
+    """Token ids of a text that stands behind another: no BOS, no extra space; ids are taken as they are.
+
+    Raises DataError where the model has no tokenizer.
+    """
+    if not isinstance(text, str):
+        return [int(t) for t in text]
+    if model.tokenizer is None:
+        raise DataError("the model has no tokenizer", "pass texts as lists of token ids")
+    return continuation_ids(model.tokenizer, text)
 
 
 def _find(name: str) -> str:

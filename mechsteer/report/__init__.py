@@ -9,7 +9,7 @@ from mechsteer.report.blocks import Block, Code, Details, Note, Page, Text, esca
 from mechsteer.report.figures import Figure
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Report, Section
-from mechsteer.report.tables import Table, number
+from mechsteer.report.tables import Table, decimal, number
 from mechsteer.report.verdict import Arm, Verdict
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "Page",
     "escape",
     "visible",
+    "decimal",
     "number",
 ]

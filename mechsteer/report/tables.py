@@ -44,6 +44,18 @@ def _magnitude(value: float, digits: int) -> str:
     return f"{value:.{max(0, digits - 1 - power)}f}" if -4 <= power < 6 else f"{mantissa}e{power}"
 
 
+def decimal(value: float | None, places: int = 3) -> str:
+    """A number with so many decimals; None and nan as "undefined", no sign before a rounded zero.
+
+    >>> [decimal(x) for x in (0.6504, -0.657, -0.0001, None)]
+    ['0.650', '−0.657', '0.000', 'undefined']
+    """
+    if value is None or math.isnan(value):
+        return UNDEFINED
+    text = f"{abs(value):.{places}f}"
+    return (_sign(value, signed=False) if float(text) else "") + text
+
+
 def aligned(values: Sequence[float], digits: int = 3, *, signed: bool = False) -> list[str]:
     """The numbers with equally many decimals: those that give the largest of them `digits` significant digits.
 

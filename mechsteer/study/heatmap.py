@@ -17,6 +17,7 @@ from mechsteer.report import Heatmap, Report, Section, Text
 from mechsteer.study import measure
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
+from mechsteer.tokens import token_text
 
 
 def heatmap(run: Run, n: int = 6) -> Path:
@@ -33,10 +34,9 @@ def heatmap(run: Run, n: int = 6) -> Path:
     rows = tokenize(run.model, given)
     acts = capture(run.model, rows, [site], progress=False)[site]
     values, label, what = _readings(run, acts.values, how)
-    decode = run.model.tokenizer.decode
     blocks: list[Any] = [Text(what)]
     for i, row in enumerate(rows):
-        tokens = [decode([t], clean_up_tokenization_spaces=False) for t in row]
+        tokens = [token_text(run.model.tokenizer, t) for t in row]
         shown = values[i, : len(row)].clone()
         shown[~acts.mask[i, : len(row)]] = 0.0  # BOS dwarfs everything else
         blocks.append(Heatmap(tokens, shown.tolist(), caption=f"text {i + 1}: {label} per token", label=label))

@@ -20,9 +20,11 @@ from mechsteer.sites import Site
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
 from mechsteer.tasks import Trace
+from mechsteer.tokens import token_text
 from mechsteer.topology import trace_frame
 
 N_FEATURES, N_CONTEXTS = 8, 4
+N_SEEN = 32  # contexts kept while reading: samples of one problem share its text, which would fill all places
 
 
 def site(run: Run) -> Site:
@@ -119,16 +121,18 @@ def reasonscore(run: Run) -> dict[str, Any]:
     except DataError as error:
         return {"dropped": error.message, "top": []}
     top = [int(i) for i in found.score.topk(min(N_FEATURES, len(found.score))).indices]
-    seen = ContextAccumulator(top, n=N_CONTEXTS)
+    seen = ContextAccumulator(top, n=N_SEEN)
     for tokens, feature_acts, mask in encoded(run, trained):
         seen.update(tokens, feature_acts, mask)
 
     def text(token: int) -> str:
-        return tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        return token_text(tokenizer, token)
 
     rows = []
     for feature in seen.result():
         i = feature.feature
+        distinct = {tuple(c.tokens): c for c in reversed(feature.contexts)}  # of equal ones the strongest, last
+        strongest = sorted(distinct.values(), key=lambda c: -max(c.activations))[:N_CONTEXTS]
         rows.append(
             {
                 "feature": i,
@@ -141,7 +145,7 @@ def reasonscore(run: Run) -> dict[str, Any]:
                 "top_tokens": [[text(token), share] for token, share in feature.token_shares[:5]],
                 "contexts": [
                     {"tokens": [text(t) for t in c.tokens], "values": list(c.activations), "trace": c.prompt_id}
-                    for c in feature.contexts
+                    for c in strongest
                 ],
             }
         )

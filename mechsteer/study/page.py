@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mechsteer.report import Details, Report, Section, Table, Text, figures
+from mechsteer.report import Details, Report, Section, Table, Text, decimal, figures, number
 from mechsteer.study import sections
 from mechsteer.study.verdict import QUESTION, verdict
 
@@ -16,17 +16,16 @@ Results = dict[str, Any]
 
 def page(results: Results, *, config: Results, versions: dict[str, str], timings: Results, fingerprint: str) -> Report:
     """The report of whatever stages have run."""
-    evaluation = results.get("evaluate")
+    evaluation, metric = results.get("evaluate"), results["traces"]["metric"]
     blocks = [
         *(_arms(evaluation) if evaluation else []),
         *(sections.attribution(results["attribute"]) if "attribute" in results else []),
         *(sections.features(results["reasonscore"], results["sae"]) if "reasonscore" in results else []),
         *(sections.probe(results["probe"]) if "probe" in results else []),
         *(sections.topology(results["topology"]) if "topology" in results else []),
-        *(_adapter(results["train"]) if "train" in results else []),
+        *(_adapter(results["train"], metric) if "train" in results else []),
         *(_traces(results["traces"]) if "traces" in results else []),
     ]
-    metric = results["traces"]["metric"]
     question = (
         QUESTION[metric] if evaluation else "What do right and wrong reasoning traces look like inside this model?"
     )
@@ -60,23 +59,27 @@ def _arms(evaluation: Results) -> list[Section]:
         {
             "comparison": name,
             "difference [95 %]": sections.interval(c["difference"]),
-            "gained": c.get("gained"),
-            "lost": c.get("lost"),
+            **({k: c[k] for k in ("gained", "lost")} if "gained" in c else {}),
             "p": sections.p_value(c["p_value"]),
             "p (Holm)": "primary" if c.get("p_holm") is None else sections.p_value(c["p_holm"]),
         }
         for name, c in evaluation["comparisons"].items()
     ]
+    what, did = (
+        ("problems, each arm run once, greedily", "write the same tokens as")
+        if evaluation["metric"] == "accuracy"
+        else ("texts, each arm scored once, in nats of log-odds", "give the same log-odds as")
+    )
     same = (
-        "The no-op hook wrote the same tokens as base."
+        f"The no-op hook did {did} base."
         if evaluation["noop_equals_base"]
-        else "The no-op hook did NOT write the same tokens as base: distrust every figure here."
+        else f"The no-op hook did NOT {did} base: distrust every figure here."
     )
     blocks: list[Any] = [
-        Text(f"{evaluation['n_problems']} held-out problems, each arm run once, greedily. {same}"),
+        Text(f"{evaluation['n_problems']} held-out {what}. {same}"),
         Table(
             pd.DataFrame(rows),
-            caption="Every arm on the same problems",
+            caption="Every arm on the same problems or texts",
             highlight=[list(evaluation["arms"]).index("adapter")],
         ),
         Table(
@@ -105,18 +108,22 @@ def _arms(evaluation: Results) -> list[Section]:
     return [Section("Arms and controls", blocks)]
 
 
-def _adapter(result: Results) -> list[Section]:
+def _adapter(result: Results, metric: str) -> list[Section]:
     tried = pd.DataFrame(result["tried"])
     history = result["history"]
     losses = {split: [h[split]["loss"] if h[split] else None for h in history] for split in ("train", "dev")}
     curves = {f"{split} loss": np.array(values, float) for split, values in losses.items() if any(values)}
+    samples = "of the model's own verified samples" if metric == "accuracy" else "prompts with the wanted continuation"
+    choice = "Layer and strength were" if metric == "accuracy" else "The layer was"
     blocks: list[Any] = [
         Text(
-            f"One vector at {result['site']}, trained on {result['n_samples']} of the model's own verified samples; norm {result['norm']:.3g} beside a median residual norm of {result['median_resid_norm']:.3g}. "
-            f"Layer and strength were chosen on dev (base there: {result['base_dev_score']:.3f})."
+            f"One vector at {result['site']}, trained on {result['n_samples']} {samples}. Its norm is {number(result['norm'])} "
+            f"beside a median residual norm of {number(result['median_resid_norm'])}; it moves the model by {number(result['kl'])} nats "
+            f"(mean KL per token of the model's own greedy continuations). {choice} chosen on dev (base there: {decimal(result['base_dev_score'])})."
         ),
         Table(tried, caption="Dev score of each layer and strength"),
     ]
+    left = "questions" if metric == "accuracy" else "prompts"
     if history:
         blocks.append(
             figures.training_curve(
@@ -125,7 +132,7 @@ def _adapter(result: Results) -> list[Section]:
                 title="Training of the chosen adapter",
                 x_label="epoch",
                 chosen_step=result["best_epoch"],
-                caption="Cross-entropy on its samples, KL to the model as it is on the questions, size of the vector.",
+                caption=f"Cross-entropy on its samples, KL to the model as it is on the {left}, size of the vector.",
             )
         )
     return [Section("The adapter", blocks)]
@@ -137,6 +144,8 @@ def _traces(result: Results) -> list[Section]:
         if split in result:
             row = {"split": split, **{k.replace("_", " "): v for k, v in result[split].items() if k != "styles"}}
             rows.append(row | {f"style: {k}": v for k, v in result[split]["styles"].items()})
+    if all(row["accuracy"] is None for row in rows):
+        rows = [{k: v for k, v in row.items() if k not in ("accuracy", "problems with both")} for row in rows]
     return [
         Section(
             "Traces",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mechsteer.report import Details, Heatmap, Note, Section, Table, Text, figures
+from mechsteer.report import Details, Heatmap, Note, Section, Table, Text, decimal, figures
 
 Results = dict[str, Any]
 
@@ -19,13 +19,6 @@ _SAE_METRICS = {
     "n_tokens": "tokens",
     "evaluated_on": "measured on",
 }
-
-
-def decimal(value: float | None, places: int = 3) -> str:
-    if value is None:
-        return "undefined"
-    text = f"{value:.{places}f}"
-    return text.replace("-", "−") if float(text) else text.lstrip("-")  # no sign before a rounded zero
 
 
 def interval(value: Results | None) -> str:

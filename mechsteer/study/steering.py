@@ -10,20 +10,24 @@ import torch
 from torch import Tensor
 
 from mechsteer.adapters import Static
+from mechsteer.calibration import strengths
 from mechsteer.directions import mean_difference, random_direction
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.evaluation import compare_paired, holm
 from mechsteer.generation import default_stop_tokens, generate
 from mechsteer.interventions import Intervention, Steering, steer
+from mechsteer.models import tokenize_continuation
 from mechsteer.scopes import TokenScope
 from mechsteer.sites import Site
 from mechsteer.steering_files import load_steering, save_steering
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
 from mechsteer.tasks import Item, Task, Trace
-from mechsteer.training import Sample, fit
+from mechsteer.tokens import continuation_text
+from mechsteer.training import Sample, Start, fit, logits_from, make_batches
 
 FILE = "adapter.safetensors"
+N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
 
 
 def scope(run: Run) -> TokenScope:
@@ -68,6 +72,7 @@ def train(run: Run) -> dict[str, Any]:
             progress=run.progress,
         )
     score = dev_scorer(run)
+    prompts = [data.prompt_ids(run, item) for item in data.items(run, "dev", N_KL)[1]]
     coeffs = how["coeffs"] if data.metric(run) == "accuracy" else [1.0]
     for site, result in fitted.items():
         for coeff in coeffs:
@@ -92,6 +97,7 @@ def train(run: Run) -> dict[str, Any]:
         "coeff": best["coeff"],
         "norm": float(vector.norm()) * best["coeff"],
         "median_resid_norm": median_norm(run, site),
+        "kl": strengths(run.model, chosen, prompts).kl,
         "base_dev_score": score(()),
         "tried": tried,
         "best_epoch": fitted[site].best_epoch,
@@ -129,7 +135,7 @@ def questions(run: Run) -> list[list[int]]:
 
 def continuation(run: Run, text: str) -> list[int]:
     """Token ids of a continuation. Raises ConfigError for an empty one."""
-    ids = list(run.model.tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = tokenize_continuation(run.model, text)
     if not ids:
         raise ConfigError(f"{text!r} has no tokens", "give a word, with its leading space")
     return ids
@@ -180,24 +186,24 @@ def outcomes(
         batch_size=run.config["batch_size"],
         progress=run.progress,
     )
-    judged = [task.trace(item, prefix + text) for item, text in zip(problems, out.texts, strict=True)]
+    texts = [continuation_text(run.model.tokenizer, ids) for ids in out.tokens]
+    judged = [task.trace(item, prefix + text) for item, text in zip(problems, texts, strict=True)]
     return np.array([bool(t.correct) for t in judged]), judged, out.tokens
 
 
 @torch.no_grad()
 def log_odds(run: Run, prompts: Sequence[Sequence[int]], steering: Any) -> np.ndarray:
     """ln P(positive) − ln P(negative), each summed over the continuation's tokens, per prompt."""
-    ends = [continuation(run, run.config[name]) for name in ("positive", "negative")]
-    scores = np.empty(len(prompts))
-    for i, prompt in enumerate(prompts):
-        pair = []
-        for end in ends:
-            row = torch.tensor([[*prompt, *end]])
-            with steer(run.model, steering, prompt_lengths=[len(prompt)]):
-                logits = run.model(row)[0, len(prompt) - 1 : -1]
-            pair.append(float(logits.log_softmax(-1).gather(1, torch.tensor(end)[:, None]).sum()))
-        scores[i] = pair[0] - pair[1]
-    return scores
+    scores = torch.zeros(len(prompts), dtype=torch.float64)
+    for sign, name in ((1, "positive"), (-1, "negative")):
+        end = continuation(run, run.config[name])
+        for batch in make_batches(run.model, [(list(p), end) for p in prompts], run.config["batch_size"]):
+            at = batch.predicts_target
+            with steer(run.model, steering):
+                log_p = logits_from(run.model, batch, Start(), at).double().log_softmax(-1)
+            of_targets = log_p.gather(1, batch.tokens.roll(-1, 1)[at][:, None])[:, 0]
+            scores.index_add_(0, batch.rows[at.nonzero()[:, 0]].cpu(), sign * of_targets.cpu())
+    return scores.numpy()
 
 
 def evaluate(run: Run) -> dict[str, Any]:
@@ -215,7 +221,8 @@ def evaluate(run: Run) -> dict[str, Any]:
         "careful prefix": ((), data.careful_prefix(run), "the prompt asks for care"),
     }
     if difference is not None:
-        note = "mean(right) − mean(wrong), norm of the adapter, sign chosen on dev"
+        ends = "mean(right) − mean(wrong)" if data.metric(run) == "accuracy" else "mean(positive) − mean(negative)"
+        note = f"{ends}, norm of the adapter, sign chosen on dev"
         arms["mean difference"] = (intervention(run, difference, iv.site), "", note)
     for i in range(how["n_random"]):
         noise = random_direction(vector, run.generator("random", i)).vector

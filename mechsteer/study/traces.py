@@ -12,12 +12,13 @@ import torch
 from mechsteer.activations import Activations, ActivationStore, capture, open_store
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.generation import generate
-from mechsteer.models import tokenize
+from mechsteer.models import tokenize, tokenize_continuation
 from mechsteer.pocket import CAREFUL_PREFIX
 from mechsteer.prompts import read_rows
 from mechsteer.sites import Site
 from mechsteer.study.run import Run
 from mechsteer.tasks import Item, Task, Trace, load_task, read_solutions, read_traces, write_traces
+from mechsteer.tokens import continuation_text
 
 STEP_BY_STEP = " Let's think step by step."
 
@@ -123,8 +124,9 @@ def sample(run: Run, split: str, n_problems: int, n_samples: int) -> list[Trace]
         batch_size=run.config["batch_size"],
         progress=run.progress,
     )
+    texts = [continuation_text(run.model.tokenizer, ids) for ids in out.tokens]
     return [
-        task.trace(item, out.texts[i * n_samples + j], prompt=given(run, item), source=split, sample=j)
+        task.trace(item, texts[i * n_samples + j], prompt=given(run, item), source=split, sample=j)
         for i, item in enumerate(problems)
         for j in range(n_samples)
     ]
@@ -135,8 +137,8 @@ def prompt_ids(run: Run, item: Item) -> list[int]:
     if metric(run) != "log_odds":
         return tokenize(run.model, [item.prompt])[0]
     ids = any_length(run, item.prompt)
-    tail = run.model.tokenizer(run.config["suffix"], add_special_tokens=False)["input_ids"]
-    return ids[: run.config["prompt_tokens"]] + list(tail)
+    tail = tokenize_continuation(run.model, run.config["suffix"])
+    return ids[: run.config["prompt_tokens"]] + tail
 
 
 def given(run: Run, item: Item) -> str | None:
@@ -175,8 +177,8 @@ def sites(run: Run) -> list[Site]:
 def whole(run: Run, trace: Trace) -> tuple[list[int], int]:
     """(token ids of prompt and text, tokens of the prompt)."""
     prompt = tokenize(run.model, [trace.prompt])[0]
-    text = run.model.tokenizer(trace.text, add_special_tokens=False)["input_ids"]
-    return prompt + list(text), len(prompt)
+    text = tokenize_continuation(run.model, trace.text)
+    return prompt + text, len(prompt)
 
 
 def keep(run: Run) -> dict[str, Any]:

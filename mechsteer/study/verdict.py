@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from mechsteer.report import Verdict
+from mechsteer.report import Verdict, decimal
 
 ALPHA = 0.05  # two-sided, of the one primary test
 
 QUESTION = {
     "accuracy": "Does one trained steering vector make the model solve more problems?",
     "log_odds": "Does one trained steering vector move the model towards the wanted continuation?",
+}
+HELD_OUT = {
+    "accuracy": "held-out problems, paired, greedy decoding",
+    "log_odds": "held-out texts, paired",
 }
 UNIT = {"accuracy": "share of problems solved", "log_odds": "nats of log-odds"}
 
@@ -21,7 +25,7 @@ def verdict(evaluation: dict[str, Any]) -> Verdict:
     main = evaluation["comparisons"]["adapter − base"]
     difference = main["difference"]
     base = evaluation["arms"]["base"]["score"]
-    arms = [("base", 0.0, (0.0, 0.0), f"{base:.3f}; every other arm is shown as its difference from this one")]
+    arms = [("base", 0.0, (0.0, 0.0), f"{decimal(base)}; every other arm is shown as its difference from this one")]
     for name, arm in evaluation["arms"].items():
         if name != "base":
             d = evaluation["comparisons"][f"{name} − base"]["difference"]
@@ -37,7 +41,7 @@ def verdict(evaluation: dict[str, Any]) -> Verdict:
         reference=0.0,
         highlight="adapter",
         detectable=float("nan") if main["detectable"] is None else main["detectable"],
-        compared=f"adapter − base, {evaluation['n_problems']} held-out problems, paired, greedy decoding",
+        compared=f"adapter − base, {evaluation['n_problems']} {HELD_OUT[metric]}",
     )
 
 
@@ -62,7 +66,7 @@ def statement(evaluation: dict[str, Any]) -> str:
     """The verdict in two or three sentences."""
     main, arms = evaluation["comparisons"]["adapter − base"], evaluation["arms"]
     value, detectable = main["difference"]["value"], main["detectable"]
-    amount = f"from {arms['base']['score']:.3f} to {arms['adapter']['score']:.3f}"
+    amount = f"from {decimal(arms['base']['score'])} to {decimal(arms['adapter']['score'])}"
     found = kind(evaluation)
     can = "" if detectable is None else f" A difference of {detectable:.3f} would have been detected with 80 % power."
     text = {
@@ -70,7 +74,7 @@ def statement(evaluation: dict[str, Any]) -> str:
         "harm": f"It hurts: the score falls {amount}.",
         "not specific": f"The score rises {amount}, but a random direction of equal norm does as well: no evidence for this direction.",
         "style": f"It only switches the style: the score rises {amount}, no more than the styles it writes in would give at base's accuracy within each style.",
-        "effect": f"An effect: the score rises {amount}; no random direction of equal norm does this.",
+        "effect": f"An effect: the score rises {amount}; no random direction of equal norm does as much.",
     }[found]
     prompt = evaluation["comparisons"].get("adapter − careful prefix")
     if prompt is not None and found in ("style", "effect"):
@@ -84,5 +88,5 @@ def statement(evaluation: dict[str, Any]) -> str:
     style = evaluation["style"]
     if style is not None and found == "effect":
         beyond = style["beyond"]
-        text += f" Beyond the switch of style it gives {beyond['value']:+.3f} [{beyond['low']:+.3f}, {beyond['high']:+.3f}]."
+        text += f" Beyond the switch of style it gives {decimal(beyond['value'])} [{decimal(beyond['low'])}, {decimal(beyond['high'])}]."
     return text if value == value else "Undefined: no problem was scored."

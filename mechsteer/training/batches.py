@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import DataError
-from mechsteer.models import backend_of, tokenize
+from mechsteer.models import backend_of, tokenize, tokenize_continuation
 from mechsteer.scopes import Context
 from mechsteer.shapes import Lengths, Mask, Tokens
 
@@ -72,20 +72,12 @@ def encode_samples(model: Any, samples: Sequence[Sample]) -> list[tuple[list[int
     prompts = tokenize(model, [s.prompt for s in samples])
     pairs = []
     for i, (sample, prompt) in enumerate(zip(samples, prompts, strict=True)):
-        target = _target_ids(model, sample.target)
+        target = tokenize_continuation(model, sample.target)
         if not target:
             raise DataError(f"the target of sample {i} is empty", "remove samples without a target")
         tokenize(model, [prompt + target])  # checks ids and length
         pairs.append((prompt, target))
     return pairs
-
-
-def _target_ids(model: Any, target: str | Sequence[int]) -> list[int]:
-    if not isinstance(target, str):
-        return [int(t) for t in target]
-    if model.tokenizer is None:
-        raise DataError("the model has no tokenizer", "pass targets as lists of token ids")
-    return list(model.tokenizer(target, add_special_tokens=False)["input_ids"])
 
 
 def make_batches(
