@@ -113,9 +113,9 @@ def _on_run(command: str, overrides: list[str]) -> int:
 
 
 def _print_verdict(result: object) -> None:
-    metrics = getattr(result, "metrics", {})
-    if "evaluate" in metrics:
-        print(importlib.import_module("mechsteer.study.verdict").statement(metrics["evaluate"]))
+    told = importlib.import_module("mechsteer.study.verdict").first_screen(getattr(result, "metrics", {}))
+    if told is not None:
+        print(told.statement)
 
 
 if __name__ == "__main__":

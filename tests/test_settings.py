@@ -1,9 +1,30 @@
 """One configuration scheme: defaults, mapping or file, overrides; every mistake is named."""
 
+import shlex
+
 import pytest
 
-from mechsteer.configs.settings import defaults, overlaid, resolve
+from mechsteer.configs.settings import changed, defaults, overlaid, resolve
 from mechsteer.errors import ConfigError
+
+NASTY = [
+    "null",
+    "True",
+    "1",
+    "0.5",
+    "1e3",
+    "",
+    " ",
+    "[a]",
+    "{a:1}",
+    "a,b",
+    "a=b",
+    "ends in \\",
+    '\\"',
+    "'",
+    "$x ${seed}",
+    "ü\n?",
+]
 
 
 def test_defaults_resolve_to_themselves():
@@ -22,6 +43,19 @@ def test_mappings_with_hostile_strings_arrive_as_they_are():
     text = 'it\'s a "quote", a = sign, {braces} and \\ back'
     assert resolve({"suffix": text, "heatmap": {"text": text}})["heatmap"]["text"] == text
     assert resolve(overlaid({"positive": "x"}, {"positive": text, "traces": {"n_dev": 7}}))["positive"] == text
+
+
+def test_changed_settings_are_written_so_that_they_read_back():
+    assert changed(defaults()) == []
+    plain = resolve(None, ["out=runs/first", "layers=[1,0.5]", "adapter.lr=1e-5", "heatmap.feature=null"])
+    assert changed(plain) == ["out=runs/first", "layers=[1, 0.5]", "adapter.lr=1e-05"]
+
+
+@pytest.mark.parametrize("text", [*NASTY, 'it\'s a "quote", a = sign, {braces} and \\ back'])
+def test_changed_strings_survive_hydra_and_the_shell(text):
+    config = resolve({"suffix": text, "heatmap": {"text": text}})
+    line = " ".join(map(shlex.quote, changed(config)))
+    assert resolve(None, shlex.split(line)) == config
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ _CHOICES = {
     "metric": ("auto", "accuracy", "log_odds"),
     "heatmap.show": ("probe", "feature"),
 }
+_WORDS = ("null", "true", "false", "nan", "inf")  # what Hydra's grammar does not read as strings
 _POSITIVE = (
     *("batch_size", "max_new_tokens", "prompt_tokens", "traces.n_problems", "traces.n_dev", "traces.n_samples"),
     *("adapter.epochs", "adapter.n_samples", "evaluate.n_problems", "sae.d_sae", "sae.k", "sae.n_tokens"),
@@ -55,6 +58,22 @@ def resolve(config: Mapping[str, Any] | str | Path | None = None, overrides: Seq
     if not values["layers"]:
         raise ConfigError("layers is empty", "give at least one, such as layers=[0.5]")
     return _nested(values)
+
+
+def changed(config: Mapping[str, Any]) -> list[str]:
+    """The overrides (key=value) that make a full configuration out of the bundled one."""
+    before = dict(_leaves(defaults()))
+    return [f"{key}={_written(value)}" for key, value in _leaves(config) if value != before[key]]
+
+
+def _written(value: Any) -> str:
+    """A value as Hydra's grammar reads it back: plain words as they are, other strings in quotes."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z./][\w./-]*", value) and value.lower() not in _WORDS:
+        return value
+    if isinstance(value, str):
+        # backslashes stand for themselves, unless a quote follows them
+        return '"' + re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + (m[2] and '\\"'), value) + '"'
+    return json.dumps(value)
 
 
 def overlaid(config: Mapping[str, Any] | str | Path | None, more: Mapping[str, Any]) -> dict[str, Any]:

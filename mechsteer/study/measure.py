@@ -200,7 +200,7 @@ def _probe(run: Run, found: list[Trace], acts: list[Tensor]) -> dict[str, Any]:
     return {
         "dropped": None,
         "site": str(site(run)),
-        "pooling": "mean over the model's own tokens",
+        "pooling": "mean over the tokens of each trace, its prompt left out,",
         **summary,
         "direction": [float(x) for x in direction],
     }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from mechsteer.configs.settings import changed
 from mechsteer.report import Details, Report, Section, Table, Text, decimal, figures, number
 from mechsteer.study import sections
-from mechsteer.study.verdict import QUESTION, verdict
+from mechsteer.study.verdict import QUESTION, first_screen
 
 Results = dict[str, Any]
 
@@ -26,20 +28,17 @@ def page(results: Results, *, config: Results, versions: dict[str, str], timings
         *(_adapter(results["train"], metric) if "train" in results else []),
         *(_traces(results["traces"]) if "traces" in results else []),
     ]
-    question = (
-        QUESTION[metric] if evaluation else "What do right and wrong reasoning traces look like inside this model?"
-    )
     return Report(
         title=f"mechsteer study: {config['model']} on {config['data']}",
-        question=question,
-        verdict=verdict(evaluation) if evaluation else None,
+        question=QUESTION[metric if evaluation else "traces"],
+        verdict=first_screen(results),
         sections=blocks,
         config=config,
         versions=versions,
         seeds={"seed": config["seed"]},
         timings=timings,
         fingerprint=fingerprint,
-        command=f"mechsteer study out={config['out']}",
+        command=" ".join(["mechsteer study", *map(shlex.quote, changed(config))]),
     )
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mechsteer.study import steering
-from mechsteer.study.verdict import kind, statement, verdict
+from mechsteer.study.verdict import first_screen, kind, statement, verdict
 from mechsteer.tasks import Trace
 
 N = 400
@@ -93,3 +93,41 @@ def test_first_screen_has_every_arm_and_the_interval():
     assert v.difference == pytest.approx(0.25)
     assert v.interval[0] < 0.25 < v.interval[1]
     assert np.isfinite(v.detectable)
+
+
+def probed(within, style=(0.55, 0.5, 0.6)):
+    def scores(value, low, high):
+        one = {"value": value, "low": low, "high": high}
+        return {"auroc": one, "within_group_auroc": one}
+
+    baselines = {"style": scores(*style), "n_steps": scores(0.5, 0.5, 0.5)}
+    return {
+        "probe": {
+            **{"dropped": None, "site": "resid_post@1", "n_samples": 9, "n_groups": 3},
+            **{"probe": scores(*within), "baselines": baselines},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("within", "style", "said"),
+    [
+        ((0.9, 0.85, 0.95), (0.55, 0.5, 0.6), "Yes: within problems a probe reaches an AUROC of 0.900"),
+        ((0.9, 0.85, 0.95), (0.88, 0.84, 0.92), "But style alone does about as well (0.880)"),
+        ((0.53, 0.47, 0.58), (0.55, 0.5, 0.6), "No: within problems a probe does no better than chance"),
+        ((None, None, None), (0.55, 0.5, 0.6), "Undefined"),
+    ],
+)
+def test_where_nothing_is_steered_the_probe_answers(within, style, said):
+    told = first_screen(probed(within, style))
+    assert told is not None
+    assert said in told.statement
+    assert ("But" in told.statement) == ("But" in said)
+    assert [arm[0] for arm in told.arms] == ["probe", "style", "number of steps"]
+    if within[0] is not None:
+        assert told.difference == pytest.approx(within[0] - 0.5)
+
+
+def test_no_verdict_without_a_measurement():
+    assert first_screen({"traces": {}}) is None
+    assert first_screen({"probe": {"dropped": "one class"}}) is None
