@@ -41,7 +41,7 @@ class EffectAttribution:
     """Effects are means over prompts of metric(steered) − metric(base), in the metric's units.
 
     `interval`: percentile bootstrap over prompts. `contributions` [n_dirs]: gradient x delta; `shares`
-    [n_dirs] = contributions / total. `linear`: the whole of gradient x delta, residual included, in units of the
+    [n_dirs] = contributions / total; `coefficients` [n_dirs]: of the delta itself, means over touched tokens. `linear`: the whole of gradient x delta, residual included, in units of the
     metric; `residual_contribution`: that of what the directions leave of the delta. `order`: directions by falling share;
     the check keeps and removes the first k.
 
@@ -62,6 +62,7 @@ class EffectAttribution:
     steered: Float[Tensor, " n_prompts"]
     contributions: Float[Tensor, " n_dirs"]
     shares: Float[Tensor, " n_dirs"]
+    coefficients: Float[Tensor, " n_dirs"]
     residual_contribution: float
     linear: float
     order: Tensor
@@ -80,10 +81,9 @@ class EffectAttribution:
         return math.nan if self.nothing_to_attribute else self.residual_contribution / self.total
 
     def frame(self) -> pd.DataFrame:
-        """label, contribution, share of every direction; largest share first."""
-        table = pd.DataFrame(
-            {"label": self.labels, "contribution": self.contributions.numpy(), "share": self.shares.numpy()}
-        )
+        """label, coefficient, contribution, share of every direction; largest share first."""
+        columns = {name: getattr(self, f"{name}s").numpy() for name in ("coefficient", "contribution", "share")}
+        table = pd.DataFrame({"label": self.labels, **columns})
         return table.iloc[self.order.numpy()].reset_index(names="direction")
 
     def top(self, k: int = 10) -> pd.DataFrame:
@@ -165,7 +165,7 @@ def attribute_effect(
         if nothing
         else ""
     )
-    contributions, linear, rest = _gradient_times_delta(runner, basis, integrated, atoms)
+    contributions, coefficients, linear, rest = _gradient_times_delta(runner, basis, integrated, atoms)
     shares = torch.full_like(contributions, math.nan) if nothing else contributions / total.value
     order = torch.argsort(contributions * math.copysign(1, total.value), descending=True, stable=True)
     sizes = sorted({min(size, len(basis)) for size in sizes})
@@ -186,6 +186,7 @@ def attribute_effect(
         steered=steered,
         contributions=contributions,
         shares=shares,
+        coefficients=coefficients,
         residual_contribution=rest,
         linear=linear,
         order=order,
@@ -218,8 +219,13 @@ def _require_fit(runner: Runner, basis: Basis) -> None:
         )
 
 
-def _gradient_times_delta(runner: Runner, basis: Basis, integrated: int, atoms: int) -> tuple[Tensor, float, float]:
-    """(contribution per direction, that of the whole delta, that of what the directions leave), means over prompts."""
+def _gradient_times_delta(
+    runner: Runner, basis: Basis, integrated: int, atoms: int
+) -> tuple[Tensor, Tensor, float, float]:
+    """(contribution per direction, its coefficient, contribution of the whole delta, of what the directions leave).
+
+    Contributions are means over prompts, coefficients over touched tokens.
+    """
     points = [(step + 0.5) / integrated for step in range(integrated)] or [0.0]
     rows, gradients = [], []
     for each in runner.batches:
@@ -245,9 +251,11 @@ def _gradient_times_delta(runner: Runner, basis: Basis, integrated: int, atoms: 
     for part in torch.arange(len(value)).split(2**22 // basis.d_model + 1):
         slopes = (summed[row[part]] * directions[column[part]]).sum(1)
         contributions.index_add_(0, column[part], value[part] * slopes)
+    coefficients = torch.zeros_like(contributions)
+    coefficients.index_add_(0, column, value * code_of.bincount(minlength=len(distinct))[row] / len(code_of))
     residuals = distinct.double() - torch.sparse.mm(codes, directions)
     linear, rest = (float((summed * part).sum()) / n_prompts for part in (distinct.double(), residuals))
-    return contributions / n_prompts, linear, rest
+    return contributions / n_prompts, coefficients, linear, rest
 
 
 @dataclass(frozen=True, eq=False)

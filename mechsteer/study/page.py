@@ -64,18 +64,17 @@ def _arms(evaluation: Results) -> list[Section]:
         }
         for name, c in evaluation["comparisons"].items()
     ]
-    what, did = (
-        ("problems, each arm run once, greedily", "write the same tokens as")
+    if evaluation["noop_equals_base"]:
+        hook = "The no-op hook changed nothing: what it gives equals base to the bit."
+    else:
+        hook = "The no-op hook did NOT leave the model as it is: distrust every figure here."
+    what = (
+        "problems, each arm run once, greedily"
         if evaluation["metric"] == "accuracy"
-        else ("texts, each arm scored once, in nats of log-odds", "give the same log-odds as")
-    )
-    same = (
-        f"The no-op hook did {did} base."
-        if evaluation["noop_equals_base"]
-        else f"The no-op hook did NOT {did} base: distrust every figure here."
+        else "texts, each arm scored once, in nats of log-odds"
     )
     blocks: list[Any] = [
-        Text(f"{evaluation['n_problems']} held-out {what}. {same}"),
+        Text(f"{evaluation['n_problems']} held-out {what}. {hook}"),
         Table(
             pd.DataFrame(rows),
             caption="Every arm on the same problems or texts",

@@ -111,6 +111,7 @@ def _contributions(effect: Results) -> pd.DataFrame:
         [
             {
                 "direction": r["label"],
+                "coefficient": r["coefficient"],
                 "nats": decimal(r["contribution"]),
                 "share": decimal(r["share"]),
                 "promotes": spoken(r["promotes"]),

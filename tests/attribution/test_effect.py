@@ -97,6 +97,9 @@ def test_contributions_of_a_code_add_up_over_tokens(model_of):
     assert eff.linear == pytest.approx(slope, rel=1e-6)
     assert float(eff.contributions.sum()) + eff.residual_contribution == pytest.approx(eff.linear, rel=1e-9)
     assert abs(eff.residual_contribution) > 1e-2 * abs(eff.linear)
+    same_code = ms.attribute(ms.deltas(model, iv, PROMPTS), basis, k=3)
+    torch.testing.assert_close(eff.coefficients, same_code.coefficients.double(), rtol=1e-6, atol=1e-9)
+    assert list(eff.top(2)["coefficient"]) == [float(eff.coefficients[i]) for i in eff.order[:2]]
 
 
 def test_integrated_gradients_add_up_to_the_effect(model_of):
