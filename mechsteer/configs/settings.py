@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,13 +23,19 @@ _CHOICES = {
     "backend": ("bridge", "hooked"),
     "metric": ("auto", "accuracy", "log_odds"),
     "heatmap.show": ("probe", "feature"),
+    "sae.architecture": ("topk", "batchtopk", "jumprelu", "standard", "gated", "matryoshka"),
 }
 _WORDS = ("null", "true", "false", "nan", "inf")  # what Hydra's grammar does not read as strings
-_POSITIVE = (
-    *("batch_size", "max_new_tokens", "prompt_tokens", "traces.n_problems", "traces.n_dev", "traces.n_samples"),
-    *("adapter.epochs", "adapter.n_samples", "evaluate.n_problems", "sae.d_sae", "sae.k", "sae.n_tokens"),
-    *("probe.n_splits", "topology.n_points", "attribute.n_prompts", "attribute.n_random"),
-)
+_LEAST = {
+    **dict.fromkeys(("batch_size", "max_new_tokens", "prompt_tokens"), 1),
+    **dict.fromkeys(("traces.n_problems", "traces.n_dev", "traces.n_samples"), 1),
+    **dict.fromkeys(("adapter.epochs", "adapter.n_samples", "evaluate.n_problems", "evaluate.n_random"), 1),
+    **dict.fromkeys(("sae.d_sae", "sae.k", "sae.n_tokens", "probe.n_boot", "attribute.n_random"), 1),
+    **dict.fromkeys(("probe.n_splits", "topology.n_points", "attribute.n_prompts"), 2),
+    **dict.fromkeys(("seed", "traces.temperature", "attribute.integrated"), 0),
+    **dict.fromkeys(("adapter.lr", "adapter.kl_weight", "adapter.l2_weight"), 0),
+}
+_LISTS = {"layers": (int, float), "adapter.coeffs": (int, float), "attribute.k": (int,)}
 
 
 def defaults() -> dict[str, Any]:
@@ -49,15 +56,26 @@ def resolve(config: Mapping[str, Any] | str | Path | None = None, overrides: Seq
             raise ConfigError(f"unknown key {key!r}", f"the nearest are {closest(key, known) or sorted(known)}")
         _check_kind(key, value, known[key])
         values[key] = value
-    for key in _POSITIVE:
-        if values[key] < 1:
-            raise ConfigError(f"{key} is {values[key]}", "give at least 1")
+    _check_values(values)
+    return _nested(values)
+
+
+def _check_values(values: Mapping[str, Any]) -> None:
+    for key, least in _LEAST.items():
+        if not least <= values[key] < math.inf:
+            raise ConfigError(f"{key} is {values[key]}", f"give at least {least}")
     for key, allowed in _CHOICES.items():
         if values[key] not in allowed:
             raise ConfigError(f"{key} is {values[key]!r}", f"choose one of {list(allowed)}")
-    if not values["layers"]:
-        raise ConfigError("layers is empty", "give at least one, such as layers=[0.5]")
-    return _nested(values)
+    for key, kinds in _LISTS.items():
+        if not values[key]:
+            raise ConfigError(f"{key} is empty", f"give at least one, such as {key}=[1]")
+        if not all(isinstance(x, kinds) and not isinstance(x, bool) and math.isfinite(x) for x in values[key]):
+            raise ConfigError(f"{key} is {values[key]}", f"give numbers, such as {key}=[1,2]")
+    if min(values["attribute.k"]) < 1:
+        raise ConfigError(f"attribute.k is {values['attribute.k']}", "keep at least 1 direction")
+    if 0 in values["adapter.coeffs"]:
+        raise ConfigError("adapter.coeffs holds 0", "a strength of 0 is the model as it is; leave it out")
 
 
 def changed(config: Mapping[str, Any]) -> list[str]:

@@ -42,19 +42,23 @@ def attribution(run: Run) -> dict[str, Any]:
     }
     effects = {}
     for name, basis in {"SAE features": features, "singular directions (written)": one_map(writing)}.items():
-        effect = attribute_effect(
-            model,
-            chosen,
-            prompts,
-            basis,
-            metric,
-            k=tuple(how["k"]),
-            n_random=how["n_random"],
-            integrated=how["integrated"],
-            seed=run.seed("attribute"),  # one bootstrap: one total effect, whatever the basis
-            progress=run.progress,
-        )
-        effects[name] = effect.to_dict(k=12)
+
+        def effect(basis: Basis = basis) -> dict[str, Any]:
+            found = attribute_effect(
+                model,
+                chosen,
+                prompts,
+                basis,
+                metric,
+                k=tuple(how["k"]),
+                n_random=how["n_random"],
+                integrated=how["integrated"],
+                seed=run.seed("attribute"),  # one bootstrap: one total effect, whatever the basis
+                progress=run.progress,
+            )
+            return found.to_dict(k=12)
+
+        effects[name] = run.piece("attribute", name, effect)
         promoted(run, basis, effects[name]["directions"])
     return {
         "metric": named,

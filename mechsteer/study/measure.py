@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from mechsteer.errors import DataError, MechsteerWarning
-from mechsteer.features import ContextAccumulator, ReasonScoreAccumulator, groups_for
+from mechsteer.features import ContextAccumulator, ReasonScoreAccumulator
 from mechsteer.features.sae import SAE, encode, load_sae, train_sae
 from mechsteer.models import backend_of
 from mechsteer.probes import LinearProbe, evaluate_probe, partial_effect
@@ -108,8 +108,7 @@ def encoded(run: Run, trained: SAE[Any]) -> Iterator[tuple[Tensor, Tensor, Tenso
 def reasonscore(run: Run) -> dict[str, Any]:
     """ReasonScore of every feature, the top ones in context; dropped, with the reason, where no word occurs."""
     trained = sae(run)
-    groups = groups_for(run.model.tokenizer, run.config["vocabulary"])
-    tokenizer = run.model.tokenizer
+    groups, tokenizer = data.vocabulary(run), run.model.tokenizer
     ignore = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None]
     scores = ReasonScoreAccumulator(groups, trained.cfg.d_sae, ignore_ids=ignore)
     for tokens, feature_acts, mask in encoded(run, trained):

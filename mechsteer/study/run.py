@@ -2,16 +2,19 @@
 
 config.json      the resolved configuration; a folder takes no other
 stages/*.json    the result of each finished stage, written last
+checkpoints/     pieces of the stage under way, gone when it is finished
 timings.json     seconds per stage (the one file that two equal runs differ in)
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
+import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from mechsteer.results import plain
 
 Stage = Callable[["Run"], Mapping[str, Any]]
 
+CHECKPOINTS = "checkpoints"
 _VIEW_ONLY = ("heatmap", "out")  # may change between calls on one folder
 
 
@@ -41,20 +45,33 @@ class Run:
         self.config, self.stages, self.progress = dict(config), stages, progress
         self.say = say or (lambda _text: None)  # the command line prints
         self.folder = Path(self.config["out"])
-        self._claim_folder()
-
-    def _claim_folder(self) -> None:
-        path = self.folder / "config.json"
-        wanted = {key: value for key, value in self.config.items() if key not in _VIEW_ONLY}
-        before = read_json(path)
-        if before is None:
-            write_atomically(path, to_json(wanted))
-        elif before != plain(wanted):
-            changed = sorted(key for key in {*before, *wanted} if before.get(key) != plain(wanted).get(key))
+        self._settings = plain({key: value for key, value in self.config.items() if key not in _VIEW_ONLY})
+        before = read_json(self.folder / "config.json")
+        if before not in (None, self._settings):
+            settings = self._settings
+            changed = sorted(key for key in {*before, *settings} if before.get(key) != settings.get(key))
             raise ConfigError(
                 f"{self.folder} holds a run with other settings ({', '.join(changed)} differ)",
                 "give another folder with out=..., or remove this one to start over",
             )
+
+    @contextlib.contextmanager
+    def _claim(self) -> Iterator[None]:
+        """The folder is this run's from its first stage on; if that fails, it is as it was before."""
+        path, existed = self.folder / "config.json", self.folder.exists()
+        if path.exists():
+            yield
+            return
+        write_atomically(path, to_json(self._settings))
+        try:
+            yield
+        except BaseException:
+            if not (self.folder / CHECKPOINTS).exists():  # else there is something to resume
+                path.unlink(missing_ok=True)
+            if not existed:
+                with contextlib.suppress(OSError):  # it is not empty
+                    self.folder.rmdir()
+            raise
 
     @functools.cached_property
     def model(self) -> Any:
@@ -83,13 +100,28 @@ class Run:
             self.result(need)
         began = time.perf_counter()
         self.say(f"{name} ...")
-        result = plain(function(self))
-        write_atomically(path, to_json(result))
+        with self._claim():
+            result = plain(function(self))
+            write_atomically(path, to_json(result))
+        shutil.rmtree(self.folder / CHECKPOINTS / name, ignore_errors=True)
         timings = read_json(self.folder / "timings.json") or {}
         seconds = time.perf_counter() - began
         write_atomically(self.folder / "timings.json", to_json(timings | {name: seconds}))
         self.say(f"{name} done in {seconds:.0f} s")
         return result
+
+    def checkpoint(self, stage: str, name: str) -> Path:
+        """Where a piece of a stage is kept until the stage is finished."""
+        return self.folder / CHECKPOINTS / stage / name
+
+    def piece(self, stage: str, name: str, compute: Callable[[], Any]) -> Any:
+        """A piece of a stage as plain data: what an interrupted run has kept, or `compute()`, kept."""
+        path = self.checkpoint(stage, f"{name}.json")
+        kept = read_json(path)
+        if kept is None:
+            kept = {"value": plain(compute())}
+            write_atomically(path, to_json(kept))
+        return kept["value"]
 
 
 def to_json(value: Any) -> str:

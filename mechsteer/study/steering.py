@@ -68,16 +68,16 @@ def train(run: Run) -> dict[str, Any]:
             kl_weight=how["kl_weight"],
             l2_weight=how["l2_weight"] / rms**2,  # the penalty, as the step, is in the residual's own units
             seed=run.seed("adapter", site.layer),
-            checkpoint=run.folder / f"checkpoints/adapter-{site.layer}.safetensors",
+            checkpoint=run.checkpoint("train", f"adapter-{site.layer}.safetensors"),
             progress=run.progress,
         )
-    score = dev_scorer(run)
+    score = dev_scorer(run, "train")
     prompts = [data.prompt_ids(run, item) for item in data.items(run, "dev", N_KL)[1]]
     coeffs = how["coeffs"] if data.metric(run) == "accuracy" else [1.0]
     for site, result in fitted.items():
         for coeff in coeffs:
             steering = result.steering.with_coeff(coeff)
-            tried.append({"layer": site.layer, "coeff": coeff, "score": score(steering)})
+            tried.append({"layer": site.layer, "coeff": coeff, "score": score(steering, f"{site.layer}-{coeff}")})
     best = max(tried, key=lambda t: (t["score"], -abs(t["coeff"])))
     site = next(s for s in fitted if s.layer == best["layer"])
     vector = vector_of(fitted[site].steering)
@@ -98,7 +98,7 @@ def train(run: Run) -> dict[str, Any]:
         "norm": float(vector.norm()) * best["coeff"],
         "median_resid_norm": median_norm(run, site),
         "kl": strengths(run.model, chosen, prompts).kl,
-        "base_dev_score": score(()),
+        "base_dev_score": score((), "base"),
         "tried": tried,
         "best_epoch": fitted[site].best_epoch,
         "history": fitted[site].to_dict()["history"],
@@ -141,10 +141,14 @@ def continuation(run: Run, text: str) -> list[int]:
     return ids
 
 
-def dev_scorer(run: Run) -> Callable[[Any], float]:
-    """Mean dev score of a steering: accuracy of greedy traces, or log-odds."""
+def dev_scorer(run: Run, stage: str) -> Callable[[Any, str], float]:
+    """Mean dev score of a steering, kept by name: accuracy of greedy traces, or log-odds."""
     task, problems = data.items(run, "dev", run.config["traces"]["n_dev"])
-    return lambda steering: float(np.mean(outcomes(run, task, problems, steering)[0]))
+
+    def score(steering: Any, name: str) -> float:
+        return float(np.mean(outcomes(run, task, problems, steering, kept=(stage, f"dev-{name}"))[0]))
+
+    return score
 
 
 def median_norm(run: Run, site: Site) -> float:
@@ -169,26 +173,28 @@ def adapter(run: Run) -> Steering:
 
 
 def outcomes(
-    run: Run, task: Task, problems: Sequence[Item], steering: Any, *, prefix: str = ""
+    run: Run, task: Task, problems: Sequence[Item], steering: Any, *, kept: tuple[str, str], prefix: str = ""
 ) -> tuple[np.ndarray, list[Trace], list[list[int]]]:
-    """Score per problem (right or wrong; or log-odds), greedy traces and their tokens."""
+    """Score per problem (right or wrong; or log-odds), greedy traces and their tokens.
+
+    `kept`: the stage, and the name under which what the model said outlives an interruption.
+    """
     prompts = [data.prompt_ids(run, item) for item in problems]
     if prefix:
         tail = continuation(run, prefix)
         prompts = [p + tail for p in prompts]
     if data.metric(run) == "log_odds":
-        return log_odds(run, prompts, steering), [], []
-    out = generate(
-        run.model,
-        prompts,
-        steering,
-        max_new_tokens=data.room(run, prompts),
-        batch_size=run.config["batch_size"],
-        progress=run.progress,
+        return np.array(run.piece(*kept, lambda: log_odds(run, prompts, steering).tolist())), [], []
+    most, size = data.room(run, prompts), run.config["batch_size"]
+    new = run.piece(
+        *kept,
+        lambda: (
+            generate(run.model, prompts, steering, max_new_tokens=most, batch_size=size, progress=run.progress).tokens
+        ),
     )
-    texts = [continuation_text(run.model.tokenizer, ids) for ids in out.tokens]
+    texts = [continuation_text(run.model.tokenizer, ids) for ids in new]
     judged = [task.trace(item, prefix + text) for item, text in zip(problems, texts, strict=True)]
-    return np.array([bool(t.correct) for t in judged]), judged, out.tokens
+    return np.array([bool(t.correct) for t in judged]), judged, new
 
 
 @torch.no_grad()
@@ -230,7 +236,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     if data.metric(run) == "log_odds":
         del arms["careful prefix"]
     found = {
-        name: outcomes(run, task, problems, steering, prefix=prefix) for name, (steering, prefix, _) in arms.items()
+        name: outcomes(run, task, problems, steering, kept=("evaluate", name), prefix=prefix)
+        for name, (steering, prefix, _) in arms.items()
     }
     report = {name: arm_summary(run, *found[name]) | {"note": arms[name][2]} for name in arms}
     return {
@@ -339,6 +346,6 @@ def control_direction(run: Run, site: Site, norm: float) -> Tensor | None:
         pos, neg = states[labels], states[~labels]
     vector = mean_difference(pos, neg).vector
     vector = vector * (norm / float(vector.norm()))
-    score = dev_scorer(run)
-    plus, minus = (score(intervention(run, sign * vector, site)) for sign in (1.0, -1.0))
+    score = dev_scorer(run, "evaluate")
+    plus, minus = (score(intervention(run, sign * vector, site), f"sign {sign:+g}") for sign in (1.0, -1.0))
     return vector if plus >= minus else -vector

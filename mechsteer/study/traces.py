@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from mechsteer.activations import Activations, ActivationStore, capture, open_store
 from mechsteer.errors import ConfigError, DataError
+from mechsteer.features import TokenGroups, groups_for
 from mechsteer.generation import generate
 from mechsteer.models import tokenize, tokenize_continuation
 from mechsteer.pocket import CAREFUL_PREFIX
@@ -60,6 +62,8 @@ def careful_prefix(run: Run) -> str:
 def write(run: Run) -> dict[str, Any]:
     """traces.jsonl: sampled traces of the training and dev problems (or the ready-made ones), judged."""
     how = run.config["traces"]
+    for check in (sites, vocabulary):  # what is wrong with the settings is said before anything long begins
+        check(run)
     if is_ready_made(run):
         found = some_problems(run, read_solutions(run.config["data"]), how["n_problems"])
         traces = {"train": [t for t in found if len(any_length(run, t.prompt + t.text)) < run.model.cfg.n_ctx]}
@@ -115,16 +119,20 @@ def sample(run: Run, split: str, n_problems: int, n_samples: int) -> list[Trace]
     """Traces sampled from the model as it is."""
     task, problems = items(run, split, n_problems)
     prompts = [prompt_ids(run, item) for item in problems for _ in range(n_samples)]
-    out = generate(
-        run.model,
-        prompts,
-        max_new_tokens=room(run, prompts),
-        temperature=run.config["traces"]["temperature"],
-        generator=run.generator("traces", split),
-        batch_size=run.config["batch_size"],
-        progress=run.progress,
-    )
-    texts = [continuation_text(run.model.tokenizer, ids) for ids in out.tokens]
+    most, size, texts = room(run, prompts), run.config["batch_size"], []
+    for start in tqdm(range(0, len(prompts), size), desc=f"{split} traces", unit="batch", disable=not run.progress):
+
+        def batch(start: int = start) -> list[str]:
+            out = generate(
+                run.model,
+                prompts[start : start + size],
+                max_new_tokens=most,
+                temperature=run.config["traces"]["temperature"],
+                generator=run.generator("traces", split, start),
+            )
+            return [continuation_text(run.model.tokenizer, ids) for ids in out.tokens]
+
+        texts += run.piece("traces", f"{split}-{start}", batch)
     return [
         task.trace(item, texts[i * n_samples + j], prompt=given(run, item), source=split, sample=j)
         for i, item in enumerate(problems)
@@ -208,6 +216,11 @@ def store(run: Run) -> ActivationStore:
     """The store that `keep` wrote."""
     run.result("capture")
     return open_store(run.folder / "activations", model=run.model)
+
+
+def vocabulary(run: Run) -> TokenGroups:
+    """The words of ReasonScore as token ids. Raises ConfigError for one that is not there."""
+    return groups_for(run.model.tokenizer, run.config["vocabulary"])
 
 
 def states(run: Run, rows: Sequence[Sequence[int]], site: Site) -> Activations:
