@@ -79,12 +79,12 @@ def test_base_arm_is_the_model_that_never_saw_us(undisturbed):
 def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "mechsteer.cli", "study", f"out={folder}", *SMALL]
-    for stage in ("traces", "train"):  # kill -9 right after a stage, so inside the next one
+    # kill -9 between two batches of traces, in the capture, after the first arm
+    for sign in ("checkpoints/traces/*.json", "stages/traces.json", "checkpoints/evaluate/*.json"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while not (folder / "stages" / f"{stage}.json").exists():
+        while not list(folder.glob(sign)):
             assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(0.3)
+            time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (folder / "results.json").exists()
