@@ -5,7 +5,7 @@
 Time: capture of one middle layer (resid_post of the last block of the lower half) to disk, over a forward of
 the whole Hugging Face model (default attention, logits of every position as it computes them by default) on
 the same batches. Memory: peak resident memory of a capture of 2,000 prompts over that of 200, each in a
-process of its own. Without folders: the bundled model if it is there, and a random one of 4 layers, d_model 512.
+process of its own. Of the bundled model, a random one of 4 layers and d_model 512, and the folders given.
 """
 
 from __future__ import annotations
@@ -27,13 +27,6 @@ from transformers import AutoModelForCausalLM, Qwen3Config, Qwen3ForCausalLM
 import mechsteer as ms
 from mechsteer.models import bundled_models
 
-_POCKET_LIKE = {
-    "num_hidden_layers": 6,
-    "hidden_size": 128,
-    "intermediate_size": 384,
-    "vocab_size": 1024,
-    "head_dim": 32,
-}
 _MEDIUM = {"num_hidden_layers": 8, "hidden_size": 512, "intermediate_size": 1536, "vocab_size": 8192, "head_dim": 64}
 
 
@@ -116,7 +109,11 @@ def capture_alone(source: Path, n_prompts: int) -> int:
         for site in store:
             for batch in store[site]:
                 assert len(batch)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    try:  # not ru_maxrss, which begins at the peak of the process that started this one
+        status = Path("/proc/self/status").read_text()
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -133,10 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         print(capture_alone(args.models[0], args.memory_of))
         return
     with tempfile.TemporaryDirectory() as folder:
-        sources = args.models or [
-            bundled_models().get("pocket") or random_folder(Path(folder) / "pocket-like", _POCKET_LIKE),
-            random_folder(Path(folder) / "medium", _MEDIUM),
-        ]
+        sources = [bundled_models()["pocket"], random_folder(Path(folder) / "medium", _MEDIUM), *args.models]
         for source in sources:
             figures = time_ratio(source, n_prompts=args.prompts)
             if args.memory:
