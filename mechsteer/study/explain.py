@@ -34,8 +34,8 @@ def attribution(run: Run) -> dict[str, Any]:
     )
     writing = singular(model, maps=("o", "down"), layers=[layer], side="left")
     readings = {
-        "decoder": named_features(run, attribute(d, features, k=how["k"][-1])),
-        "encoder": named_features(run, attribute_encoder(d, features)),
+        "decoder": named_directions(run, attribute(d, features, k=how["k"][-1]), 10),
+        "encoder": named_directions(run, attribute_encoder(d, features), 10),
         "read downstream": {name: named_directions(run, att) for name, att in attribute_maps(d, reading).items()},
         "written upstream": {name: named_directions(run, att) for name, att in attribute_maps(d, writing).items()},
         "logits": attribute_logits(model, d).to_dict(k=12),
@@ -60,6 +60,7 @@ def attribution(run: Run) -> dict[str, Any]:
 
         effects[name] = run.piece("attribute", name, effect)
         promoted(run, basis, effects[name]["directions"])
+    join_features(run, [readings["decoder"]["top"], readings["encoder"]["top"], effects["SAE features"]["directions"]])
     return {
         "metric": named,
         "n_prompts": len(prompts),
@@ -100,17 +101,18 @@ def one_map(basis: Basis) -> Basis:
     return next(block for name, block in blocks.items() if name.startswith("down"))
 
 
-def named_features(run: Run, att: Any) -> dict[str, Any]:
-    """Shares of the deltas, the top features joined with ReasonScore and what the unembedding makes of them."""
+def join_features(run: Run, tables: list[list[dict[str, Any]]]) -> None:
+    """Put ReasonScore, density, tokens and contexts of each SAE feature into the rows that name it."""
     scores = run.result("reasonscore").get("scores")
-    rows = promoted(run, att.basis, att.top(10).to_dict("records"))
+    rows = [row for table in tables for row in table]
+    seen = measure.in_context(run, sorted({row["direction"] for row in rows}))
     for row in rows:
-        row["reason_score"] = None if scores is None else scores[row["direction"]]
-    return shares(att) | {"top": rows}
+        row |= {"reason_score": None if scores is None else scores[row["direction"]], **seen[row["direction"]]}
 
 
-def named_directions(run: Run, att: Any) -> dict[str, Any]:
-    return shares(att) | {"top": promoted(run, att.basis, att.top(5).to_dict("records"))}
+def named_directions(run: Run, att: Any, k: int = 5) -> dict[str, Any]:
+    """Shares of the deltas, and the top directions with what the unembedding makes of them."""
+    return shares(att) | {"top": promoted(run, att.basis, att.top(k).to_dict("records"))}
 
 
 def promoted(run: Run, basis: Basis, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,34 +120,11 @@ def reasonscore(run: Run) -> dict[str, Any]:
     except DataError as error:
         return {"dropped": error.message, "top": []}
     top = [int(i) for i in found.score.topk(min(N_FEATURES, len(found.score))).indices]
-    seen = ContextAccumulator(top, n=N_SEEN)
-    for tokens, feature_acts, mask in encoded(run, trained):
-        seen.update(tokens, feature_acts, mask)
-
-    def text(token: int) -> str:
-        return token_text(tokenizer, token)
-
-    rows = []
-    for feature in seen.result():
-        i = feature.feature
-        distinct = {tuple(c.tokens): c for c in reversed(feature.contexts)}  # of equal ones the strongest, last
-        strongest = sorted(distinct.values(), key=lambda c: -max(c.activations))[:N_CONTEXTS]
-        rows.append(
-            {
-                "feature": i,
-                "score": float(found.score[i]),
-                "mu_pos": float(found.mu_pos[i]),
-                "mu_neg": float(found.mu_neg[i]),
-                "entropy": float(found.entropy[i]),
-                "density": feature.density,
-                "top5_token_share": feature.top5_share,
-                "top_tokens": [[text(token), share] for token, share in feature.token_shares[:5]],
-                "contexts": [
-                    {"tokens": [text(t) for t in c.tokens], "values": list(c.activations), "trace": c.prompt_id}
-                    for c in strongest
-                ],
-            }
-        )
+    seen = in_context(run, top)
+    rows = [
+        {"feature": i, **{k: float(getattr(found, k)[i]) for k in ("score", "mu_pos", "mu_neg", "entropy")}, **seen[i]}
+        for i in top
+    ]
     return {
         "dropped": None,
         "top": rows,
@@ -157,6 +134,32 @@ def reasonscore(run: Run) -> dict[str, Any]:
         "alpha": found.alpha,
         "cutoff_0.997": float(found.score.quantile(0.997)),
     }
+
+
+def in_context(run: Run, features: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Density, the tokens a feature fires on and its strongest contexts in the training traces, per feature."""
+    trained, tokenizer = sae(run), run.model.tokenizer
+    seen = ContextAccumulator(features, n=N_SEEN)
+    for tokens, feature_acts, mask in encoded(run, trained):
+        seen.update(tokens, feature_acts, mask)
+
+    def text(token: int) -> str:
+        return token_text(tokenizer, token)
+
+    found = {}
+    for feature in seen.result():
+        distinct = {tuple(c.tokens): c for c in reversed(feature.contexts)}  # of equal ones the strongest, last
+        strongest = sorted(distinct.values(), key=lambda c: -max(c.activations))[:N_CONTEXTS]
+        found[feature.feature] = {
+            "density": feature.density,
+            "top5_token_share": feature.top5_share,
+            "top_tokens": [[text(token), share] for token, share in feature.token_shares[:5]],
+            "contexts": [
+                {"tokens": [text(t) for t in c.tokens], "values": list(c.activations), "trace": c.prompt_id}
+                for c in strongest
+            ],
+        }
+    return found
 
 
 # -- probe -------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def attribution(result: Results) -> list[Section]:
     for name, key in (("SAE features by the decoder", "decoder"), ("SAE features by the encoder", "encoder")):
         blocks.append(
             Table(
-                _directions(readings[key]["top"], "reason_score"),
+                _directions(readings[key]["top"]),
                 caption=f"{name}: the directions with the most energy",
             )
         )
@@ -80,6 +80,8 @@ def attribution(result: Results) -> list[Section]:
             _recovery(name, effect),
             _check(name, effect),
         ]
+        if contexts := [block for row in effect["directions"][:4] for block in _contexts(row["label"], row)]:
+            blocks.append(Details("The directions with the largest shares, in context", contexts))
         blocks.append(
             Details(
                 f"The check in figures ({name})",
@@ -114,7 +116,7 @@ def _contributions(effect: Results) -> pd.DataFrame:
                 "coefficient": r["coefficient"],
                 "nats": decimal(r["contribution"]),
                 "share": decimal(r["share"]),
-                "promotes": spoken(r["promotes"]),
+                **_known(r),
             }
             for r in rows
         ]
@@ -167,19 +169,30 @@ def _share_row(reading: Results) -> Results:
     }
 
 
-def _directions(rows: list[Results], *more: str) -> pd.DataFrame:
+def _directions(rows: list[Results]) -> pd.DataFrame:
     return pd.DataFrame(
-        [
-            {
-                "direction": r["label"],
-                "coefficient": r["coefficient"],
-                "energy": r["energy"],
-                **{m: r[m] for m in more},
-                "promotes": spoken(r["promotes"]),
-            }
-            for r in rows
-        ]
+        [{"direction": r["label"], "coefficient": r["coefficient"], "energy": r["energy"], **_known(r)} for r in rows]
     )
+
+
+def _known(row: Results) -> Results:
+    """What is known of a direction: of a feature also its ReasonScore, density and the tokens it fires on."""
+    found = {"ReasonScore": row["reason_score"], "density": row["density"]} if "density" in row else {}
+    if "density" in row:
+        found["fires on"] = spoken([t for t, _ in row["top_tokens"][:3]])
+    return found | {"promotes": spoken(row["promotes"][:3])}
+
+
+def _contexts(name: str, feature: Results) -> list[Heatmap]:
+    return [
+        Heatmap(
+            c["tokens"],
+            c["values"],
+            caption=f"{name} in trace {c['trace']}: activation per token",
+            label="activation",
+        )
+        for c in feature.get("contexts", [])[:2]
+    ]
 
 
 def spoken(tokens: list[str]) -> str:
@@ -220,15 +233,7 @@ def features(result: Results, sae: Results) -> list[Section]:
         Details("Matches per word", [Table(counts, caption="How often each reasoning word occurs in the traces")]),
     ]
     for feature in result["top"][:4]:
-        blocks += [
-            Heatmap(
-                c["tokens"],
-                c["values"],
-                caption=f"f{feature['feature']} in trace {c['trace']}: activation per token",
-                label="activation",
-            )
-            for c in feature["contexts"][:2]
-        ]
+        blocks += _contexts(f"f{feature['feature']}", feature)
     return [Section("Features of reasoning", blocks)]
 
 
