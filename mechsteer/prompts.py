@@ -65,6 +65,8 @@ def why_not_json(error: ValueError | RecursionError) -> str:
     """What is wrong with a text, by what `json` raised: not JSON, or JSON that Python will not hold."""
     if isinstance(error, RecursionError):
         return "nested too deeply"
+    if isinstance(error, UnicodeEncodeError):
+        return "half of a surrogate pair (\\ud800 to \\udfff), which is no character"
     return f"not JSON: {error.msg}" if isinstance(error, JSONDecodeError) else f"cannot be read: {error}"
 
 
@@ -84,7 +86,7 @@ def _read_jsonl(text: str, path: Path) -> Iterator[Row]:
     for line, row in enumerate(text.split("\n"), 1):
         if row.strip():
             try:
-                yield Row(line, json.loads(row))
+                yield Row(line, _unicode(json.loads(row), row))
             except (ValueError, RecursionError) as error:
                 raise malformed(path, line, why_not_json(error)) from error
 
@@ -99,6 +101,7 @@ def _read_json(text: str, path: Path) -> Iterator[Row]:
         line, counted = line + text.count("\n", counted, at), at
         try:
             item, end = decoder.raw_decode(text, at)
+            _unicode(item, text[at:end])
         except (ValueError, RecursionError) as error:
             raise malformed(path, getattr(error, "lineno", line), why_not_json(error)) from error
         yield Row(line, item)
@@ -107,6 +110,13 @@ def _read_json(text: str, path: Path) -> Iterator[Row]:
             at = _skip(text, at + 1)
         elif text[at : at + 1] != "]":
             raise malformed(path, 1 + text.count("\n", 0, at), "not JSON: expected ',' or ']'")
+
+
+def _unicode(value: Any, source: str) -> Any:
+    """`value`, unless it holds half of a surrogate pair, which no tokenizer takes: UnicodeEncodeError."""
+    if "\\ud" in source.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
 def _skip(text: str, at: int) -> int:

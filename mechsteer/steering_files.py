@@ -90,8 +90,10 @@ def read_header(path: str | Path) -> dict[str, Any]:
         )
     try:
         header = json.loads(metadata["mechsteer"])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise FileFormatError(f"the header of {path} is corrupt", "copy or train it again") from error
+    if not isinstance(header, dict):
+        raise FileFormatError(f"the header of {path} is a {type(header).__name__}", "copy or train it again")
     if header.get("format_version") != FORMAT_VERSION:
         raise FileFormatError(
             f"{path} has format version {header.get('format_version')}, this mechsteer reads {FORMAT_VERSION}",

@@ -85,8 +85,8 @@ def test_malformed_rows_name_file_and_line(tmp_path, name, text, message) -> Non
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [("[" * 100_000, "nested too deeply"), ("9" * 5000, "4300 digits")],
-    ids=["deep nesting", "huge integer"],
+    [("[" * 100_000, "nested too deeply"), ("9" * 5000, "4300 digits"), ('"a\\ud800"', "surrogate")],
+    ids=["deep nesting", "huge integer", "half a character"],
 )
 def test_json_that_python_will_not_read_is_named_like_any_malformed_row(tmp_path, value, message) -> None:
     for name, text in (
@@ -96,6 +96,11 @@ def test_json_that_python_will_not_read_is_named_like_any_malformed_row(tmp_path
         (tmp_path / name).write_text(text)
         with pytest.raises(DataError, match=rf"{name}, line 2: .*{message}[\s\S]*hint: correct or remove this row"):
             read_rows(tmp_path / name)
+
+
+def test_characters_written_as_surrogate_pairs_are_read(tmp_path) -> None:
+    (tmp_path / "p.jsonl").write_text('{"text": "\\ud83d\\ude00"}\n')
+    assert read_rows(tmp_path / "p.jsonl")[0].data == {"text": "\U0001f600"}
 
 
 def test_files_that_cannot_be_read(tmp_path) -> None:

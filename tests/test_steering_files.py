@@ -91,6 +91,10 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
     save_file({"x": torch.zeros(2)}, path)
     with pytest.raises(FileFormatError, match="not one of mechsteer's"):
         ms.load_steering(path, model)
+    for header in ("{", "[1]", "[" * 50_000):
+        save_file({"x": torch.zeros(2)}, path, metadata={"mechsteer": header})
+        with pytest.raises(FileFormatError, match="the header of"):
+            ms.load_steering(path, model)
     path.write_bytes(whole.replace(b'\\"format_version\\": 1', b'\\"format_version\\": 9'))
     with pytest.raises(FileFormatError, match="format version 9"):
         ms.load_steering(path, model)
