@@ -61,7 +61,7 @@ def save_steering(
     header = {
         "format_version": FORMAT_VERSION,
         "model_fingerprint": model_fingerprint(model),
-        "model_name": str(getattr(model.cfg, "model_name", "")),
+        "model_name": _name(model),
         "backend": backend_of(model).kind,
         "d_model": model.cfg.d_model,
         "coeff": steering.coeff,
@@ -70,6 +70,12 @@ def save_steering(
     }
     # sorted keys: the same steering gives the same bytes
     return write_atomically(path, save(tensors, metadata={"mechsteer": json.dumps(header, sort_keys=True)}))
+
+
+def _name(model: Any) -> str:
+    """The model's name for readers (the fingerprint is what counts): of a local folder only its last part."""
+    name = str(getattr(model.cfg, "model_name", ""))
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def read_header(path: str | Path) -> dict[str, Any]:

@@ -65,6 +65,14 @@ def test_reload_in_a_fresh_process_is_bit_equal(backend, tmp_path):
     assert read_header(path)["provenance"] == {"licence": "MIT"}
 
 
+def test_files_name_the_model_and_no_folder_of_this_machine(tmp_path):
+    model = ms.load_model("pocket")
+    iv = ms.Intervention(ms.adapters.Static(torch.ones(model.cfg.d_model)), ms.Site(2, "resid_post"))
+    path = ms.save_steering(iv, tmp_path / "s", model)
+    assert read_header(path)["model_name"] == "pocket"
+    assert str(Path(ms.__file__).parent) not in path.read_bytes().decode("latin-1")
+
+
 def test_same_steering_same_bytes(tmp_path):
     model = toys.shared("llama")
     a, b = (ms.save_steering(steering(), tmp_path / name, model).read_bytes() for name in ("a", "b"))
