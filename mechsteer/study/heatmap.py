@@ -40,7 +40,10 @@ def heatmap(run: Run, n: int = 6) -> Path:
         shown = values[i, : len(row)].clone()
         shown[~acts.mask[i, : len(row)]] = 0.0  # BOS dwarfs everything else
         blocks.append(Heatmap(tokens, shown.tolist(), caption=f"text {i + 1}: {label} per token", label=label))
-    page = Report(title=f"mechsteer heatmap: {label} at {site}", sections=[Section("Tokens", blocks)], question=what)
+    question = f"{label[0].upper()}{label[1:]}, token by token"
+    page = Report(
+        title=f"mechsteer heatmap: {label} at {site}", sections=[Section("Tokens", blocks)], question=question
+    )
     return page.save_html(run.folder / "heatmap.html")
 
 
