@@ -20,7 +20,15 @@ from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
 from mechsteer.generation import generate
-from mechsteer.interventions import Intervention, Interventions, Steering, flatten, steer
+from mechsteer.interventions import (
+    Intervention,
+    Interventions,
+    Steering,
+    flatten,
+    n_untouched_blocks,
+    steer,
+    touched,
+)
 from mechsteer.models import backend_of
 from mechsteer.results import Result
 from mechsteer.training.batches import Batch, make_batches
@@ -29,10 +37,8 @@ from mechsteer.training.restart import (
     Kept,
     Start,
     logits_from,
-    n_untouched_blocks,
     n_untouched_columns,
     start_from,
-    touched,
 )
 
 Scaled = TypeVar("Scaled", Intervention, Steering)
@@ -285,7 +291,7 @@ class _Continuations:
                 assert session.recorded is not None
                 recorded = dict(zip(active, session.recorded, strict=True))
                 for k, one in enumerate(own):
-                    here = touched([one], batch)[:, start.n_prefix :]
+                    here = touched([one], batch.context())[:, start.n_prefix :]
                     counts[k] += int(here.sum())
                     acts[k] += _total_norm(seen[names[k]], here)
                     deltas[k] += _total_norm(recorded[k][-1], here) if k in recorded else 0.0

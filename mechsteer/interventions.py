@@ -14,7 +14,8 @@ from mechsteer.adapters import Adapter, Static
 from mechsteer.errors import ConfigError
 from mechsteer.models import Forward, backend_of
 from mechsteer.runtime import OPEN_SESSIONS, Session, open_sessions
-from mechsteer.scopes import TokenScope
+from mechsteer.scopes import Context, TokenScope
+from mechsteer.shapes import Mask
 from mechsteer.sites import Site
 
 
@@ -203,6 +204,25 @@ def steer(
         if not stack:
             OPEN_SESSIONS.pop(model, None)
         session.close()
+
+
+def touched(interventions: Sequence[Intervention], ctx: Context) -> Mask:
+    """[batch pos] real positions of a forward that any of the scopes touches."""
+    found = torch.zeros_like(ctx.mask)
+    for iv in interventions:
+        here = iv.scope.touched(ctx)
+        found = found | (here if isinstance(here, Tensor) else ctx.mask & here)
+    return found
+
+
+def n_untouched_blocks(model: Any, interventions: Sequence[Intervention]) -> int:
+    """How many blocks from the bottom none of these, nor of the enclosing `steer` blocks, reads or writes.
+
+    A site at resid_post counts as after its block.
+    """
+    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
+    sites = [site.at(model) for iv in (*interventions, *enclosing) for site in (iv.site, iv.read) if site is not None]
+    return min((int(s.layer) + (s.point == "resid_post") for s in sites), default=model.cfg.n_layers)
 
 
 def bias_only(

@@ -30,6 +30,9 @@ def test_help_lists_every_command_and_every_key(capsys):
         (["study", "model=no/such/folder/here", "out=OUT"], "no model folder at no/such/folder/here"),
         (["study", "model=pockett", "out=OUT"], "did you mean ['pocket"),
         (["study", "data=missing.jsonl", "out=OUT"], "missing.jsonl"),
+        (["report", "out=OUT"], "nothing has run in"),
+        (["study", "layers=[99]", "out=OUT"], "no layer 99"),
+        (["study", "vocabulary=none.yaml", "out=OUT"], "none.yaml"),
         (["models", "x=1"], "models takes no settings"),
     ],
 )
@@ -40,7 +43,7 @@ def test_mistakes(arguments, message, tmp_path):
     assert "hint: " in done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
-    assert not (tmp_path / "run" / "stages").exists()
+    assert not (tmp_path / "run").exists()
 
 
 def test_models_are_listed(capsys):

@@ -12,7 +12,7 @@ from torch import Tensor
 from mechsteer.attribution.running import Batch, encode, forward, make_batches
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.generation import generate
-from mechsteer.interventions import Intervention, Interventions, flatten
+from mechsteer.interventions import Intervention, Interventions, flatten, touched
 from mechsteer.models import backend_of, model_fingerprint
 from mechsteer.shapes import Delta, Lengths, Mask, Resid, Tokens
 from mechsteer.sites import Site
@@ -181,7 +181,7 @@ def _collect(model: Any, batch: Batch, groups: dict[Site, list[Intervention]]) -
     for site, group in groups.items():
         acts = _wide(_flat(before[hooks[site]][0]))
         delta = _wide(added[site]) if site in added else torch.zeros_like(acts)
-        found |= {f"{site} acts": acts, f"{site} delta": delta, f"{site} touched": batch.touched(group)}
+        found |= {f"{site} acts": acts, f"{site} delta": delta, f"{site} touched": touched(group, batch.context())}
         stream = streams[site]
         if site.point in _RESIDUAL:
             found[f"{site} resid"] = acts

@@ -12,9 +12,9 @@ from torch import Tensor
 from mechsteer.adapters import Adapter
 from mechsteer.attribution.deltas import sites_of, steered_run
 from mechsteer.attribution.metrics import Metric
-from mechsteer.attribution.running import Batch, encode, forward, last_positions, make_batches, n_untouched_blocks
+from mechsteer.attribution.running import Batch, encode, forward, last_positions, make_batches
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
-from mechsteer.interventions import Intervention, Interventions
+from mechsteer.interventions import Intervention, Interventions, n_untouched_blocks, touched
 from mechsteer.models import backend_of
 from mechsteer.runtime import hints
 from mechsteer.scopes import Context
@@ -153,7 +153,7 @@ def prepare(
         if delta is None:  # coeff 0 registers no hook
             shape = (*batch.tokens.shape, backend_of(model).cfg.d_model)
             delta = torch.zeros(shape, dtype=logits.dtype, device=logits.device)
-        runner.batches.append(Prepared(batch, own, resid, batch.touched(groups[site]), delta, base, steered))
+        runner.batches.append(Prepared(batch, own, resid, touched(groups[site], batch.context()), delta, base, steered))
     return runner
 
 

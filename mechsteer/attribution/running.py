@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import DataError
-from mechsteer.interventions import Intervention, open_sessions, steer
+from mechsteer.interventions import Intervention, steer
 from mechsteer.models import backend_of, tokenize, tokenize_continuation
 from mechsteer.runtime import hints
 from mechsteer.scopes import Context
@@ -32,9 +32,9 @@ class Batch:
         """[batch pos] long, or None where nothing is padded."""
         return None if bool(self.mask.all()) else self.mask.long()
 
-    def touched(self, interventions: Sequence[Intervention]) -> Tensor:
-        """[batch pos] positions that any of the scopes touches."""
-        ctx = Context.whole(
+    def context(self) -> Context:
+        """What a scope asks about the whole batch in one forward."""
+        return Context.whole(
             *self.tokens.shape,
             attention_mask=self.attention_mask,
             prompt_lengths=self.prompt_lengths,
@@ -42,11 +42,6 @@ class Batch:
             rows=self.rows,
             device=self.tokens.device,
         )
-        found = torch.zeros_like(self.mask)
-        for iv in interventions:
-            here = iv.scope.touched(ctx)
-            found = found | (here if isinstance(here, Tensor) else self.mask & here)
-        return found
 
 
 def encode(
@@ -83,13 +78,6 @@ def make_batches(model: Any, rows: list[list[int]], prompt_lengths: list[int], b
         prompts = torch.tensor([prompt_lengths[i] for i in index])
         batches.append(Batch(*(t.to(device) for t in (torch.tensor(index), tokens, mask, prompts))))
     return batches
-
-
-def n_untouched_blocks(model: Any, interventions: Sequence[Intervention]) -> int:
-    """How many blocks from the bottom none of these, nor of the enclosing `steer` blocks, reads or writes."""
-    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
-    sites = [site.at(model) for iv in (*interventions, *enclosing) for site in (iv.site, iv.read) if site is not None]
-    return min((int(s.layer) + (s.point == "resid_post") for s in sites), default=0)
 
 
 def last_positions(mask: Mask, n: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,9 @@
 
 from mechsteer.evaluation.paired import (
     PairedComparison,
+    ScoreComparison,
     compare_paired,
+    compare_scores,
     detectable_difference,
     holm,
     mcnemar_exact,
@@ -12,6 +14,8 @@ from mechsteer.evaluation.paired import (
 __all__ = [
     "compare_paired",
     "PairedComparison",
+    "compare_scores",
+    "ScoreComparison",
     "mcnemar_exact",
     "holm",
     "mcnemar_power",

@@ -16,7 +16,7 @@ from typing import Any
 from mechsteer.configs.settings import overlaid, resolve
 from mechsteer.errors import ConfigError
 from mechsteer.files import write_atomically
-from mechsteer.study import explain, measure, steering, traces
+from mechsteer.study import evaluate, explain, features, measure, traces, train
 from mechsteer.study.heatmap import heatmap
 from mechsteer.study.page import page
 from mechsteer.study.run import Run, Stage, read_json, to_json
@@ -24,12 +24,12 @@ from mechsteer.study.run import Run, Stage, read_json, to_json
 STAGES: dict[str, tuple[Stage, tuple[str, ...]]] = {
     "traces": (traces.write, ()),
     "capture": (traces.keep, ("traces",)),
-    "train": (steering.train, ("capture",)),
-    "sae": (measure.sae_stage, ("capture",)),
-    "reasonscore": (measure.reasonscore, ("sae",)),
+    "train": (train.train, ("capture",)),
+    "sae": (features.train, ("capture",)),
+    "reasonscore": (features.reasonscore, ("sae",)),
     "probe": (measure.probe, ("capture",)),
     "topology": (measure.topology, ("capture",)),
-    "evaluate": (steering.evaluate, ("train",)),
+    "evaluate": (evaluate.evaluate, ("train",)),
     "attribute": (explain.attribution, ("train", "reasonscore")),
 }
 NEEDS_STEERING = ("train", "evaluate", "attribute")
@@ -90,9 +90,11 @@ def require_stage(run: Run, name: str) -> None:
 
 
 def finish(run: Run) -> StudyResult:
-    """Write results.json and report.html from whatever stages have run."""
+    """Write results.json and report.html from whatever stages have run; raises ConfigError if none has."""
     done = {name: read_json(run.folder / "stages" / f"{name}.json") for name in STAGES}
     results = {name: result for name, result in done.items() if result is not None}
+    if not results:
+        raise ConfigError(f"nothing has run in {run.folder}", "give the folder of a run with out=..., or run the study")
     versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
     summary = {
         "config": run.config,

@@ -1,4 +1,4 @@
-"""Stage 8: what the adapter is made of, and the check of every such claim by running the model."""
+"""Stage attribute: what the adapter is made of, and the check of every such claim by running the model."""
 
 from __future__ import annotations
 
@@ -14,34 +14,36 @@ from mechsteer.attribution import (
     metrics,
 )
 from mechsteer.bases import Basis, from_sae, singular, top_tokens
-from mechsteer.study import measure, steering
+from mechsteer.study import features
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
+from mechsteer.study.scoring import continuation
+from mechsteer.study.train import adapter
 
 
 def attribution(run: Run) -> dict[str, Any]:
     """The adapter in SAE features, singular directions and logits; effect shares, sufficiency and necessity."""
     how, model = run.config["attribute"], run.model
-    chosen = steering.adapter(run)
+    chosen = adapter(run)
     prompts, continuations, metric, named = contexts(run)
     d = deltas(model, chosen, prompts, continuations=continuations)
-    trained = measure.sae(run)
-    features = from_sae(trained)
+    atoms = from_sae(features.sae(run))
     layer = chosen.interventions[0].site.layer
     n_layers = model.cfg.n_layers
     reading = singular(
         model, layers=[n for n in (layer + 1,) if n < n_layers] or [layer], site=chosen.interventions[0].site
     )
     writing = singular(model, maps=("o", "down"), layers=[layer], side="left")
+    written, down = one_map(writing)
     readings = {
-        "decoder": named_directions(run, attribute(d, features, k=how["k"][-1]), 10),
-        "encoder": named_directions(run, attribute_encoder(d, features), 10),
+        "decoder": named_directions(run, attribute(d, atoms, k=max(how["k"])), 10),
+        "encoder": named_directions(run, attribute_encoder(d, atoms), 10),
         "read downstream": {name: named_directions(run, att) for name, att in attribute_maps(d, reading).items()},
         "written upstream": {name: named_directions(run, att) for name, att in attribute_maps(d, writing).items()},
         "logits": attribute_logits(model, d).to_dict(k=12),
     }
     effects = {}
-    for name, basis in {"SAE features": features, "singular directions (written)": one_map(writing)}.items():
+    for name, basis in {"SAE features": atoms, f"singular directions written by {written}": down}.items():
 
         def effect(basis: Basis = basis) -> dict[str, Any]:
             found = attribute_effect(
@@ -75,15 +77,16 @@ def contexts(run: Run) -> tuple[list[list[int]], list[list[int]] | None, Any, st
     n = run.config["attribute"]["n_prompts"]
     if data.metric(run) == "log_odds":
         _, problems = data.items(run, "dev", n)
-        pos, neg = (steering.continuation(run, run.config[name]) for name in ("positive", "negative"))
+        pos, neg = (continuation(run, run.config[name]) for name in ("positive", "negative"))
         shared = next((i for i, (x, y) in enumerate(zip(pos, neg, strict=False)) if x != y), 0)
         ids = [pos[shared], neg[shared]]
+        where = "" if len(pos) == len(neg) == 1 else ", at the token where they part"
         prompts = [data.prompt_ids(run, item) + pos[:shared] for item in problems]
         return (
             prompts,
             None,
             metrics.log_odds(*ids),
-            f"ln P({run.config['positive']!r}) − ln P({run.config['negative']!r})",
+            f"ln P({run.config['positive']!r}) − ln P({run.config['negative']!r}){where}",
         )
     found = data.load(run, "dev")
     right, wrong = ([t for t in found if bool(t.correct) is verdict] for verdict in (True, False))
@@ -95,17 +98,16 @@ def contexts(run: Run) -> tuple[list[list[int]], list[list[int]] | None, Any, st
     return prompts, targets, metrics.target_logprob(targets, weights=signs), name
 
 
-def one_map(basis: Basis) -> Basis:
-    """The `down` map's directions of a union over maps: one orthonormal block."""
-    blocks = basis.split()
-    return next(block for name, block in blocks.items() if name.startswith("down"))
+def one_map(basis: Basis) -> tuple[str, Basis]:
+    """The `down` map of a union over maps, with its name: one orthonormal block."""
+    return next((name, block) for name, block in basis.split().items() if name.startswith("down"))
 
 
 def join_features(run: Run, tables: list[list[dict[str, Any]]]) -> None:
     """Put ReasonScore, density, tokens and contexts of each SAE feature into the rows that name it."""
     scores = run.result("reasonscore").get("scores")
     rows = [row for table in tables for row in table]
-    seen = measure.in_context(run, sorted({row["direction"] for row in rows}))
+    seen = features.in_context(run, sorted({row["direction"] for row in rows}))
     for row in rows:
         row |= {"reason_score": None if scores is None else scores[row["direction"]], **seen[row["direction"]]}
 

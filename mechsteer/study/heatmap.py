@@ -14,7 +14,7 @@ from mechsteer.errors import ConfigError
 from mechsteer.features.sae import encode
 from mechsteer.models import tokenize
 from mechsteer.report import Heatmap, Report, Section, Text
-from mechsteer.study import measure
+from mechsteer.study import features
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
 from mechsteer.tokens import token_text
@@ -27,7 +27,7 @@ def heatmap(run: Run, n: int = 6) -> Path:
     have, or where there is no probe.
     """
     how = run.config["heatmap"]
-    site = measure.site(run)
+    site = data.site(run)
     given: Sequence[Any] = [how["text"]]
     if how["text"] is None:
         given = [data.whole(run, t)[0] for t in data.load(run, "train")[:n]]
@@ -63,7 +63,7 @@ def _readings(run: Run, values: Tensor, how: dict[str, Any]) -> tuple[Tensor, st
             "projection on the probe",
             "Projection of each token's residual on the direction of the probe of right answers, centred.",
         )
-    trained = measure.sae(run)
+    trained = features.sae(run)
     feature = how["feature"]
     if not isinstance(feature, int) or not 0 <= feature < trained.cfg.d_sae:
         raise ConfigError(

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -25,6 +25,7 @@ from mechsteer.files import write_atomically
 from mechsteer.models import load_model, model_fingerprint
 from mechsteer.results import plain
 
+T = TypeVar("T")
 Stage = Callable[["Run"], Mapping[str, Any]]
 
 CHECKPOINTS = "checkpoints"
@@ -45,6 +46,7 @@ class Run:
         self.config, self.stages, self.progress = dict(config), stages, progress
         self.say = say or (lambda _text: None)  # the command line prints
         self.folder = Path(self.config["out"])
+        self._known: dict[str, Any] = {}
         self._settings = plain({key: value for key, value in self.config.items() if key not in _VIEW_ONLY})
         before = read_json(self.folder / "config.json")
         if before not in (None, self._settings):
@@ -109,6 +111,12 @@ class Run:
         write_atomically(self.folder / "timings.json", to_json(timings | {name: seconds}))
         self.say(f"{name} done in {seconds:.0f} s")
         return result
+
+    def once(self, name: str, look: Callable[[], T]) -> T:
+        """What is found out once per run, such as what kind of data it has."""
+        if name not in self._known:
+            self._known[name] = look()
+        return self._known[name]
 
     def checkpoint(self, stage: str, name: str) -> Path:
         """Where a piece of a stage is kept until the stage is finished."""

@@ -1,4 +1,4 @@
-"""Stage 1 and 2: prompts become traces with verified answers, split by problem; traces become activations."""
+"""Stages traces and capture: prompts become traces with verified answers, split by problem; traces become activations."""
 
 from __future__ import annotations
 
@@ -27,21 +27,27 @@ STEP_BY_STEP = " Let's think step by step."
 
 def is_ready_made(run: Run) -> bool:
     """The data are traces that somebody else wrote, right and wrong: nothing is generated or steered."""
-    path = Path(run.config["data"])
-    if path.suffix != ".jsonl" or not path.is_file():
-        return False
-    first = read_rows(path)[0].data
-    return isinstance(first, dict) and "ground_truth" in first
+
+    def look() -> bool:
+        path = Path(run.config["data"])
+        if path.suffix != ".jsonl" or not path.is_file():
+            return False
+        first = read_rows(path)[0].data
+        return isinstance(first, dict) and "ground_truth" in first
+
+    return run.once("ready-made", look)
 
 
 def metric(run: Run) -> str:
     """ "accuracy" where answers can be verified, else "log_odds"."""
-    wanted = run.config["metric"]
-    if wanted != "auto":
-        return wanted
-    return (
-        "accuracy" if is_ready_made(run) or load_task(run.config["data"], 1, split="train").can_verify else "log_odds"
-    )
+
+    def look() -> str:
+        if run.config["metric"] != "auto":
+            return run.config["metric"]
+        verified = is_ready_made(run) or load_task(run.config["data"], 1, split="train").can_verify
+        return "accuracy" if verified else "log_odds"
+
+    return run.once("metric", look)
 
 
 def items(run: Run, split: str, n: int) -> tuple[Task, list[Item]]:
@@ -180,6 +186,14 @@ def load(run: Run, split: str) -> list[Trace]:
 def sites(run: Run) -> list[Site]:
     """The layers of the configuration at resid_post, as indices, each once."""
     return list(dict.fromkeys(Site(layer, "resid_post").at(run.model) for layer in run.config["layers"]))
+
+
+def site(run: Run) -> Site:
+    """The adapter's; where nothing is steered, the middle one of the candidates."""
+    if not is_ready_made(run):
+        return Site(run.result("train")["layer"], "resid_post")
+    candidates = sites(run)
+    return candidates[len(candidates) // 2]
 
 
 def whole(run: Run, trace: Trace) -> tuple[list[int], int]:

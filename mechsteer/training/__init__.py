@@ -7,7 +7,6 @@ from mechsteer.training.restart import (
     Kept,
     Start,
     logits_from,
-    n_untouched_blocks,
     n_untouched_columns,
     start_from,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "left_alone",
     "logits_from",
     "make_batches",
-    "n_untouched_blocks",
     "n_untouched_columns",
     "start_from",
 ]

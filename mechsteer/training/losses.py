@@ -14,16 +14,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.interventions import Intervention
+from mechsteer.interventions import Intervention, touched
 from mechsteer.runtime import Session
 from mechsteer.shapes import Mask
 from mechsteer.training.batches import Batch
-from mechsteer.training.restart import touched
 
 
 def left_alone(interventions: Sequence[Intervention], batch: Batch) -> Mask:
     """Positions [batch pos] of a batch where the steered model is to predict as the frozen one does."""
-    reached = touched(interventions, batch).long().cumsum(1) > 0
+    reached = touched(interventions, batch.context()).long().cumsum(1) > 0
     reached[:, batch.n_prompt :] = False
     return reached & batch.mask & ~batch.predicts_target
 

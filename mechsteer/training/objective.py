@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.interventions import Intervention, replace_intervention, steer
+from mechsteer.interventions import Intervention, n_untouched_blocks, replace_intervention, steer
 from mechsteer.models import tokenize
 from mechsteer.runtime import open_sessions
 from mechsteer.scopes import TokenScope
 from mechsteer.shapes import Mask
 from mechsteer.training.batches import Batch, Sample, encode_samples, make_batches
 from mechsteer.training.losses import Tally, kl_divergence, left_alone, square_norms
-from mechsteer.training.restart import Kept, Start, logits_from, n_untouched_blocks, n_untouched_columns, start_from
+from mechsteer.training.restart import Kept, Start, logits_from, n_untouched_columns, start_from
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.interventions import Intervention, open_sessions
+from mechsteer.interventions import Intervention, open_sessions, touched
 from mechsteer.models import Forward, backend_of
 from mechsteer.runtime import hints
 from mechsteer.training.batches import Batch
@@ -40,32 +40,13 @@ class Start:
         return resid + (0 if self.cache is None else backend_of(model).cache_bytes(self.cache))
 
 
-def n_untouched_blocks(model: Any, interventions: Sequence[Intervention]) -> int:
-    """How many blocks from the bottom none of these, nor of the enclosing `steer` blocks, reads or writes.
-
-    A site at resid_post counts as after its block.
-    """
-    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
-    sites = [site.at(model) for iv in (*interventions, *enclosing) for site in (iv.site, iv.read) if site is not None]
-    return min((int(s.layer) + (s.point == "resid_post") for s in sites), default=model.cfg.n_layers)
-
-
 def n_untouched_columns(model: Any, interventions: Sequence[Intervention], batch: Batch) -> int:
     """How many columns come before every touched one; 0 where an adapter reads what comes before its scope."""
     enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
     if any(iv.adapter.per_prompt or iv.adapter.stateful for iv in (*interventions, *enclosing)):
         return 0
-    columns = touched(interventions, batch).any(0)
+    columns = touched(interventions, batch.context()).any(0)
     return int(columns.long().argmax()) if bool(columns.any()) else columns.shape[0]
-
-
-def touched(interventions: Sequence[Intervention], batch: Batch) -> Tensor:
-    """[batch pos] positions that any of the scopes touches."""
-    ctx, found = batch.context(), torch.zeros_like(batch.mask)
-    for iv in interventions:
-        here = iv.scope.touched(ctx)
-        found = found | (here if isinstance(here, Tensor) else batch.mask & here)
-    return found
 
 
 def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0) -> Start:

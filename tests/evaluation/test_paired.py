@@ -4,12 +4,20 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 from scipy.stats import binomtest
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from mechsteer.errors import DataError, ShapeError
-from mechsteer.evaluation import compare_paired, detectable_difference, holm, mcnemar_exact, mcnemar_power
+from mechsteer.evaluation import (
+    compare_paired,
+    compare_scores,
+    detectable_difference,
+    holm,
+    mcnemar_exact,
+    mcnemar_power,
+)
 
 
 def arms(both, lost, gained, neither):
@@ -117,3 +125,53 @@ def test_refusals():
         compare_paired([0, 1], [0, 0.5])
     with pytest.raises(DataError, match="is impossible"):
         mcnemar_power(100, 0.1, 0.2)
+
+
+def scores(n=60, shift=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    base = rng.normal(size=n)
+    return base, base + rng.normal(shift, 1, n)
+
+
+def test_scores_agree_with_scipys_bootstrap_and_permutation_test():
+    base, treated = scores()
+    ours = compare_scores(base, treated, n_boot=20_000, seed=1)
+    change = treated - base
+    rng = np.random.default_rng(2)
+    theirs = scipy.stats.bootstrap((change,), np.mean, n_resamples=20_000, method="percentile", rng=rng)
+    assert ours.difference.value == pytest.approx(change.mean())
+    assert ours.difference.low == pytest.approx(theirs.confidence_interval.low, abs=0.02)
+    assert ours.difference.high == pytest.approx(theirs.confidence_interval.high, abs=0.02)
+    flips = scipy.stats.permutation_test(
+        (treated, base), lambda x, y: (x - y).mean(), permutation_type="samples", n_resamples=20_000, rng=rng
+    )
+    assert ours.p_value == pytest.approx(flips.pvalue, abs=0.01)
+
+
+def test_repeated_items_are_no_new_evidence():
+    base, treated = scores()
+    items = np.arange(len(base))
+    once = compare_scores(base, treated, items, seed=3)
+    thrice = compare_scores(np.tile(base, 3), np.tile(treated, 3), np.tile(items, 3), seed=3)
+    assert (thrice.n, thrice.n_items) == (180, 60)
+    assert thrice.p_value == pytest.approx(once.p_value)
+    assert (thrice.difference.low, thrice.difference.high) == pytest.approx((once.difference.low, once.difference.high))
+
+
+def test_the_detectable_difference_of_scores_is_detected_four_times_in_five():
+    base, treated = scores(n=80, shift=0.0)
+    size = compare_scores(base, treated).detectable
+    rng = np.random.default_rng(4)
+    spread = (treated - base).std(ddof=1)
+    draws = rng.normal(size, spread, (4000, 80))
+    assert (scipy.stats.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.03)
+
+
+def test_equal_scores_and_scores_that_are_none():
+    base, _ = scores()
+    same = compare_scores(base, base)
+    assert (same.difference.value, same.difference.low, same.p_value) == (0.0, 0.0, 1.0)
+    with pytest.raises(DataError, match="NaN"):
+        compare_scores(base, np.where(np.arange(60) == 3, np.nan, base))
+    with pytest.raises(ShapeError):
+        compare_scores(base, base[:5])

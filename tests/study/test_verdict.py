@@ -5,7 +5,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from mechsteer.study import steering
+from mechsteer.study import evaluate
 from mechsteer.study.verdict import first_screen, kind, statement, verdict
 from mechsteer.tasks import Trace
 
@@ -35,9 +35,9 @@ def evaluation(**arms):
         "metric": "accuracy",
         "n_problems": N,
         "noop_equals_base": True,
-        "arms": {name: steering.arm_summary(run, *value) | {"note": name} for name, value in found.items()},
-        "comparisons": steering.comparisons(run, found, [str(i) for i in range(N)]),
-        "style": steering.style_share(found, 0),
+        "arms": {name: evaluate.arm_summary(run, *value) | {"note": name} for name, value in found.items()},
+        "comparisons": evaluate.comparisons(run, found, [str(i) for i in range(N)]),
+        "style": evaluate.style_share(found, 0),
     }
 
 

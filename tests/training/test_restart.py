@@ -8,7 +8,8 @@ import toys
 from torch import Tensor
 
 import mechsteer as ms
-from mechsteer.training import Batch, Kept, Start, logits_from, n_untouched_blocks, n_untouched_columns, start_from
+from mechsteer.interventions import n_untouched_blocks
+from mechsteer.training import Batch, Kept, Start, logits_from, n_untouched_columns, start_from
 from mechsteer.training.batches import make_batches
 
 KINDS = (

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mechsteer as ms
-from mechsteer.study import steering
+from mechsteer.study import scoring
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def run():
 
 def prompts(run):
     texts = ["Tom is", "Today Anna and Ben feel very, very", "I feel", "The dog is", "She has 3 apples. She is"]
-    return [steering.data.tokenize(run.model, [text])[0] for text in texts]
+    return [scoring.data.tokenize(run.model, [text])[0] for text in texts]
 
 
 def hugging_face(run, rows, vector=None, layer=2):
@@ -43,13 +43,13 @@ def hugging_face(run, rows, vector=None, layer=2):
 
 def test_of_the_model_as_it_is(run):
     rows = prompts(run)
-    np.testing.assert_allclose(steering.log_odds(run, rows, ()), hugging_face(run, rows), atol=1e-4)
+    np.testing.assert_allclose(scoring.log_odds(run, rows, ()), hugging_face(run, rows), atol=1e-4)
 
 
 def test_under_a_steering(run):
     rows = prompts(run)
     vector = 40 * torch.randn(run.model.cfg.d_model, generator=torch.Generator().manual_seed(0))
     iv = ms.Intervention(ms.adapters.Static(vector), ms.Site(2, "resid_post"))
-    steered = steering.log_odds(run, rows, iv)
+    steered = scoring.log_odds(run, rows, iv)
     np.testing.assert_allclose(steered, hugging_face(run, rows, vector), atol=1e-4)
-    assert np.abs(steered - steering.log_odds(run, rows, ())).min() > 0.01
+    assert np.abs(steered - scoring.log_odds(run, rows, ())).min() > 0.01
