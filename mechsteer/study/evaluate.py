@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mechsteer.directions import mean_difference, random_direction
 from mechsteer.evaluation import compare_paired, compare_scores, holm
+from mechsteer.interventions import Steering
 from mechsteer.sites import Site
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
@@ -20,27 +21,8 @@ from mechsteer.tasks import Trace
 
 def evaluate(run: Run) -> dict[str, Any]:
     """Every arm on the same held-out problems, greedy, once."""
-    how = run.config["evaluate"]
-    chosen = adapter(run)
-    iv = chosen.flat()[0]
-    vector = vector_of(chosen) * iv.coeff
-    task, problems = data.items(run, "test", how["n_problems"])
-    difference = control_direction(run, iv.site, float(vector.norm()))
-    arms: dict[str, tuple[Any, str, str]] = {
-        "base": ((), "", "the model as it is"),
-        "adapter": (chosen, "", f"one trained vector at {iv.site}"),
-        "no-op hook": (intervention(run, torch.zeros_like(vector), iv.site), "", "a hook that adds zero"),
-        "careful prefix": ((), data.careful_prefix(run), "the prompt asks for care"),
-    }
-    if difference is not None:
-        ends = "mean(right) − mean(wrong)" if data.metric(run) == "accuracy" else "mean(positive) − mean(negative)"
-        note = f"{ends}, norm of the adapter, sign chosen on dev"
-        arms["mean difference"] = (intervention(run, difference, iv.site), "", note)
-    for i in range(how["n_random"]):
-        noise = random_direction(vector, run.generator("random", i)).vector
-        arms[f"random {i + 1}"] = (intervention(run, noise, iv.site), "", "a random direction of equal norm")
-    if data.metric(run) == "log_odds":
-        del arms["careful prefix"]
+    task, problems = data.items(run, "test", run.config["evaluate"]["n_problems"])
+    arms = all_arms(run, adapter(run))
     found = {
         name: outcomes(run, task, problems, steering, kept=("evaluate", name), prefix=prefix)
         for name, (steering, prefix, _) in arms.items()
@@ -55,6 +37,29 @@ def evaluate(run: Run) -> dict[str, Any]:
         "comparisons": comparisons(run, found, [item.group for item in problems]),
         "style": style_share(found, run.seed("style")) if data.metric(run) == "accuracy" else None,
     }
+
+
+def all_arms(run: Run, chosen: Steering) -> dict[str, tuple[Any, str, str]]:
+    """Name -> (steering, what is put behind the prompt, a note on what the arm controls for)."""
+    iv = chosen.flat()[0]
+    vector = vector_of(chosen) * iv.coeff
+    difference = control_direction(run, iv.site, float(vector.norm()))
+    arms: dict[str, tuple[Any, str, str]] = {
+        "base": ((), "", "the model as it is"),
+        "adapter": (chosen, "", f"one trained vector at {iv.site}"),
+        "no-op hook": (intervention(run, torch.zeros_like(vector), iv.site), "", "a hook that adds zero"),
+        "careful prefix": ((), data.careful_prefix(run), "the prompt asks for care"),
+    }
+    if difference is not None:
+        ends = "mean(right) − mean(wrong)" if data.metric(run) == "accuracy" else "mean(positive) − mean(negative)"
+        note = f"{ends}, norm of the adapter, sign chosen on dev"
+        arms["mean difference"] = (intervention(run, difference, iv.site), "", note)
+    for i in range(run.config["evaluate"]["n_random"]):
+        noise = random_direction(vector, run.generator("random", i)).vector
+        arms[f"random {i + 1}"] = (intervention(run, noise, iv.site), "", "a random direction of equal norm")
+    if data.metric(run) == "log_odds":
+        del arms["careful prefix"]
+    return arms
 
 
 def arm_summary(run: Run, scores: np.ndarray, judged: list[Trace], tokens: list[list[int]]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mechsteer.study.run import Run
 from mechsteer.tokens import token_text
 
 N_FEATURES, N_CONTEXTS = 8, 4
+MEASURED_ON = {"eval_batches": "traces of dev problems", "training stream": "the traces it was trained on"}
 N_SEEN = 32  # contexts kept while reading: samples of one problem share its text, which would fill all places
 
 
@@ -46,7 +47,7 @@ def train(run: Run) -> dict[str, Any]:
     rows = others or [data.whole(run, trace)[0] for trace in data.load(run, "train")]
     metrics |= {
         "loss_recovered": loss_recovered(run, trained.sae, at, rows),
-        "evaluated_on": "traces of dev problems" if others else "the traces it was trained on",
+        "evaluated_on": MEASURED_ON[trained.metrics["evaluated_on"]],
     }
     return {"site": str(at), "metrics": metrics}
 

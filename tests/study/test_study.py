@@ -11,8 +11,13 @@ import torch
 
 import mechsteer as ms
 from mechsteer import cli
+from mechsteer.configs.settings import resolve
+from mechsteer.interventions import Steering
 from mechsteer.pocket import problems
-from mechsteer.study import NEEDS_STEERING, STAGES
+from mechsteer.study import NEEDS_STEERING, STAGES, explain, open_run
+from mechsteer.study import traces as data
+from mechsteer.study.evaluate import all_arms
+from mechsteer.study.train import adapter, vector_of
 
 SMALL = [
     *("traces.n_problems=24", "traces.n_dev=12", "traces.n_samples=3", "adapter.epochs=1", "adapter.coeffs=[1.0]"),
@@ -74,6 +79,44 @@ def test_base_arm_is_the_model_that_never_saw_us(undisturbed):
         right.append(ms.pocket.is_correct(problem, text))
     evaluation = json.loads((undisturbed / "stages" / "evaluate.json").read_text())
     assert evaluation["arms"]["base"]["score"] == pytest.approx(sum(right) / 12)
+
+
+def reopened(folder):
+    return open_run(resolve(None, [f"out={folder}", *SMALL]))
+
+
+def test_controls_are_what_they_are_called(undisturbed):
+    run = reopened(undisturbed)
+    chosen = adapter(run)
+    arms = all_arms(run, chosen)
+    vectors = {name: vector_of(Steering([arm[0]])) for name, arm in arms.items() if isinstance(arm[0], ms.Intervention)}
+    steered = vector_of(chosen) * chosen.flat()[0].coeff
+    assert arms["base"][:2] == ((), "")
+    assert arms["careful prefix"][0] == ()
+    assert arms["careful prefix"][1]
+    assert not vectors["no-op hook"].any()
+    assert {arm[0].coeff for arm in arms.values() if isinstance(arm[0], ms.Intervention)} == {1.0}  # hooks that do run
+    equal = [vectors[name] for name in ("mean difference", "random 1", "random 2")]
+    assert [float(v.norm()) for v in equal] == pytest.approx(3 * [float(steered.norm())])
+    cosines = torch.nn.functional.cosine_similarity
+    for v in equal[1:]:
+        assert abs(float(cosines(v, steered, dim=0))) < 0.5
+    assert abs(float(cosines(equal[1], equal[2], dim=0))) < 0.5
+
+
+def test_the_effect_sets_right_traces_above_wrong_ones(undisturbed):
+    run = reopened(undisturbed)
+    _, targets, metric, _ = explain.contexts(run)
+    verdicts = {tuple(data.whole(run, t)[0][data.whole(run, t)[1] :]): t.correct for t in data.load(run, "dev")}
+    assert {-1.0, 1.0} == set(metric.weights)
+    assert list(metric.weights) == [1.0 if verdicts[tuple(target)] else -1.0 for target in targets]
+
+
+def test_batches_of_traces_are_drawn_apart(tmp_path):
+    small = ["traces.n_problems=1", "traces.n_samples=8", "batch_size=4", "traces.temperature=1.5"]
+    traces = data.sample(open_run(resolve(None, [f"out={tmp_path}", *small])), "train", 1, 8)
+    texts = [t.text for t in traces]
+    assert texts[:4] != texts[4:]  # the same prompt: equal draws would give equal texts
 
 
 def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
