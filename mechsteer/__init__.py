@@ -14,59 +14,46 @@ __version__ = "0.1.0"
 _NAMES = {
     "load_model": "mechsteer.models",
     "model_fingerprint": "mechsteer.models",
-    "Site": "mechsteer.sites",
-    "TokenScope": "mechsteer.scopes",
+    "Site": "mechsteer.models.sites",
+    "TokenScope": "mechsteer.runtime.scopes",
     "capture": "mechsteer.activations",
     "open_store": "mechsteer.activations",
-    "Intervention": "mechsteer.interventions",
-    "Steering": "mechsteer.interventions",
-    "steer": "mechsteer.interventions",
-    "save_steering": "mechsteer.steering_files",
-    "load_steering": "mechsteer.steering_files",
-    "fold": "mechsteer.folding",
-    "unfold": "mechsteer.folding",
-    "export_gguf": "mechsteer.exports",
-    "generate": "mechsteer.generation",
-    "calibrate": "mechsteer.calibration",
+    "Intervention": "mechsteer.steering.interventions",
+    "Steering": "mechsteer.steering.interventions",
+    "steer": "mechsteer.steering.interventions",
+    "save_steering": "mechsteer.steering.files",
+    "load_steering": "mechsteer.steering.files",
+    "fold": "mechsteer.steering.folding",
+    "unfold": "mechsteer.steering.folding",
+    "export_gguf": "mechsteer.steering.exports",
+    "generate": "mechsteer.steering.generation",
+    "calibrate": "mechsteer.steering.calibration",
     "deltas": "mechsteer.attribution",
     "attribute": "mechsteer.attribution",
     "attribute_effect": "mechsteer.attribution",
     "study": "mechsteer.study",
 }
-_MODULES = (
-    *(
-        "adapters",
-        "activations",
-        "attribution",
-        "bases",
-        "calibration",
-        "directions",
-        "errors",
-        "evaluation",
-        "features",
-        "generation",
-    ),
-    *(
-        "interventions",
-        "models",
-        "pocket",
-        "probes",
-        "prompts",
-        "report",
-        "scopes",
-        "sites",
-        "spanning",
-        "topology",
-        "training",
-    ),
-)
+_MODULES = {  # rooms, and what lies in one but is asked for by its own name
+    **{
+        room: f"mechsteer.{room}"
+        for room in (
+            *("activations", "adapters", "attribution", "bases", "directions", "errors", "evaluation", "features"),
+            *("models", "pocket", "probes", "prompts", "report", "runtime", "signals", "steering", "tasks"),
+            *("topology", "training"),
+        )
+    },
+    **{name: f"mechsteer.steering.{name}" for name in ("calibration", "generation", "interventions")},
+    "scopes": "mechsteer.runtime.scopes",
+    "sites": "mechsteer.models.sites",
+    "spanning": "mechsteer.signals.spanning",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
     elif name in _MODULES:
-        value = importlib.import_module(f"mechsteer.{name}")
+        value = importlib.import_module(_MODULES[name])
     else:
         raise AttributeError(f"module 'mechsteer' has no attribute {name!r}")
     globals()[name] = value

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from ripser import ripser  # noqa: TID251  the contender
 
-from mechsteer.spanning import StreamingH0
+from mechsteer.signals.spanning import StreamingH0
 from mechsteer.topology import h0_batch
 
 

@@ -21,8 +21,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 import mechsteer as ms
-from mechsteer.interventions import n_untouched_blocks
-from mechsteer.training import Batch, logits_from, make_batches, n_untouched_columns, start_from
+from mechsteer.runtime.batches import Batch, make_batches
+from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns
+from mechsteer.runtime.restart import logits_from, start_from
 
 N_LAYERS, D_MODEL, D_VOCAB = 8, 512, 4096
 WANTED = {(0.5, "restart"): 0.80, (0.75, "restart"): 0.60, (0.5, "recipe"): 0.45}

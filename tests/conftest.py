@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 # The models here are tiny: one thread is faster than two, and two test processes then have a core each.
 os.environ["OMP_NUM_THREADS"] = "1"
 # No test may touch the network.
@@ -11,3 +13,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import toys`
+
+
+@pytest.fixture(scope="session")
+def model_of():
+    """kind -> tiny model: see `toys.of_kind`."""
+    import toys
+
+    return toys.of_kind

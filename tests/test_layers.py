@@ -17,23 +17,21 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 LAYERS = (
-    ("errors", "shapes", "spanning", "results", "files", "tokens", "configs"),
-    ("models", "sites"),
-    # runtime (the sessions of open hooks) is here and not with interventions: capture runs inside them
-    ("prompts", "tasks", "pocket", "activations", "bases", "signals", "scopes", "runtime"),
-    ("features", "topology", "probes", "directions", "adapters"),
-    ("interventions", "generation", "steering_files", "folding", "exports"),
-    ("training", "evaluation", "calibration", "attribution"),
-    ("report", "records", "study"),
+    ("errors", "shapes", "results", "files", "tokens", "configs"),
+    ("models",),
+    ("runtime", "prompts", "signals"),
+    ("adapters", "tasks", "pocket", "concepts", "activations", "bases"),
+    ("features", "topology", "probes", "directions"),
+    ("steering",),
+    ("training", "attribution"),
+    ("evaluation", "planted"),
+    ("report", "records"),
+    ("study",),
     ("cli", "lab"),
 )
 PEERS = {
-    **{"spanning": ("errors", "shapes"), "files": ("errors",), "configs": ("errors",)},
-    "sites": ("models",),
-    **{"runtime": ("scopes",), "activations": ("runtime",), "tasks": ("pocket", "prompts")},
-    **{name: ("interventions",) for name in ("generation", "steering_files", "folding", "exports")},
-    "calibration": ("training",),
-    "study": ("report", "records"),
+    **{"files": ("errors",), "configs": ("errors",), "results": ("errors",)},
+    "tasks": ("pocket",),
     "cli": ("lab",),
 }
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
@@ -45,7 +43,7 @@ OWNERS = {
     "persim": "mechsteer.topology.persistence",
     "circuitsvis": "mechsteer.report.heatmaps",
     "matplotlib": "mechsteer.report",
-    "gguf": "mechsteer.exports",
+    "gguf": "mechsteer.steering.exports",
     "gradio": "mechsteer.lab",
 }
 PICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
@@ -169,11 +167,11 @@ def test_files_are_short() -> None:
 @pytest.mark.parametrize(
     ("name", "source", "rule"),
     [
-        ("mechsteer.sites", "from mechsteer.study import study", "sites (layer 1) imports study (layer 6)"),
-        ("mechsteer.sites", "import mechsteer.cli", "sites (layer 1) imports cli (layer 7)"),
-        ("mechsteer.sites", "from mechsteer import study", "sites (layer 1) imports study (layer 6)"),
-        ("mechsteer.probes.linear", "from mechsteer.topology import x", "probes (layer 3) imports topology (layer 3)"),
-        ("mechsteer.interventions", "import mechsteer.generation", "interventions (layer 4) imports generation"),
+        ("mechsteer.models.sites", "from mechsteer.study import study", "models (layer 1) imports study (layer 9)"),
+        ("mechsteer.models.sites", "import mechsteer.cli", "models (layer 1) imports cli (layer 10)"),
+        ("mechsteer.models.sites", "from mechsteer import study", "models (layer 1) imports study (layer 9)"),
+        ("mechsteer.probes.linear", "from mechsteer.topology import x", "probes (layer 4) imports topology (layer 4)"),
+        ("mechsteer.training.fit", "import mechsteer.attribution.deltas", "training (layer 6) imports attribution"),
         ("mechsteer.report.x", "from mechsteer import load_model", "'load_model' is not a module with a layer"),
         ("mechsteer.report.x", "from . import y", "relative import"),
         ("mechsteer.report.x", "def f():\n import json", "2: import inside a function"),

@@ -128,6 +128,13 @@ def shared(family: str, kind: str = "bridge"):
     return load(family, kind)
 
 
+@functools.cache
+def of_kind(kind: str):
+    """`bridge-llama`, `compat-gpt2` (a bridge in compatibility mode), `hooked-neox`, ...: loaded once per process."""
+    backend, family = kind.split("-")
+    return load(family, "compatibility" if backend == "compat" else backend)
+
+
 def prompts(*lengths: int, seed: int = 0) -> list[list[int]]:
     """Random prompts of byte tokens."""
     generator = torch.Generator().manual_seed(seed)

@@ -28,8 +28,8 @@ from mechsteer.activations.store import FORMAT, MANIFEST, PLAN, VERSION, Activat
 from mechsteer.errors import ConfigError, DataError, ModelMismatchError
 from mechsteer.files import PARTIAL, rename, write_atomically
 from mechsteer.models import Backend, backend_of, model_fingerprint, twin_of
-from mechsteer.runtime import open_sessions
-from mechsteer.sites import Site
+from mechsteer.models.sites import Site
+from mechsteer.runtime.session import open_sessions
 
 Engine = Literal["auto", "model"]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import DataError, UnknownSiteError
+from mechsteer.models.sites import Site
 from mechsteer.shapes import Lengths, Mask, Tokens
-from mechsteer.sites import Site
 
 Pooling = Literal["last", "mean"]
 

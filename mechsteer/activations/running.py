@@ -14,8 +14,8 @@ from torch import Tensor
 from mechsteer.activations.rows import Rows
 from mechsteer.errors import HookNeverFiredError, NonFiniteError, ShapeError
 from mechsteer.models import Backend
-from mechsteer.runtime import Session, hints, open_sessions
-from mechsteer.sites import Site
+from mechsteer.models.sites import Site
+from mechsteer.runtime.session import Session, hints, open_sessions
 
 
 class _Done(BaseException):

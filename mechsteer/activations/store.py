@@ -21,8 +21,8 @@ from mechsteer.activations.files import DTYPES, read_shard
 from mechsteer.activations.memory import Activations, Pooling, find_site
 from mechsteer.errors import DataError, FileFormatError
 from mechsteer.models import require_fingerprint
+from mechsteer.models.sites import Site
 from mechsteer.shapes import Lengths
-from mechsteer.sites import Site
 
 FORMAT, VERSION = "mechsteer-activations", 1
 MANIFEST, PLAN = "manifest.json", "capture.json"

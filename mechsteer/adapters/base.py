@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mechsteer.scopes import Context
+from mechsteer.runtime.scopes import Context
 
 
 class Adapter(nn.Module, abc.ABC):

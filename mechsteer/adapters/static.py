@@ -1,7 +1,7 @@
 """Static vector: delta = c · v, the same at every touched position.
 
 Identity at v = 0 or c = 0; a blank one starts at v = 0. With v trained at several layers this is the
-bias-only baseline (arXiv 2505.18706): see `mechsteer.interventions.bias_only`.
+bias-only baseline (arXiv 2505.18706): see `mechsteer.steering.bias_only`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mechsteer.adapters.base import Adapter
 from mechsteer.errors import NonFiniteError, ShapeError
-from mechsteer.scopes import Context
+from mechsteer.runtime.scopes import Context
 
 
 class Static(Adapter):

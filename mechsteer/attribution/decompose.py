@@ -26,8 +26,8 @@ from mechsteer.attribution.pursuit import matching_pursuit
 from mechsteer.bases import Basis, from_sae
 from mechsteer.errors import ConfigError, ModelMismatchError, NonFiniteError, ShapeError
 from mechsteer.features.encoding import encode
+from mechsteer.models.sites import Site
 from mechsteer.results import plain
-from mechsteer.sites import Site
 
 _ENTRIES = 2**24  # of the largest dense tensor of feature activations
 

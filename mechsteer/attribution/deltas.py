@@ -11,11 +11,12 @@ from torch import Tensor
 
 from mechsteer.attribution.running import Batch, encode, forward, make_batches
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.generation import generate
-from mechsteer.interventions import Intervention, Interventions, flatten, touched
 from mechsteer.models import backend_of, model_fingerprint
+from mechsteer.models.sites import Site
+from mechsteer.runtime.reach import touched
 from mechsteer.shapes import Delta, Lengths, Mask, Resid, Tokens
-from mechsteer.sites import Site
+from mechsteer.steering.generation import generate
+from mechsteer.steering.interventions import Intervention, Interventions, flatten
 
 _RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 _ADDED = {"attn_out": "resid_mid", "o_out": "resid_mid", "mlp_out": "resid_post", "down_out": "resid_post"}

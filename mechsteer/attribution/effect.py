@@ -28,9 +28,9 @@ from mechsteer.attribution.metrics import Metric, MetricFunction, as_metric
 from mechsteer.attribution.replay import Runner, prepare
 from mechsteer.bases import Basis
 from mechsteer.errors import ConfigError, DataError, ShapeError
-from mechsteer.interventions import Interventions
+from mechsteer.models.sites import Site
 from mechsteer.results import Interval, cluster_weights, plain
-from mechsteer.sites import Site
+from mechsteer.steering.interventions import Interventions
 
 _MEASURED = ("sufficiency", "necessity")
 _CONTROLS = ("random_sufficiency", "random_necessity", "matched_norm_random")

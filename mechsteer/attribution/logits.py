@@ -18,8 +18,8 @@ from torch import Tensor
 from mechsteer.attribution.deltas import Deltas
 from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import backend_of, model_fingerprint
+from mechsteer.models.sites import Site
 from mechsteer.results import plain
-from mechsteer.sites import Site
 from mechsteer.tokens import token_text
 
 _ENTRIES = 2**24  # of one tensor of logits

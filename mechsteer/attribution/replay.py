@@ -14,11 +14,12 @@ from mechsteer.attribution.deltas import sites_of, steered_run
 from mechsteer.attribution.metrics import Metric
 from mechsteer.attribution.running import Batch, encode, forward, last_positions, make_batches
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
-from mechsteer.interventions import Intervention, Interventions, n_untouched_blocks, touched
 from mechsteer.models import backend_of
-from mechsteer.runtime import hints
-from mechsteer.scopes import Context
-from mechsteer.sites import Site
+from mechsteer.models.sites import Site
+from mechsteer.runtime.reach import n_untouched_blocks, touched
+from mechsteer.runtime.scopes import Context
+from mechsteer.runtime.session import hints
+from mechsteer.steering.interventions import Intervention, Interventions
 
 
 class Replay(Adapter):

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import DataError
-from mechsteer.interventions import Intervention, steer
 from mechsteer.models import backend_of, tokenize, tokenize_continuation
-from mechsteer.runtime import hints
-from mechsteer.scopes import Context
+from mechsteer.runtime.scopes import Context
+from mechsteer.runtime.session import hints
 from mechsteer.shapes import Lengths, Mask, Tokens
+from mechsteer.steering.interventions import Intervention, steer
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mechsteer.directions import mean_difference, random_direction
 from mechsteer.evaluation import compare_paired, compare_scores, holm
-from mechsteer.interventions import Steering
-from mechsteer.sites import Site
+from mechsteer.models.sites import Site
+from mechsteer.steering.interventions import Steering
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
 from mechsteer.study.scoring import continuation, dev_scorer, outcomes

@@ -13,7 +13,7 @@ from mechsteer.errors import DataError, MechsteerWarning
 from mechsteer.features import ContextAccumulator, ReasonScoreAccumulator
 from mechsteer.features.sae import SAE, encode, load_sae, train_sae
 from mechsteer.models import backend_of
-from mechsteer.sites import Site
+from mechsteer.models.sites import Site
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
 from mechsteer.tokens import token_text

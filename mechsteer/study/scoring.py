@@ -9,14 +9,15 @@ import numpy as np
 import torch
 
 from mechsteer.errors import ConfigError
-from mechsteer.generation import generate
-from mechsteer.interventions import steer
 from mechsteer.models import tokenize_continuation
+from mechsteer.runtime.batches import make_batches
+from mechsteer.runtime.restart import Start, logits_from
+from mechsteer.steering.generation import generate
+from mechsteer.steering.interventions import steer
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
 from mechsteer.tasks import Item, Task, Trace
 from mechsteer.tokens import continuation_text
-from mechsteer.training import Start, logits_from, make_batches
 
 
 def outcomes(

@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 from mechsteer.activations import Activations, ActivationStore, capture, open_store
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.features import TokenGroups, groups_for
-from mechsteer.generation import generate
 from mechsteer.models import tokenize, tokenize_continuation
+from mechsteer.models.sites import Site
 from mechsteer.pocket import CAREFUL_PREFIX
 from mechsteer.prompts import read_rows
-from mechsteer.sites import Site
+from mechsteer.steering.generation import generate
 from mechsteer.study.run import Run
 from mechsteer.tasks import Item, Task, Trace, load_task, read_solutions, read_traces, write_traces
 from mechsteer.tokens import continuation_text

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from mechsteer.adapters import Static
-from mechsteer.calibration import strengths
 from mechsteer.errors import DataError
-from mechsteer.generation import default_stop_tokens
-from mechsteer.interventions import Intervention, Steering
-from mechsteer.scopes import TokenScope
-from mechsteer.sites import Site
-from mechsteer.steering_files import load_steering, save_steering
+from mechsteer.models.sites import Site
+from mechsteer.runtime.batches import Sample
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.steering.calibration import strengths
+from mechsteer.steering.files import load_steering, save_steering
+from mechsteer.steering.generation import default_stop_tokens
+from mechsteer.steering.interventions import Intervention, Steering
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
 from mechsteer.study.scoring import continuation, dev_scorer
-from mechsteer.training import Sample, fit
+from mechsteer.training import fit
 
 FILE = "adapter.safetensors"
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from mechsteer.results import Result
-from mechsteer.spanning import lifetime_entropy, mst_edges, squared_distances
+from mechsteer.signals.spanning import lifetime_entropy, mst_edges, squared_distances
 from mechsteer.topology.persistence import h1_bars
 
 Metric = Literal["euclidean", "cosine"]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.results import Result
-from mechsteer.spanning import lifetime_entropy
+from mechsteer.signals.spanning import lifetime_entropy
 from mechsteer.topology.summaries import Metric, h0_batch, prepare, summarize
 
 BAR_FIELDS = ("entropy_nats", "n_bars", "n_zero", "total", "max", "deficit", "normalized", "collapsed")

@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 
 from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError, ModelMismatchError, NonFiniteError
-from mechsteer.interventions import Interventions, Steering, flatten
 from mechsteer.models import model_fingerprint
-from mechsteer.training.batches import Sample
+from mechsteer.runtime.batches import Sample
+from mechsteer.steering.interventions import Interventions, Steering, flatten
 from mechsteer.training.checkpoint import read_checkpoint, write_checkpoint
 from mechsteer.training.losses import Tally
 from mechsteer.training.objective import Objective
@@ -103,7 +103,7 @@ def fit(
     without a better dev loss and the best epoch's parameters are returned. `checkpoint`: a file written after
     every epoch; called again with it, the run goes on where it was.
 
-    `restart` starts each step from what no step changes (see `mechsteer.training.restart`), kept between steps
+    `restart` starts each step from what no step changes (see `mechsteer.runtime.restart`), kept between steps
     in at most `cache_bytes` and recomputed beyond. `recompute_blocks`: blocks above keep no activations for the
     backward pass: less memory, more time.
 

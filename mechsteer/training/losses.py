@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.interventions import Intervention, touched
-from mechsteer.runtime import Session
+from mechsteer.runtime.batches import Batch
+from mechsteer.runtime.reach import touched
+from mechsteer.runtime.session import Session
 from mechsteer.shapes import Mask
-from mechsteer.training.batches import Batch
+from mechsteer.steering.interventions import Intervention
 
 
 def left_alone(interventions: Sequence[Intervention], batch: Batch) -> Mask:
@@ -25,16 +25,6 @@ def left_alone(interventions: Sequence[Intervention], batch: Batch) -> Mask:
     reached = touched(interventions, batch.context()).long().cumsum(1) > 0
     reached[:, batch.n_prompt :] = False
     return reached & batch.mask & ~batch.predicts_target
-
-
-def kl_divergence(log_p: Float[Tensor, "n d_vocab"], log_q: Float[Tensor, "n d_vocab"]) -> Float[Tensor, " n"]:
-    """KL(p || q) = Σ p (log p − log q) per position, in nats.
-
-    >>> p = torch.tensor([[0.5, 0.5]]).log()
-    >>> round(kl_divergence(p, torch.tensor([[0.25, 0.75]]).log()).item(), 4)
-    0.1438
-    """
-    return (log_p.exp() * (log_p - log_q)).sum(-1)
 
 
 def square_norms(session: Session) -> tuple[Tensor, int]:

@@ -11,14 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.interventions import Intervention, n_untouched_blocks, replace_intervention, steer
 from mechsteer.models import tokenize
-from mechsteer.runtime import open_sessions
-from mechsteer.scopes import TokenScope
+from mechsteer.runtime.batches import Batch, Sample, encode_samples, make_batches
+from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns
+from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.runtime.session import open_sessions
 from mechsteer.shapes import Mask
-from mechsteer.training.batches import Batch, Sample, encode_samples, make_batches
-from mechsteer.training.losses import Tally, kl_divergence, left_alone, square_norms
-from mechsteer.training.restart import Kept, Start, logits_from, n_untouched_columns, start_from
+from mechsteer.steering.divergence import kl_divergence
+from mechsteer.steering.interventions import Intervention, replace_intervention, steer
+from mechsteer.training.losses import Tally, left_alone, square_norms
 
 
 @dataclass(frozen=True, eq=False)

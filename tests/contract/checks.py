@@ -18,7 +18,7 @@ from contract.examples import Case
 import mechsteer as ms
 from mechsteer.adapters import ADAPTERS
 from mechsteer.models import backend_of
-from mechsteer.scopes import Context
+from mechsteer.runtime.scopes import Context
 
 PAD = 258
 PROMPTS = toys.prompts(3, 7, 5)

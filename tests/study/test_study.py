@@ -12,8 +12,8 @@ import torch
 import mechsteer as ms
 from mechsteer import cli
 from mechsteer.configs.settings import resolve
-from mechsteer.interventions import Steering
 from mechsteer.pocket import problems
+from mechsteer.steering.interventions import Steering
 from mechsteer.study import NEEDS_STEERING, STAGES, explain, open_run
 from mechsteer.study import traces as data
 from mechsteer.study.evaluate import all_arms

@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, FileFormatError, NonFiniteError
-from mechsteer.interventions import replace_intervention
-from mechsteer.training import Sample, fit
+from mechsteer.runtime.batches import Sample
+from mechsteer.steering.interventions import replace_intervention
+from mechsteer.training import fit
 
 GENERATED = ms.TokenScope.generated(include_last_prompt=True)
 QUIET = {"progress": False}
@@ -143,7 +144,7 @@ def test_losses_are_what_they_are_defined_to_be(bridge, samples):
 
 
 def test_several_layers_train_as_one(bridge, samples):
-    steering = ms.interventions.bias_only(bridge, scope=GENERATED)
+    steering = ms.steering.bias_only(bridge, scope=GENERATED)
     result = fit(bridge, steering, samples, epochs=3, lr=0.05, **QUIET)
     assert result.history[-1]["train"]["cross_entropy"] < result.history[0]["train"]["cross_entropy"]
     assert all(iv.adapter.vector.abs().sum() > 0 for iv in result.steering.interventions)

@@ -10,9 +10,10 @@ import toys
 from torch import Tensor, nn
 
 import mechsteer as ms
-from mechsteer.calibration import _bracket, calibrate, calibrate_sign, kl, strengths
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
-from mechsteer.training import Sample, fit
+from mechsteer.runtime.batches import Sample
+from mechsteer.steering.calibration import _bracket, calibrate, calibrate_sign, kl, strengths
+from mechsteer.training import fit
 
 PROMPTS = [[256, 5, 9, 33, 71], [256, 81], [256, 7, 7, 14], [30, 2, 120, 4, 9, 250]]
 N_NEW = 6

@@ -8,9 +8,9 @@ import toys
 from torch import Tensor
 
 import mechsteer as ms
-from mechsteer.interventions import n_untouched_blocks
-from mechsteer.training import Batch, Kept, Start, logits_from, n_untouched_columns, start_from
-from mechsteer.training.batches import make_batches
+from mechsteer.runtime.batches import Batch, make_batches
+from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns
+from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
 
 KINDS = (
     *(f"bridge-{f}" for f in toys.FAMILIES),

@@ -18,10 +18,10 @@ from safetensors.torch import save
 from mechsteer.adapters import ADAPTERS
 from mechsteer.errors import ConfigError, FileFormatError
 from mechsteer.files import write_atomically
-from mechsteer.interventions import Intervention, Interventions, Steering, flatten
 from mechsteer.models import backend_of, model_fingerprint, require_fingerprint
-from mechsteer.scopes import TokenScope
-from mechsteer.sites import Site
+from mechsteer.models.sites import Site
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten
 
 FORMAT_VERSION = 1
 _NAMES = {cls: name for name, cls in ADAPTERS.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from mechsteer.errors import HookNeverFiredError, ScopeError, ShapeError, UnknownSiteError
 from mechsteer.models import Backend, Forward
-from mechsteer.scopes import Context
+from mechsteer.runtime.scopes import Context
 
 
 @dataclass

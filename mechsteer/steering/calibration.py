@@ -19,27 +19,14 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
-from mechsteer.generation import generate
-from mechsteer.interventions import (
-    Intervention,
-    Interventions,
-    Steering,
-    flatten,
-    n_untouched_blocks,
-    steer,
-    touched,
-)
 from mechsteer.models import backend_of
 from mechsteer.results import Result
-from mechsteer.training.batches import Batch, make_batches
-from mechsteer.training.losses import kl_divergence
-from mechsteer.training.restart import (
-    Kept,
-    Start,
-    logits_from,
-    n_untouched_columns,
-    start_from,
-)
+from mechsteer.runtime.batches import Batch, make_batches
+from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, touched
+from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
+from mechsteer.steering.divergence import kl_divergence
+from mechsteer.steering.generation import generate
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, steer
 
 Scaled = TypeVar("Scaled", Intervention, Steering)
 Metric = Callable[[Any, Any, Sequence[Any]], "float | Sequence[float]"]

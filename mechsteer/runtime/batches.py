@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechsteer.errors import DataError
 from mechsteer.models import backend_of, tokenize, tokenize_continuation
-from mechsteer.scopes import Context
+from mechsteer.runtime.scopes import Context
 from mechsteer.shapes import Lengths, Mask, Tokens
 
 

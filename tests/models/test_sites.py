@@ -7,7 +7,7 @@ import toys
 import mechsteer as ms
 from mechsteer.errors import UnknownSiteError
 from mechsteer.models import MAPS, POINTS, backend_of
-from mechsteer.sites import list_sites
+from mechsteer.models.sites import list_sites
 
 LAYER = 1
 TOKENS = torch.tensor(toys.prompts(9, 9))

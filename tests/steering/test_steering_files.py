@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import mechsteer as ms
 from mechsteer.errors import FileFormatError, ModelMismatchError, StorageError
-from mechsteer.steering_files import read_header
+from mechsteer.steering.files import read_header
 
 TOKENS = torch.tensor(toys.prompts(9))
 

@@ -19,10 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.interventions import Intervention, open_sessions, touched
 from mechsteer.models import Forward, backend_of
-from mechsteer.runtime import hints
-from mechsteer.training.batches import Batch
+from mechsteer.runtime.batches import Batch
+from mechsteer.runtime.session import hints, open_sessions
 
 
 @dataclass(frozen=True)
@@ -38,15 +37,6 @@ class Start:
         """Memory held."""
         resid = 0 if self.resid is None else self.resid.untyped_storage().nbytes()
         return resid + (0 if self.cache is None else backend_of(model).cache_bytes(self.cache))
-
-
-def n_untouched_columns(model: Any, interventions: Sequence[Intervention], batch: Batch) -> int:
-    """How many columns come before every touched one; 0 where an adapter reads what comes before its scope."""
-    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
-    if any(iv.adapter.per_prompt or iv.adapter.stateful for iv in (*interventions, *enclosing)):
-        return 0
-    columns = touched(interventions, batch.context()).any(0)
-    return int(columns.long().argmax()) if bool(columns.any()) else columns.shape[0]
 
 
 def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0) -> Start:

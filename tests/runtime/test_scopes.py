@@ -7,7 +7,7 @@ import toys
 import mechsteer as ms
 from mechsteer.errors import ScopeError
 from mechsteer.models import backend_of
-from mechsteer.scopes import Context
+from mechsteer.runtime.scopes import Context
 
 S = ms.TokenScope
 # Two rows: 5 real tokens of which 3 are prompt, padded on the left by 2; 7 real tokens of which 4 are prompt.

@@ -9,7 +9,7 @@ from scipy.spatial.distance import pdist, squareform
 
 from mechsteer import spanning
 from mechsteer.errors import DataError, NonFiniteError, ShapeError
-from mechsteer.spanning import StreamingH0, lifetime_entropy, mst_edges, squared_distances
+from mechsteer.signals.spanning import StreamingH0, lifetime_entropy, mst_edges, squared_distances
 
 
 def ripser_deaths(points):

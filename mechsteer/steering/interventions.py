@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.adapters import Adapter, Static
+from mechsteer.adapters import Adapter
 from mechsteer.errors import ConfigError
 from mechsteer.models import Forward, backend_of
-from mechsteer.runtime import OPEN_SESSIONS, Session, open_sessions
-from mechsteer.scopes import Context, TokenScope
-from mechsteer.shapes import Mask
-from mechsteer.sites import Site
+from mechsteer.models.sites import Site
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.runtime.session import OPEN_SESSIONS, Session, open_sessions
 
 
 @dataclass(frozen=True, init=False)
@@ -206,46 +205,10 @@ def steer(
         session.close()
 
 
-def touched(interventions: Sequence[Intervention], ctx: Context) -> Mask:
-    """[batch pos] real positions of a forward that any of the scopes touches."""
-    found = torch.zeros_like(ctx.mask)
-    for iv in interventions:
-        here = iv.scope.touched(ctx)
-        found = found | (here if isinstance(here, Tensor) else ctx.mask & here)
-    return found
-
-
-def n_untouched_blocks(model: Any, interventions: Sequence[Intervention]) -> int:
-    """How many blocks from the bottom none of these, nor of the enclosing `steer` blocks, reads or writes.
-
-    A site at resid_post counts as after its block.
-    """
-    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
-    sites = [site.at(model) for iv in (*interventions, *enclosing) for site in (iv.site, iv.read) if site is not None]
-    return min((int(s.layer) + (s.point == "resid_post") for s in sites), default=model.cfg.n_layers)
-
-
-def bias_only(
-    model: Any,
-    layers: Sequence[int | float] | None = None,
-    *,
-    point: str = "resid_post",
-    scope: TokenScope | None = None,
-) -> Steering:
-    """One vector per layer (default: all), starting at zero, to be trained (arXiv 2505.18706).
-
-    The static baseline that any claim of a dynamic method must beat. Identity until trained.
-    """
-    layers = range(model.cfg.n_layers) if layers is None else layers
-    sites = [Site(layer, point).at(model) for layer in layers]
-    return Steering([Intervention(Static(torch.zeros(model.cfg.d_model)), site, scope=scope) for site in sites])
-
-
 __all__ = [
     "Intervention",
     "Interventions",
     "Steering",
-    "bias_only",
     "flatten",
     "open_sessions",
     "replace_intervention",

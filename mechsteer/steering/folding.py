@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError
-from mechsteer.interventions import Intervention, Interventions, flatten, open_sessions
 from mechsteer.models import backend_of
-from mechsteer.scopes import TokenScope
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.runtime.session import open_sessions
+from mechsteer.steering.interventions import Intervention, Interventions, flatten
 
 # point -> the map whose bias it is; resid_pre of layer L is resid_post of layer L - 1
 _MAP = {

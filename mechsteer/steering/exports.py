@@ -9,8 +9,8 @@ import torch
 from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError
 from mechsteer.files import atomic_path
-from mechsteer.interventions import Interventions, flatten
-from mechsteer.scopes import TokenScope
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.steering.interventions import Interventions, flatten
 
 try:
     import gguf

@@ -10,8 +10,10 @@ import mechsteer as ms
 from mechsteer.errors import (
     UnknownSiteError,
 )
-from mechsteer.interventions import bias_only, flatten, open_sessions
 from mechsteer.models import Backend, backend_of
+from mechsteer.runtime.session import open_sessions
+from mechsteer.steering.interventions import flatten
+from mechsteer.steering.presets import bias_only
 
 S = ms.TokenScope
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
-from mechsteer.interventions import Interventions, flatten, open_sessions, steer
 from mechsteer.models import Backend, backend_of, tokenize, twin_of
-from mechsteer.runtime import Session, hints
+from mechsteer.runtime.session import Session, hints, open_sessions
+from mechsteer.steering.interventions import Interventions, flatten, steer
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,73 @@
+"""`extract`: the direction of contrastive pairs at a site of a model, with its separation on pairs held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mechsteer.activations import capture
+from mechsteer.directions.direction import Direction, separation
+from mechsteer.directions.methods import METHODS
+from mechsteer.errors import ConfigError
+from mechsteer.models.sites import Site
+from mechsteer.prompts import ContrastivePairs, uniform_hash
+
+
+def extract(
+    model: Any,
+    pairs: ContrastivePairs | Sequence[tuple[str, str]],
+    site: Site,
+    method: str = "mean_difference",
+    *,
+    position: Literal["last", "mean"] = "last",
+    held_out: float = 0.3,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Direction:
+    """The direction of `pairs` at `site`, with its separation on pairs that it was not computed from.
+
+    Each text counts once: its last token, or the mean over its tokens without BOS. Groups of pairs are held
+    out whole, about the share `held_out` of them (at least one, where there are two and `held_out` > 0),
+    chosen by the hash of their names and the seed; without any, provenance["held_out"] is None. At z, q, k, v
+    the heads are flattened.
+
+    Raises ConfigError for an unknown method or share, and as `capture` and the method.
+    """
+    if method not in METHODS:
+        raise ConfigError(f"unknown method {method!r}", f"methods are {sorted(METHODS)}")
+    if not 0 <= held_out < 1:
+        raise ConfigError(f"held_out is {held_out}", "it is a share in [0, 1)")
+    pairs = pairs if isinstance(pairs, ContrastivePairs) else ContrastivePairs(*zip(*pairs, strict=True))
+    pos, neg = (_pooled(model, texts, site, position, batch_size) for texts in (pairs.positive, pairs.negative))
+    test = torch.tensor(_held_out(pairs.groups, held_out, seed))
+    found = METHODS[method](pos[~test], neg[~test])
+    more = {
+        "data_hash": pairs.data_hash,
+        "site": site.at(model).to_dict(),
+        "positions": position,
+        "seed": seed,
+        "held_out": separation(found, pos[test], neg[test]) if bool(test.any()) else None,
+    }
+    return replace(found, provenance={**found.provenance, **more})
+
+
+def _pooled(
+    model: Any, texts: Sequence[str], site: Site, position: Literal["last", "mean"], batch_size: int, chunk: int = 256
+) -> Tensor:
+    """[n_texts d_model]; only a chunk of texts is held token by token."""
+    parts = []
+    for start in range(0, len(texts), chunk):
+        acts = capture(model, texts[start : start + chunk], [site], batch_size=batch_size, progress=False)
+        parts.append(acts[site].pool(position).flatten(1))
+    return torch.cat(parts)
+
+
+def _held_out(groups: Sequence[str], share: float, seed: int) -> list[bool]:
+    names = sorted(set(groups), key=lambda g: uniform_hash(g, seed))
+    count = min(max(round(share * len(names)), 1 if share else 0), len(names) - 1)
+    chosen = set(names[:count])
+    return [g in chosen for g in groups]

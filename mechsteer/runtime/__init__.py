@@ -1,0 +1,1 @@
+"""What runs while a model is steered: scopes, sessions, batches, restarts."""

@@ -1,0 +1,42 @@
+"""How far interventions reach: the positions they touch, the blocks and columns they leave alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mechsteer.runtime.batches import Batch
+from mechsteer.runtime.scopes import Context
+from mechsteer.runtime.session import open_sessions
+from mechsteer.shapes import Mask
+
+
+def touched(interventions: Sequence[Any], ctx: Context) -> Mask:
+    """[batch pos] real positions of a forward that any of the scopes touches."""
+    found = torch.zeros_like(ctx.mask)
+    for iv in interventions:
+        here = iv.scope.touched(ctx)
+        found = found | (here if isinstance(here, Tensor) else ctx.mask & here)
+    return found
+
+
+def n_untouched_blocks(model: Any, interventions: Sequence[Any]) -> int:
+    """How many blocks from the bottom none of these, nor of the enclosing `steer` blocks, reads or writes.
+
+    A site at resid_post counts as after its block.
+    """
+    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
+    sites = [site.at(model) for iv in (*interventions, *enclosing) for site in (iv.site, iv.read) if site is not None]
+    return min((int(s.layer) + (s.point == "resid_post") for s in sites), default=model.cfg.n_layers)
+
+
+def n_untouched_columns(model: Any, interventions: Sequence[Any], batch: Batch) -> int:
+    """How many columns come before every touched one; 0 where an adapter reads what comes before its scope."""
+    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
+    if any(iv.adapter.per_prompt or iv.adapter.stateful for iv in (*interventions, *enclosing)):
+        return 0
+    columns = touched(interventions, batch.context()).any(0)
+    return int(columns.long().argmax()) if bool(columns.any()) else columns.shape[0]
