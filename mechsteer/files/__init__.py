@@ -4,7 +4,7 @@
 `tensors` (imported by its own name, since it needs torch) keeps tensors with a header.
 """
 
-from mechsteer.files.atomic import PARTIAL, atomic_path, rename, write_atomically
+from mechsteer.files.atomic import PARTIAL, atomic_path, remove, rename, write_atomically
 from mechsteer.files.locks import folder_lock
 from mechsteer.files.records import digest_of, read_record, write_record
 from mechsteer.files.schema import structured
@@ -15,6 +15,7 @@ __all__ = [
     "digest_of",
     "folder_lock",
     "read_record",
+    "remove",
     "rename",
     "structured",
     "write_atomically",

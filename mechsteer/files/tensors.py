@@ -23,6 +23,7 @@ from mechsteer.files.atomic import atomic_path
 from mechsteer.files.records import DIGEST, canonical
 
 METADATA = "mechsteer"  # the one key of the file's metadata
+KIND = "kind"
 
 
 def write_tensors(
@@ -30,14 +31,18 @@ def write_tensors(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
     *,
+    kind: str,
     one_writer: bool = False,
 ) -> Path:
     """Write tensors and a header of plain data with their digest, atomically; returns the path.
 
-    Equal tensors and headers give equal bytes; `one_writer` as for `atomic_path`. Raises StorageError when the disk
-    refuses.
+    `kind` ("steering file", "training checkpoint") is what the file is called in errors, and what `read_tensors` must
+    ask for. Equal tensors and headers give equal bytes; `one_writer` as for `atomic_path`. Raises StorageError when
+    the disk refuses.
     """
     assert DIGEST not in header
+    assert KIND not in header
+    header = {KIND: kind, **header}
     # cloned: two names of one memory are refused by safetensors, and saved here as the two values they are
     values = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     text = json.dumps({DIGEST: _digest(values, header), **header})
@@ -50,19 +55,19 @@ def write_tensors(
 
 
 def read_tensors(
-    path: str | os.PathLike[str], *, what: str = "file", hint: str = ""
+    path: str | os.PathLike[str], *, kind: str, hint: str = ""
 ) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """(tensors, header) as `write_tensors` was given them, on the CPU; None where there is no file.
 
-    `what` names the kind of file in errors, `hint` says how it is made again. Raises FileFormatError for a file that
-    is not exactly what was written, StorageError where the disk refuses.
+    `hint` says how the file is made again. Raises FileFormatError for a file of another kind or one that is not
+    exactly what was written, StorageError where the disk refuses.
     """
     path = Path(path)
-    tensors, metadata = read_safetensors(path, what=what, hint=hint) or ({}, None)
+    tensors, metadata = read_safetensors(path, kind=kind, hint=hint) or ({}, None)
     if metadata is None:
         return None
     if METADATA not in metadata:
-        raise FileFormatError(f"{path} is a safetensors file, but not a {what} of mechsteer's", hint)
+        raise FileFormatError(f"{path} is a safetensors file, but not a {kind} of mechsteer's", hint)
     try:
         header = json.loads(metadata[METADATA])
         if not isinstance(header, dict):
@@ -73,16 +78,17 @@ def read_tensors(
         raise FileFormatError(f"the header of {path} is damaged: {error}", hint) from error
     if found is None:
         raise FileFormatError(
-            f"the {what} {path} carries no digest: it is damaged, or of an earlier version of mechsteer", hint
+            f"the {kind} {path} carries no digest: it is damaged, or of an earlier version of mechsteer", hint
         )
     if not intact:
-        raise FileFormatError(f"the {what} {path} is damaged: its content is not what its digest was taken over", hint)
+        raise FileFormatError(f"the {kind} {path} is damaged: its content is not what its digest was taken over", hint)
+    of_kind = header.pop(KIND, None)
+    if of_kind != kind:
+        raise FileFormatError(f"{path} is a {of_kind}, not a {kind}", "give the file of the kind that is asked for")
     return tensors, header
 
 
-def read_safetensors(
-    path: Path, *, what: str = "file", hint: str = ""
-) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+def read_safetensors(path: Path, *, kind: str, hint: str = "") -> tuple[dict[str, Tensor], dict[str, str]] | None:
     """(tensors, metadata) of any safetensors file, None where there is none; nothing but the format is checked.
 
     Raises FileFormatError for a file that is truncated or none of safetensors, StorageError where the disk refuses.
@@ -96,9 +102,9 @@ def read_safetensors(
     except (FileNotFoundError, NotADirectoryError):
         return None
     except SafetensorError as error:
-        raise FileFormatError(f"the {what} {path} is truncated or no safetensors file ({error})", hint) from error
+        raise FileFormatError(f"the {kind} {path} is truncated or no safetensors file ({error})", hint) from error
     except (ValueError, TypeError, LookupError, AttributeError, RuntimeError) as error:  # dtypes torch does not have
-        raise FileFormatError(f"the {what} {path} holds what torch cannot: {error}", hint) from error
+        raise FileFormatError(f"the {kind} {path} holds what torch cannot: {error}", hint) from error
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}", "check the path and its rights") from error
 
