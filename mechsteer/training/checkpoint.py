@@ -21,7 +21,7 @@ from mechsteer.files import write_atomically
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
     """Replace the file at `path` at once. Raises StorageError if the disk refuses."""
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    write_atomically(path, save(plain, metadata={"state": json.dumps(state, sort_keys=True)}))
+    write_atomically(path, save(plain, metadata={"state": json.dumps(state)}))
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
