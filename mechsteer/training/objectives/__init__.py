@@ -1,0 +1,7 @@
+"""What `fit` can minimise: one file per loss."""
+
+from mechsteer.training.objectives.base import Objective, Rows, Tally, Terms
+from mechsteer.training.objectives.cross_entropy import CrossEntropy
+from mechsteer.training.objectives.harm import Harmless, left_alone
+
+__all__ = ["CrossEntropy", "Harmless", "Objective", "Rows", "Tally", "Terms", "left_alone"]
