@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import ConfigError
-from mechsteer.runtime.batches import Batch, make_batches
+from mechsteer.runtime.batches import Batch, Pair, make_batches
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.shapes import Mask
 from mechsteer.steering.interventions import Intervention, replace_intervention
@@ -37,7 +37,6 @@ from mechsteer.training.config import FitConfig
 from mechsteer.training.parts import Part, Parts, Steered
 
 Terms = Mapping[str, tuple[Tensor | float, int]]  # name -> (sum, how many)
-Pair = tuple[list[int], list[int]]  # prompt ids, target ids
 
 
 @dataclass(frozen=True, kw_only=True)

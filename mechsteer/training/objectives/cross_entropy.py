@@ -38,5 +38,5 @@ class CrossEntropy(Harmless):
     def terms(self, steered: Steered) -> Terms:
         batch = steered.part.batch
         at = batch.predicts_target
-        picked = steered.log_probs(at).gather(1, batch.tokens.roll(-1, 1)[at][:, None])
+        picked = steered.log_probs(at).gather(1, batch.next_tokens[at][:, None])
         return {"cross_entropy": (-picked.sum(), len(picked)), **self.harm(steered)}

@@ -84,8 +84,7 @@ def as_samples(items: Sequence[SampleLike]) -> list[Sample]:
 def left_alone(interventions: Sequence[Intervention], batch: Batch) -> Mask:
     """Positions [batch pos] of a batch where the steered model is to predict as the frozen one does."""
     reached = touched(interventions, batch.context()).long().cumsum(1) > 0
-    reached[:, batch.n_prompt :] = False
-    return reached & batch.mask & ~batch.predicts_target
+    return reached & batch.mask & ~batch.is_target & ~batch.predicts_target
 
 
 def square_norms(session: Session) -> tuple[Tensor, int]:
