@@ -3,7 +3,7 @@
 from mechsteer.runtime.batches import Sample
 from mechsteer.training.config import FitConfig
 from mechsteer.training.fit import Epoch, FitResult, fit
-from mechsteer.training.objectives import CrossEntropy, Objective, Rows, Tally, left_alone
+from mechsteer.training.objectives import CrossEntropy, Objective, Rows, Tally, TeacherKL, left_alone
 from mechsteer.training.parts import Part, Parts, Steered
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Sample",
     "Steered",
     "Tally",
+    "TeacherKL",
     "fit",
     "left_alone",
 ]

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import model_fingerprint
 from mechsteer.results import Result, plain
+from mechsteer.runtime.reach import touched
 from mechsteer.steering.interventions import Interventions, Steering, flatten
 from mechsteer.training.config import FitConfig
 from mechsteer.training.loop import Epoch, Loop
@@ -77,9 +78,11 @@ def fit(
     trained = copy.deepcopy(steering if isinstance(steering, Steering) else Steering(flatten(steering)))
     _refuse_untrainable(model, trained)
     fingerprint = model_fingerprint(model)
+    objective = objective.prepared(model, config)
     parts = objective.parts(model, trained.flat(), config)
     if not parts.train:
         raise ConfigError("the objective has no training data", "give its rows something to train on")
+    _refuse_idle(trained, parts)
     identity = {"fingerprint": fingerprint, "data": parts.data_hash, "objective": plain(objective.identity())}
     identity["steering"] = _described(model, trained)
     loop = Loop(trained, config, identity, steps_per_epoch=len(parts.train))
@@ -147,6 +150,15 @@ def _evaluate(objective: Objective, forwards: Forwards, parts: Parts) -> dict[st
     for part in (*parts.dev, *parts.neutral):
         total += Tally.of(objective.terms(forwards.steered(part)), weights).detached()
     return total.summary(weights)
+
+
+def _refuse_idle(steering: Steering, parts: Parts) -> None:
+    for iv in steering.flat():
+        if not any(bool(touched([iv], part.batch.context()).any()) for part in (*parts.train, *parts.neutral)):
+            raise ConfigError(
+                f"the intervention at {iv.site} touches no token of the training rows: {iv.scope!r}",
+                "choose a scope within them; its adapter would stay as it is",
+            )
 
 
 def _described(model: Any, steering: Steering) -> list[Any]:

@@ -88,7 +88,7 @@ class Loop:
         if not isinstance(loss, Tensor) or not loss.requires_grad:
             raise ConfigError(
                 f"the loss of {where} does not depend on the steering's parameters",
-                "its scope touches none of the positions that are scored, or comes after them",
+                "its scope comes after all positions that are scored, or the objective's terms carry no gradient",
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,15 @@ from mechsteer.runtime.session import Session, open_sessions
 from mechsteer.shapes import Mask
 from mechsteer.steering.interventions import Intervention, steer
 from mechsteer.training.config import FitConfig
+
+
+class Sized(Protocol):
+    """Something that knows how much memory it holds."""
+
+    def n_bytes(self) -> int: ...
+
+
+Value = TypeVar("Value", bound=Tensor | Sized)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,6 +65,10 @@ class Steered:
     def _log_probs(self) -> Tensor:
         return self.logits.float().log_softmax(-1)
 
+    def logits_at(self, where: Mask) -> Tensor:
+        """Steered logits [n d_vocab] at positions `where` [batch pos], which are among the scored ones."""
+        return self.logits[where[self.part.scored]]
+
     def log_probs(self, where: Mask) -> Tensor:
         """Steered log-probs [n d_vocab] at positions `where` [batch pos], which are among the scored ones."""
         return self._log_probs[where[self.part.scored]]
@@ -65,9 +78,13 @@ class Steered:
         key = ("frozen", where.cpu().numpy().tobytes())
         return self.kept(key, lambda: self._forwards.frozen(self.part, where))
 
-    def kept(self, name: Hashable, compute: Callable[[], Tensor]) -> Tensor:
+    def kept(self, name: Hashable, compute: Callable[[], Value]) -> Value:
         """`compute()`, which no step changes, kept under `name` for this part as far as the budget goes."""
-        return self._forwards.kept.get((name, self.part), compute, lambda t: t.untyped_storage().nbytes())
+        return self._forwards.kept.get((name, self.part), compute, _n_bytes)
+
+
+def _n_bytes(value: Tensor | Sized) -> int:
+    return value.untyped_storage().nbytes() if isinstance(value, Tensor) else value.n_bytes()
 
 
 class Forwards:

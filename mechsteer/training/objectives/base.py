@@ -5,15 +5,16 @@
 It gives rows of token ids and says which positions it asks the logits of; given a batch under the steering as it
 stands it returns named terms. Batches, restart, caching, checkpoints, schedules and early stopping are `fit`'s.
 
-    class Surprise(Objective):
-        weights = {"surprise": 1.0}
+    class Sure(Objective):
+        def __init__(self, samples):
+            self.samples, self.weights = samples, {"entropy": 1.0}
 
         def rows(self, model):
             return Rows(train=encode_samples(model, self.samples))
 
         def terms(self, steered):
             log_q = steered.log_probs(steered.part.scored)
-            return {"surprise": ((log_q.exp() * log_q).sum(), len(log_q))}
+            return {"entropy": (-(log_q.exp() * log_q).sum(), len(log_q))}
 """
 
 from __future__ import annotations
@@ -62,6 +63,10 @@ class Objective(abc.ABC):
     @abc.abstractmethod
     def rows(self, model: Any) -> Rows:
         """Everything it trains on, as token ids of `model`. Raises DataError for data that cannot be used."""
+
+    def prepared(self, model: Any, config: FitConfig) -> Objective:  # noqa: ARG002  # most have nothing to look up
+        """The same with everything that depends on the model looked up; `fit` asks once, before anything else."""
+        return self
 
     @abc.abstractmethod
     def terms(self, steered: Steered) -> Terms:
