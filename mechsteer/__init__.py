@@ -16,6 +16,8 @@ _NAMES = {
     "model_fingerprint": "mechsteer.models",
     "Site": "mechsteer.models.sites",
     "TokenScope": "mechsteer.runtime.scopes",
+    "Observer": "mechsteer.runtime.observers",
+    "Observation": "mechsteer.steering.interventions",
     "capture": "mechsteer.activations",
     "open_store": "mechsteer.activations",
     "Intervention": "mechsteer.steering.interventions",

@@ -17,7 +17,7 @@ from mechsteer.runtime.batches import Batch, by_length, encode_pairs, make_batch
 from mechsteer.runtime.reach import touched
 from mechsteer.shapes import Delta, Lengths, Mask, Resid, Tokens
 from mechsteer.steering.generation import generate
-from mechsteer.steering.interventions import Intervention, Interventions, flatten
+from mechsteer.steering.interventions import Intervention, Interventions, writing
 
 _RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 _ADDED = {"attn_out": "resid_mid", "o_out": "resid_mid", "mlp_out": "resid_post", "down_out": "resid_post"}
@@ -141,7 +141,7 @@ def deltas(
 def sites_of(model: Any, iv: Interventions) -> dict[Site, list[Intervention]]:
     """The interventions by the hook they write, in the order of the forward; raises ConfigError if there are none."""
     by_hook: dict[str, list[Intervention]] = {}
-    for each in (each.at(model) for each in flatten(iv)):
+    for each in (each.at(model) for each in writing(iv)):
         by_hook.setdefault(each.site.resolve(model, write=True), []).append(each)
     if not by_hook:
         raise ConfigError("there is no intervention", "pass an Intervention, a Steering or a list of them")

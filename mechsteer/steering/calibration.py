@@ -26,7 +26,7 @@ from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, tou
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.generation import generate
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, steer
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, steer, writing
 
 Scaled = TypeVar("Scaled", Intervention, Steering)
 Metric = Callable[[Any, Any, Sequence[Any]], "float | Sequence[float]"]
@@ -181,7 +181,7 @@ def strengths(
     continued = _Continuations(model, iv, prompts, max_new_tokens, batch_size)
     raw, at_site = continued.norms(iv)
     return Strengths(
-        sites=tuple(str(one.site) for one in flatten(iv)),
+        sites=tuple(str(one.site) for one in writing(iv)),
         raw=tuple(raw),
         relative=tuple(_shares(raw, at_site)),
         kl=continued.kl(iv),
@@ -239,7 +239,7 @@ class _Continuations:
                 "the base model ends all of these prompts at once: there is no continuation to compare on",
                 "pass prompts that it continues",
             )
-        interventions = flatten(iv)
+        interventions = writing(iv)
         self.n_skipped = n_untouched_blocks(model, interventions)
         by_length = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
         self.batches = make_batches(model, pairs, batch_size, by_length)
@@ -265,7 +265,7 @@ class _Continuations:
 
     def norms(self, iv: Interventions) -> tuple[list[float], list[float]]:
         """Mean norms over touched positions, per intervention: of its delta, and of the base activation at its site."""
-        own = [one.at(self.model) for one in flatten(iv)]
+        own = [one.at(self.model) for one in writing(iv)]
         names = [one.site.resolve(self.model, write=True) for one in own]
         active = [k for k, one in enumerate(own) if one.coeff != 0]
         deltas, acts, counts = ([0.0] * len(own) for _ in range(3))

@@ -18,6 +18,9 @@ class FitConfig:
     `lr`: AdamW's, at its highest; None takes each adapter's own `default_lr`. `schedule`: its course over all
     steps of all epochs, with a rise over the first `warmup` of them (None: no rise; 0.3 for one_cycle).
 
+    `group_lengths`: rows of like length share a batch, so that less is padded. Faster where lengths differ much, but
+    another training: a batch's loss is a mean over its tokens, so those of short rows weigh more.
+
     `restart` starts each step from what no step changes (see `mechsteer.runtime.restart`), kept between steps in
     at most `cache_bytes` and recomputed beyond. `recompute_blocks`: blocks above keep no activations for the
     backward pass: less memory, more time.
@@ -32,6 +35,7 @@ class FitConfig:
     seed: int = 0
     schedule: ScheduleName = "constant"
     warmup: float | None = None  # a share of all steps
+    group_lengths: bool = False
     restart: bool = True
     recompute_blocks: bool = False
     cache_bytes: int = 2 << 30

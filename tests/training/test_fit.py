@@ -288,3 +288,20 @@ def test_a_shared_adapter_stays_shared(bridge, samples):
     first, second = result.steering.interventions
     assert first.adapter is second.adapter is not adapter
     assert copy.deepcopy(result.to_dict())["best_epoch"] == 1
+
+
+def test_rows_of_like_length_share_a_batch_where_asked_for(bridge, samples):
+    padding, targets = [], []
+    for config in (FitConfig(batch_size=6), FitConfig(batch_size=6, group_lengths=True)):
+        parts = CrossEntropy(samples, dev=samples[:9], neutral=[[1] * n for n in (5, 2, 9, 3, 7, 2, 8)]).parts(
+            bridge, [blank()], config
+        )
+        for split, n in ((parts.train, len(samples)), (parts.dev, 9), (parts.neutral, 7)):
+            assert sorted(i for part in split for i in part.batch.rows.tolist()) == list(range(n))
+        padding.append([int((~part.batch.mask).sum()) for part in (*parts.train, *parts.neutral)])
+        targets.append([n for part in parts.train for n in part.batch.is_target.sum(1).tolist()])
+    assert sum(padding[1]) < 0.5 * sum(padding[0])
+    assert targets[1] == sorted(targets[1]) != targets[0]
+    runs = [fit(bridge, blank(), samples, epochs=2, batch_size=6, group_lengths=True, **QUIET) for _ in range(2)]
+    assert all(map(torch.equal, state(runs[0]), state(runs[1])))
+    assert runs[0].history == runs[1].history

@@ -133,7 +133,7 @@ def test_kept_predictions_spare_the_teacher_and_are_of_these_rows(model, planted
     assert all(map(torch.equal, state(first), state(again)))
     assert first.history == again.history
     file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(FileFormatError):
+    with pytest.raises(FileFormatError, match=r"teacher's predictions .* is truncated"):
         run()
 
 

@@ -87,9 +87,18 @@ class Objective(abc.ABC):
         """
         rows = self.rows(model)
         mixed = torch.randperm(len(rows.train), generator=torch.Generator().manual_seed(config.seed)).tolist()
+
+        def ordered(pairs: Sequence[Pair], order: Sequence[int]) -> list[int]:
+            if not config.group_lengths:
+                return list(order)
+            return sorted(order, key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))  # a kept prefix costs nothing
+
         everywhere = [replace_intervention(iv, scope=TokenScope.all()) for iv in interventions]
 
-        def parts(pairs: Sequence[Pair], steering: Sequence[Intervention], order: list[int] | None) -> tuple[Part, ...]:
+        def parts(
+            pairs: Sequence[Pair], steering: Sequence[Intervention], order: Sequence[int] | None = None
+        ) -> tuple[Part, ...]:
+            order = ordered(pairs, range(len(pairs)) if order is None else order)
             batches = make_batches(model, pairs, config.batch_size, order)
             return tuple(
                 Part(batch=batch, interventions=tuple(steering), scored=self.scored(batch, steering))
@@ -98,8 +107,8 @@ class Objective(abc.ABC):
 
         return Parts(
             train=parts(rows.train, interventions, mixed),
-            dev=parts(rows.dev, interventions, None),
-            neutral=parts(rows.neutral, everywhere, None),
+            dev=parts(rows.dev, interventions),
+            neutral=parts(rows.neutral, everywhere),
             data_hash=rows.hash,
         )
 

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import ModelMismatchError
+from mechsteer.files.tensors import read_tensors, write_tensors
 from mechsteer.models import backend_of, model_fingerprint
 from mechsteer.runtime.batches import Batch, Pair, by_length, make_batches
 from mechsteer.runtime.restart import Start, logits_from
 from mechsteer.steering.divergence import kl_divergence
-from mechsteer.training.checkpoint import read_checkpoint, write_checkpoint
+
+KIND = "file of a teacher's predictions"
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +113,7 @@ def stored_predictions(
     fingerprint = model_fingerprint(teacher)
     digest = hashlib.sha256(json.dumps([fingerprint, rows, temperature, top_k]).encode()).hexdigest()[:24]
     path = folder / f"teacher-{digest}.safetensors"
-    known = read_checkpoint(path)
+    known = read_tensors(path, kind=KIND, hint="delete it, and the teacher is asked again")
     if known is not None:
         return PredictionStore(Predictions(**known[0]), rows)
     order = by_length(rows)
@@ -123,7 +125,7 @@ def stored_predictions(
     joined = {name: torch.cat([part.tensors[name].cpu() for part in parts]) for name in parts[0].tensors}
     everything = Predictions(**joined)[index]
     description = {"fingerprint": fingerprint, "temperature": temperature, "top_k": top_k}
-    write_checkpoint(path, everything.tensors, description)
+    write_tensors(path, everything.tensors, description, kind=KIND)
     return PredictionStore(everything, rows)
 
 
