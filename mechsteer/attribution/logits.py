@@ -53,7 +53,7 @@ class LogitAttribution:
 
     def suppressed(self, k: int = 10) -> pd.DataFrame:
         """The k tokens whose logit the delta itself lowers most."""
-        return self.frame().tail(k)[::-1].reset_index(drop=True)
+        return self.frame().tail(k).iloc[::-1].reset_index(drop=True)
 
     def to_dict(self, k: int = 20) -> dict[str, Any]:
         """Plain data with the k most promoted and suppressed tokens."""

@@ -53,6 +53,11 @@ class ReadSAE(nn.Module):
     W_enc: nn.Parameter
     W_dec: nn.Parameter
     b_dec: nn.Parameter
+    b_enc: nn.Parameter  # which of these there are is the architecture's
+    threshold: nn.Parameter
+    b_gate: nn.Parameter
+    b_mag: nn.Parameter
+    r_mag: nn.Parameter
 
     def __init__(self, cfg: SAEConfig, weights: Mapping[str, Tensor]) -> None:
         super().__init__()
