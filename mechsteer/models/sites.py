@@ -86,7 +86,7 @@ class Site:
         """
         site = self.at(model)
         assert isinstance(site.layer, int)
-        return backend_of(model).hook_name(site.layer, site.point, write=write)
+        return backend_of(model).names.hook_name(site.layer, site.point, write=write)
 
     @property
     def order(self) -> tuple[float, int]:
