@@ -12,6 +12,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import extras
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -27,7 +29,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mechsteer.models import load_model
+from mechsteer.models import has_hooked, load_model
 
 D_MODEL, N_LAYERS, N_CTX, D_VOCAB = 32, 3, 128, 300
 FAMILIES = ("llama", "qwen3", "gpt2", "neox")
@@ -96,6 +98,7 @@ def assert_tiny(model: torch.nn.Module, most: int = 120_000) -> None:
 
 
 KINDS = ("bridge", "compatibility", "hooked")
+KINDS_HERE = KINDS if has_hooked() else KINDS[:2]  # for tests that take them all at once
 _FOLDERS: dict[tuple, Path] = {}
 
 
@@ -112,8 +115,10 @@ def folder(family: str, **changes) -> Path:
 
 
 def load(family: str, kind: str = "bridge", *, dtype: torch.dtype = torch.float32, **changes):
-    """A fresh model of a family as raw bridge, bridge in compatibility mode, or HookedTransformer."""
+    """A fresh model of a family as raw bridge, bridge in compatibility mode, or HookedTransformer (skips without)."""
     if kind == "hooked":
+        if not has_hooked():
+            pytest.skip(extras.NO_HOOKED)
         return load_model(folder(family, **changes), backend="hooked", dtype=dtype)
     model = load_model(hf_model(family, dtype=dtype, **changes), tokenizer=tokenizer(), dtype=dtype)
     if kind == "compatibility":
