@@ -16,6 +16,7 @@ import extras
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformer_lens.model_bridge import TransformerBridge  # noqa: TID251  # users boot native bridges with it
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -125,6 +126,23 @@ def load(family: str, kind: str = "bridge", *, dtype: torch.dtype = torch.float3
         model.enable_compatibility_mode()
         model.requires_grad_(False)
     return model
+
+
+def native(*, seed: int = 0, dtype: torch.dtype | None = None, **changes):
+    """A random bridge of `boot_native`: rotary, gated, RMSNorm, unless `changes` say otherwise."""
+    shape = {"d_model": D_MODEL, "n_layers": N_LAYERS, "n_heads": 4, "d_head": 8, "d_mlp": 48, "n_ctx": N_CTX}
+    kind = {"act_fn": "silu", "gated_mlp": True, "normalization_type": "RMS", "positional_embedding_type": "rotary"}
+    config = shape | kind | {"d_vocab": D_VOCAB, "final_rms": True, "seed": seed} | changes
+    model = TransformerBridge.boot_native(config, tokenizer=tokenizer(), dtype=dtype)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name, p in model.original_model.named_parameters():
+            if "ln" in name or "bias" in name:
+                p.add_(0.3 * torch.randn_like(p))
+            else:
+                p.mul_(8.0)
+    assert_tiny(model.original_model)
+    return load_model(model)
 
 
 @functools.cache
