@@ -142,7 +142,7 @@ def _decode(
             mask[i, : width - len(row)] = 0
     new: list[list[int]] = [[] for _ in rows]
     ended = [False] * len(rows)
-    current, cache = tokens, None
+    current, cache, use_cache = tokens, None, use_cache and backend.runner.keeps_cache
     for step in range(max_new_tokens):
         seen = None if mask is None else mask[:, : width + step]
         logits, cache = backend.runner.forward(current, seen, cache, use_cache=use_cache, last_only=True)
