@@ -109,9 +109,9 @@ def capture(
     finished one every shard is checked, and made anew where it is damaged. A folder has one capture at a time.
 
     Raises UnknownSiteError; DataError (empty or too long prompts, counts that do not match); NonFiniteError
-    naming site and prompt; HookNeverFiredError; StorageError when the disk refuses, leaving no part of a shard;
-    ConfigError where another process captures into the folder or it holds a capture with other arguments, and
-    ModelMismatchError of another model.
+    naming site and prompt; HookNeverFiredError; StorageError when the disk refuses, leaving no part of a shard, or
+    where another process captures into the folder; ConfigError where the folder holds a capture with other
+    arguments, and ModelMismatchError of another model.
     """
     located = list(dict.fromkeys(site.at(model) for site in sites))
     _check_options(located, batch_size=batch_size, dtype=dtype, shard_size=shard_size, engine=engine)
@@ -206,8 +206,6 @@ def _in_memory(manifest: Manifest, run: Run, kept: np.ndarray, bar: tqdm) -> Cap
 
 
 def _to_disk(folder: Path, manifest: Manifest, run: Run, kept: np.ndarray, bar: tqdm) -> ActivationStore:
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder):
         is_done = _claim(folder, manifest)
         with storage_errors(folder):

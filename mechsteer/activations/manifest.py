@@ -16,6 +16,7 @@ from mechsteer.models.sites import Site
 
 FORMAT, VERSION = "mechsteer-activations", 2
 MANIFEST, PLAN = "manifest.json", "capture.json"
+_MOST = 2**31  # tokens are kept as int32
 AGAIN = "run the same capture again: shards that are whole are kept"
 
 
@@ -100,7 +101,8 @@ def _check(manifest: Manifest, path: Path) -> None:
         and bounds[:1] == [0]
         and bounds[-1] == n
         and all(a < b for a, b in itertools.pairwise(bounds))
-        and all(length > 0 for length in manifest.lengths)
+        and all(0 < length < _MOST for length in manifest.lengths)
+        and abs(manifest.pad_id) < _MOST
         and manifest.batch_size > 0
         and all(0 <= site.layer < manifest.n_layers for site in manifest.sites)
     )

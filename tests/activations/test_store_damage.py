@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 import mechsteer as ms
 from mechsteer.activations import files
 from mechsteer.activations.files import ShardWriter
-from mechsteer.errors import ConfigError, FileFormatError
+from mechsteer.errors import FileFormatError, StorageError
 from mechsteer.files import digest_of, folder_lock, read_record, write_record
 
 SITES = [ms.Site(0, "resid_post"), ms.Site(1, "mlp_out")]
@@ -188,7 +188,7 @@ def test_a_folder_has_one_capture_at_a_time(model, tmp_path, monkeypatch) -> Non
         try:
             with folder_lock(tmp_path):
                 pass
-        except ConfigError as error:
+        except StorageError as error:
             messages.append(error.message)
 
     def slow(self) -> None:
