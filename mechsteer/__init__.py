@@ -49,6 +49,23 @@ _MODULES = {  # rooms, and what lies in one but is asked for by its own name
 }
 
 
+# class of a result -> the function of `mechsteer.report.sections` that makes its section, in this file of it
+_SECTIONS = {}
+
+
+def show(result: Any) -> str:
+    """A result as HTML for a notebook: its section of a report, in a frame of its own.
+
+    Results lie below reports, which they may not import: they find them here, when one is shown.
+    """
+    for cls in type(result).__mro__:
+        if cls.__name__ in _SECTIONS:
+            room, name = _SECTIONS[cls.__name__]
+            module = importlib.import_module(f"mechsteer.report.sections.{room}")
+            return importlib.import_module("mechsteer.report.notebook").of_section(getattr(module, name)(result))
+    return importlib.import_module("mechsteer.report.notebook").of_fields(result)
+
+
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)
