@@ -25,7 +25,7 @@ from mechsteer.report.blocks import Block, Code, Details, Page, Text, escape, es
 from mechsteer.report.tables import Table
 from mechsteer.report.verdict import Verdict
 
-_FOLDER = Path(__file__).parent
+_FOLDER = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
