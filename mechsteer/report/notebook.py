@@ -10,20 +10,13 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from mechsteer.report.report import Report, Section
+from mechsteer.report.report import Report, Section, framed
 from mechsteer.report.tables import Table, cell
-
-
-def frame(page: str, *, height: str = "32rem") -> str:
-    """`page`, a whole HTML document, in a sandboxed frame: it reaches neither the notebook nor the network."""
-    quoted = page.replace("&", "&amp;").replace('"', "&quot;")
-    style = f"width:100%;height:{height};border:1px solid #d5dae0;border-radius:6px;resize:vertical;overflow:auto"
-    return f'<iframe sandbox="allow-scripts" style="{style}" srcdoc="{quoted}"></iframe>'
 
 
 def of_section(title: str, sections: Sequence[Section]) -> str:
     """Sections in a frame."""
-    return frame(Report(title, sections=sections).to_html())
+    return framed(Report(title, sections=sections).to_html())
 
 
 def of_fields(result: Any) -> list[Section]:

@@ -15,13 +15,11 @@ from mechsteer.evaluation import (
     ScoreComparison,
     SwitchAndRest,
 )
-from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Details, Text
-from mechsteer.report.figures import Figure
+from mechsteer.report.forest import Arm, Forest
 from mechsteer.report.report import Section
 from mechsteer.report.sections.words import Cells, interval, p_value
 from mechsteer.report.tables import Table, decimal
-from mechsteer.report.verdict import Arm
 
 TITLE = "Arms and controls"
 
@@ -69,16 +67,11 @@ def _comparisons(result: Evaluation) -> Table:
     )
 
 
-def forest(result: Evaluation) -> Figure:
-    """Each arm's difference from base, as a figure."""
-    return figures.forest(
-        differences(result),
-        unit=f"difference from {result.base.name}, {result.unit}",
-        title=f"Every arm beside {result.base.name}",
-        caption="Paired differences on the same items with 95 % intervals; the dashed line is no difference.",
-        reference=0.0,
-        highlight=result.treated.name if result.treated else "",
-    )
+def forest(result: Evaluation) -> Forest:
+    """Each arm's difference from base; in a report with a verdict that is on its first screen."""
+    base = result.base.name
+    highlight = result.treated.name if result.treated else ""
+    return Forest(differences(result), f"difference from {base}, {result.unit}", reference=0.0, highlight=highlight)
 
 
 def differences(result: Evaluation) -> list[Arm]:
@@ -187,12 +180,6 @@ def seeds(result: PooledSeeds) -> list[Section]:
         f"{len(result.seeds)} seeds on {result.n_items} items: {interval(result.mean)}; "
         f"standard deviation between seeds {decimal(result.between_seeds)}."
     )
-    figure = figures.forest(
-        rows,
-        unit="treated − base",
-        title="The same training with other random numbers",
-        caption="Seeds: intervals resample items; mean: seeds and items.",
-        reference=0.0,
-        highlight="mean",
-    )
-    return [Section("Over adapter seeds", [Text(text), figure])]
+    text += " Intervals of seeds resample items, that of the mean seeds and items."
+    forest = Forest(rows, "treated − base", "The same training with other random numbers", 0.0, "mean")
+    return [Section("Over adapter seeds", [Text(text), forest])]

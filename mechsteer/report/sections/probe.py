@@ -7,10 +7,10 @@ import math
 from mechsteer.probes.evaluation import PartialEffect, ProbeEvaluation, ProbeScores
 from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Note, Text
+from mechsteer.report.forest import Arm
 from mechsteer.report.report import Section
 from mechsteer.report.sections.words import interval
 from mechsteer.report.tables import Table
-from mechsteer.report.verdict import Arm
 
 TITLE = "Probe of right and wrong"
 
