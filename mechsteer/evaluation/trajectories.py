@@ -117,7 +117,7 @@ def trajectory_topology(
         matched_entropy_nats=entropies["matched"],
         raw_rank_correlation=rank_correlation(entropies["raw"], lengths),
         matched_rank_correlation=rank_correlation(entropies["matched"], lengths),
-        means={name: float(matched[name].astype(float).mean()) for name in summaries},
+        means={name: float(np.mean(matched[name].to_numpy(dtype=float))) for name in summaries},
         effects=effects,
         no_effects="" if both else "the traces are not both right and wrong",
     )

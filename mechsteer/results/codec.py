@@ -16,24 +16,17 @@ from typing import Any, TypeGuard, TypeVar, Union, cast, get_args, get_origin
 import cattrs
 import numpy as np
 import pandas as pd
-import torch
 from cattrs.errors import StructureHandlerNotFoundError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 from torch import Tensor
 
 from mechsteer.errors import DataError, FileFormatError
+from mechsteer.results.marked import MARK, SCALARS, read_untyped, write_untyped
 
 T = TypeVar("T")
 
-_MARK = "$type"
-_TENSORS = {
-    str(dtype).removeprefix("torch."): dtype
-    for dtype in (
-        *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool),
-        *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
-    )
-}
-_SCALARS = (bool, int, float, str, type(None))
+
+_REFUSALS = (cattrs.BaseValidationError, StructureHandlerNotFoundError)
 
 
 def live() -> Any:
@@ -62,7 +55,7 @@ def from_plain(cls: type[T], data: Any) -> T:
     """
     try:
         return _codec.structure(data, cls)
-    except (cattrs.BaseValidationError, StructureHandlerNotFoundError, ValueError, TypeError, KeyError) as error:
+    except (*_REFUSALS, ValueError, TypeError, KeyError, AttributeError) as error:
         problems = "; ".join(cattrs.transform_error(error, path=getattr(cls, "__name__", str(cls))))
         raise FileFormatError(
             f"these are not the data of a {getattr(cls, '__name__', cls)}: {problems}",
@@ -91,7 +84,7 @@ def from_json(cls: type[T], text: str) -> T:
 def same(a: Any, b: Any) -> bool:
     """Equal, with NaN equal to NaN, and arrays, tensors and frames compared whole: type, dtype, shape, values.
 
-    >>> same({"x": (1.0, float("nan"))}, {"x": (1.0, float("nan"))}), same(torch.ones(2), torch.ones(2).double())
+    >>> same({"x": (1.0, float("nan"))}, {"x": (1.0, float("nan"))}), same(np.ones(2), np.ones(2, np.float32))
     (True, False)
     """
     if dataclasses.is_dataclass(a) and not isinstance(a, type):
@@ -144,116 +137,6 @@ def _is_number(value: object) -> TypeGuard[float]:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def _untyped(value: Any) -> Any:
-    """Plain data of a value whose type nothing says."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, _SCALARS):
-        return value
-    if isinstance(value, list):
-        return [_untyped(item) for item in value]
-    if isinstance(value, tuple):
-        return {_MARK: "tuple", "items": [_untyped(item) for item in value]}
-    if isinstance(value, Mapping):
-        if all(isinstance(key, str) for key in value) and _MARK not in value:
-            return {key: _untyped(item) for key, item in value.items()}
-        return {_MARK: "mapping", "pairs": [[_untyped(key), _untyped(item)] for key, item in value.items()]}
-    if value is pd.NA:
-        return {_MARK: "NA"}
-    for kind, (cls, write, _) in _MARKED.items():
-        if isinstance(value, cls):
-            return {_MARK: kind, **write(value)}
-    raise DataError(
-        f"a {type(value).__name__} cannot become plain data where nothing says that it is one",
-        "give the field its type, or make it with mechsteer.results.live()",
-    )
-
-
-def _read_untyped(data: Any, _: Any = None) -> Any:
-    if isinstance(data, list):
-        return [_read_untyped(item) for item in data]
-    if not isinstance(data, Mapping):
-        return data
-    kind = data.get(_MARK)
-    if kind is None:
-        return {key: _read_untyped(item) for key, item in data.items()}
-    if kind == "tuple":
-        return tuple(_read_untyped(item) for item in data["items"])
-    if kind == "mapping":
-        return {_read_untyped(key): _read_untyped(item) for key, item in data["pairs"]}
-    if kind == "NA":
-        return pd.NA
-    if kind not in _MARKED:
-        raise ValueError(f"unknown kind {kind!r}")
-    return _MARKED[kind][2](data)
-
-
-def _write_array(array: np.ndarray) -> dict[str, Any]:
-    if array.dtype.kind not in "biufU" or (array.dtype.itemsize > 8 and array.dtype.kind == "f"):
-        raise DataError(f"an array of {array.dtype} cannot become plain data", "numbers, booleans and strings can")
-    return {"dtype": str(array.dtype), "shape": list(array.shape), "values": array.tolist()}
-
-
-def _read_array(data: Mapping[str, Any]) -> np.ndarray:
-    dtype = np.dtype(data["dtype"])
-    if dtype.kind not in "biufU":
-        raise ValueError(f"an array of {dtype}")
-    return np.array(data["values"], dtype=dtype).reshape(data["shape"])
-
-
-def _write_tensor(tensor: Tensor) -> dict[str, Any]:
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    if dtype not in _TENSORS or tensor.layout != torch.strided:
-        raise DataError(f"a tensor of {dtype}, {tensor.layout}, cannot become plain data", "dense real ones can")
-    return {"dtype": dtype, "shape": list(tensor.shape), "values": tensor.detach().cpu().tolist()}
-
-
-def _read_tensor(data: Mapping[str, Any]) -> Tensor:
-    return torch.tensor(data["values"], dtype=_TENSORS[data["dtype"]]).reshape(data["shape"])
-
-
-def _write_index(index: pd.Index) -> dict[str, Any]:
-    if isinstance(index, pd.RangeIndex):
-        return {"range": [index.start, index.stop, index.step], "name": _untyped(index.name)}
-    if isinstance(index, pd.MultiIndex):
-        raise DataError("a frame with several index levels cannot become plain data", "reset_index() first")
-    return {"name": _untyped(index.name), **_write_column(index)}
-
-
-def _read_index(data: Mapping[str, Any]) -> pd.Index:
-    name = _read_untyped(data["name"])
-    if "range" in data:
-        return pd.RangeIndex(*data["range"], name=name)
-    return pd.Index(_read_untyped(data["values"]), dtype=data["dtype"], name=name)
-
-
-def _write_column(values: pd.Series | pd.Index) -> dict[str, Any]:
-    if isinstance(values.dtype, pd.CategoricalDtype) or values.dtype.kind not in "biufOU":
-        raise DataError(f"a column of {values.dtype} cannot become plain data", "numbers, booleans and strings can")
-    return {"dtype": str(values.dtype), "values": [_untyped(value) for value in values.tolist()]}
-
-
-def _write_frame(frame: pd.DataFrame) -> dict[str, Any]:
-    columns = [_write_column(frame.iloc[:, i]) for i in range(frame.shape[1])]
-    return {"index": _write_index(frame.index), "names": _write_index(frame.columns), "columns": columns}
-
-
-def _read_frame(data: Mapping[str, Any]) -> pd.DataFrame:
-    index = _read_index(data["index"])
-    series = [pd.Series(_read_untyped(c["values"]), index=index, dtype=c["dtype"]) for c in data["columns"]]
-    frame = pd.DataFrame(dict(enumerate(series)), index=index)
-    frame.columns = _read_index(data["names"])
-    return frame
-
-
-# kind -> (class, to plain data, and back)
-_MARKED: dict[str, tuple[type, Callable[[Any], dict[str, Any]], Callable[[Mapping[str, Any]], Any]]] = {
-    "array": (np.ndarray, _write_array, _read_array),
-    "tensor": (Tensor, _write_tensor, _read_tensor),
-    "frame": (pd.DataFrame, _write_frame, _read_frame),
-}
-
-
 def _is_marked(hint: Any) -> bool:
     """An array, tensor or frame, by its class or as jaxtyping names its shape."""
     cls = getattr(hint, "array_type", hint)
@@ -261,7 +144,7 @@ def _is_marked(hint: Any) -> bool:
 
 
 def _read_marked(data: Any, hint: Any) -> Any:
-    value = _read_untyped(data)
+    value = read_untyped(data)
     if not isinstance(value, hint):  # jaxtyping compares dtype and number of axes too
         raise ValueError(f"no {getattr(hint, '__name__', hint)}")
     return value
@@ -273,10 +156,10 @@ def _is_union(hint: Any) -> bool:
 
 def _is_scalar(hint: Any) -> bool:
     """A number, string, boolean, or a union of such."""
-    return hint in _SCALARS or (_is_union(hint) and all(each in _SCALARS for each in get_args(hint)))
+    return hint in SCALARS or (_is_union(hint) and all(each in SCALARS for each in get_args(hint)))
 
 
-def _scalar_hook(hint: Any) -> Callable[[Any], Any]:
+def _scalar_hook(hint: Any) -> Callable[..., Any]:
     kinds = get_args(hint) if _is_union(hint) else (hint,)
 
     def scalar(value: Any, _: Any = None) -> Any:
@@ -298,7 +181,7 @@ def _is_choice(hint: Any) -> bool:
 
 
 def _write_choice(value: Any) -> Any:
-    return None if value is None else {_MARK: type(value).__name__, **_codec.unstructure(value)}
+    return None if value is None else {MARK: type(value).__name__, **_codec.unstructure(value)}
 
 
 def _read_choice(hint: Any) -> Callable[[Any, Any], Any]:
@@ -307,8 +190,10 @@ def _read_choice(hint: Any) -> Callable[[Any, Any], Any]:
     def read(data: Any, _: Any) -> Any:
         if data is None and type(None) in classes.values():
             return None
-        fields = {key: item for key, item in data.items() if key != _MARK}
-        return _codec.structure(fields, classes[data[_MARK]])
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a {type(data).__name__} where one of {list(classes)} is expected")
+        fields = {key: item for key, item in data.items() if key != MARK}
+        return _codec.structure(fields, classes[data[MARK]])
 
     return read
 
@@ -325,17 +210,17 @@ def _pair_of(hint: Any) -> tuple[Any, Any]:
 def _write_mapping(hint: Any) -> Callable[[Any], Any]:
     key, item = _pair_of(hint)
     if key is Any:
-        return _untyped
+        return write_untyped
     write_key, write = (_codec.get_unstructure_hook(each) for each in (key, item))
     if key is str:
         return lambda value: {write_key(k): write(v) for k, v in value.items()}
-    return lambda value: {_MARK: "mapping", "pairs": [[write_key(k), write(v)] for k, v in value.items()]}
+    return lambda value: {MARK: "mapping", "pairs": [[write_key(k), write(v)] for k, v in value.items()]}
 
 
 def _read_mapping(hint: Any) -> Callable[[Any, Any], Any]:
     key, item = _pair_of(hint)
     if key is Any:
-        return _read_untyped
+        return read_untyped
     read_key, read = (_codec.get_structure_hook(each) for each in (key, item))
     if key is str:
         return lambda data, _: {read_key(k, key): read(v, item) for k, v in data.items()}
@@ -349,14 +234,24 @@ def _has_own_form(hint: Any) -> bool:
     return callable(getattr(hint, "to_dict", None)) and callable(getattr(hint, "from_dict", None))
 
 
-def _fields_hook(make: Callable[..., Any], **settings: Any) -> Callable[[Any], Any]:
-    """A hook for dataclasses that leaves `live` fields out."""
+def _omitted(cls: Any) -> dict[str, Any]:
+    """What says that `live` fields do not travel."""
+    return {field.name: override(omit=True) for field in dataclasses.fields(cls) if field.metadata.get("live")}
 
-    def hook(cls: Any) -> Any:
-        omitted = {f.name: override(omit=True) for f in dataclasses.fields(cls) if f.metadata.get("live")}
-        return make(cls, _codec, **settings, **omitted)
 
-    return hook
+def _write_fields(cls: Any) -> Callable[[Any], Any]:
+    return make_dict_unstructure_fn(cls, _codec, **_omitted(cls))
+
+
+def _read_fields(cls: Any) -> Callable[[Any, Any], Any]:
+    make = make_dict_structure_fn(cls, _codec, _cattrs_forbid_extra_keys=True, **_omitted(cls))
+
+    def read(data: Any, _: Any) -> Any:
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a {type(data).__name__} where the fields of a {cls.__name__} are expected")
+        return make(data, cls)
+
+    return read
 
 
 def _is_fields(hint: Any) -> bool:
@@ -368,23 +263,22 @@ def _make_codec() -> cattrs.Converter:
         forbid_extra_keys=True, unstruct_collection_overrides={tuple: list}, prefer_attrib_converters=False
     )
     # the last rule that fits is the one that is taken
-    codec.register_unstructure_hook_func(lambda hint: hint is Any, _untyped)
-    codec.register_structure_hook_func(lambda hint: hint is Any, _read_untyped)
-    codec.register_unstructure_hook_factory(_is_fields, _fields_hook(make_dict_unstructure_fn))
-    codec.register_structure_hook_factory(
-        _is_fields, _fields_hook(make_dict_structure_fn, _cattrs_forbid_extra_keys=True)
-    )
-    for fits, write, read in (
-        (_is_scalar, _scalar_hook, _scalar_hook),
-        (_is_mapping, _write_mapping, _read_mapping),
-    ):
-        codec.register_unstructure_hook_factory(fits, write)
-        codec.register_structure_hook_factory(fits, read)
+    for kind in (bool, int, float, str):  # cattrs' own would take "1" for a number
+        codec.register_unstructure_hook(kind, _scalar_hook(kind))
+        codec.register_structure_hook(kind, _scalar_hook(kind))
+    codec.register_unstructure_hook_func(lambda hint: hint is Any, write_untyped)
+    codec.register_structure_hook_func(lambda hint: hint is Any, read_untyped)
+    codec.register_unstructure_hook_factory(_is_fields, _write_fields)
+    codec.register_structure_hook_factory(_is_fields, _read_fields)
+    codec.register_unstructure_hook_factory(_is_scalar, _scalar_hook)
+    codec.register_structure_hook_factory(_is_scalar, _scalar_hook)
+    codec.register_unstructure_hook_factory(_is_mapping, _write_mapping)
+    codec.register_structure_hook_factory(_is_mapping, _read_mapping)
     codec.register_unstructure_hook_func(_is_choice, _write_choice)
     codec.register_structure_hook_factory(_is_choice, _read_choice)
     codec.register_unstructure_hook_func(_has_own_form, lambda value: value.to_dict())
     codec.register_structure_hook_func(_has_own_form, lambda data, cls: cls.from_dict(data))
-    codec.register_unstructure_hook_func(_is_marked, _untyped)
+    codec.register_unstructure_hook_func(_is_marked, write_untyped)
     codec.register_structure_hook_func(_is_marked, _read_marked)
     return codec
 

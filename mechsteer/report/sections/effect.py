@@ -74,13 +74,13 @@ def _contributions(top: pd.DataFrame, unit: str, facts: Mapping[int, DirectionFa
     return pd.DataFrame(
         [
             {
-                "direction": row.label,
-                "coefficient": row.coefficient,
-                unit or "effect": decimal(row.contribution),
-                "share": decimal(row.share),
-                **known(facts.get(row.direction)),
+                "direction": row["label"],
+                "coefficient": row["coefficient"],
+                unit or "effect": decimal(row["contribution"]),
+                "share": decimal(row["share"]),
+                **known(facts.get(row["direction"])),
             }
-            for row in top.itertuples()
+            for row in top.to_dict("records")
         ]
     )
 

@@ -83,11 +83,12 @@ def top_directions(result: Attribution, facts: Facts, k: int, *, caption: str) -
     """The `k` directions with the most energy, with what is known of them."""
     rows = [
         {
-            "direction": row.label,
-            "coefficient": row.coefficient,
-            "energy": row.energy,
-            **known(facts.get(row.direction)),
+            "direction": row["label"],
+            "coefficient": row["coefficient"],
+            "energy": row["energy"],
+            **known(facts.get(row["direction"])),
         }
-        for row in result.top(k).itertuples()
+        for row in result.top(k).to_dict("records")
     ]
-    return Table(pd.DataFrame(rows, columns=None if rows else ["direction", "coefficient", "energy"]), caption=caption)
+    columns = ["direction", "coefficient", "energy"]
+    return Table(pd.DataFrame(rows) if rows else [], caption=caption, columns=None if rows else columns)
