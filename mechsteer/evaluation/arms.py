@@ -207,12 +207,12 @@ class AddsZero(Adapter):
     linear_in_coeff = True
     identity_at_init = True
 
-    def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
+    def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:  # noqa: ARG002
         return torch.zeros_like(acts), None
 
     def config(self) -> dict[str, Any]:
         return {}
 
     @classmethod
-    def blank(cls, config: Mapping[str, Any]) -> AddsZero:
+    def blank(cls, config: Mapping[str, Any]) -> AddsZero:  # noqa: ARG003
         return cls()
