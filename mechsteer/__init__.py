@@ -61,7 +61,7 @@ _SECTIONS = {
     "SAEQuality": ("features", "quality"),
     "ProbeEvaluation": ("probe", "probe"),
     "PartialEffect": ("probe", "partial"),
-    "TrajectoryTopology": ("topology", "trajectories"),
+    "TrajectoryTopology": ("trajectories", "trajectories"),
     "TopologySummary": ("topology", "summary"),
     "FitResult": ("training", "training"),
     "SteeringChoice": ("training", "adapter"),

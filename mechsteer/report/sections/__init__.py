@@ -2,7 +2,7 @@
 
     effect.effect(EffectAttribution)              readings.attribution(Attribution), readings.made_of(...)
     logits.logits(LogitAttribution)               features.features(FeatureScores, seen=..., quality=...)
-    probe.probe(ProbeEvaluation)                  topology.trajectories(TrajectoryTopology)
+    probe.probe(ProbeEvaluation)                  trajectories.trajectories(TrajectoryTopology)
     training.training(FitResult), .adapter(...), .traces(...)
     arms.arms(Evaluation)                         verdicts.verdict(Evaluation), .probe_verdict(ProbeEvaluation)
     strengths.strengths(Strengths)                where.where_steered(tokens, delta_norm), where.readings(...)
