@@ -239,7 +239,7 @@ class _Continuations:
         self.n_skipped = n_untouched_blocks(model, interventions)
         by_length = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
         self.batches = make_batches(model, pairs, batch_size, by_length)
-        self.n_prefix = [min(b.n_prompt - 1, n_untouched_columns(model, interventions, b)) for b in self.batches]
+        self.n_prefix = [min(_first_scored(b), n_untouched_columns(model, interventions, b)) for b in self.batches]
         self.n_positions = sum(len(new) for _, new in pairs)
         self._kept = Kept(2 << 30)
 
@@ -300,6 +300,11 @@ class _Continuations:
             for remove in removes:
                 remove()
         return seen
+
+
+def _first_scored(batch: Batch) -> int:
+    """The first column that predicts a target token."""
+    return int(batch.predicts_target.any(0).long().argmax())
 
 
 def _keep(seen: dict[str, Tensor], name: str, acts: Tensor) -> None:
