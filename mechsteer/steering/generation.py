@@ -7,6 +7,8 @@ Raw bridges decode on their twin (see `mechsteer.models.twin`), everything else 
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +19,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.models import backend_of, tokenize, twin_of
+from mechsteer.models import Engine, backend_of, tokenize, twin_of
 from mechsteer.results import Result
 from mechsteer.runtime.session import Session, hints, open_sessions
-from mechsteer.steering.decoding import Decoding, Engine, Gathered, decode
-from mechsteer.steering.interventions import Intervention, Interventions, flatten, steer
+from mechsteer.steering.decoding import Decoding, decode
+from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
+from mechsteer.steering.readings import gather_readings, last_readings
 from mechsteer.tokens import continuation_text
 
 
@@ -84,7 +87,8 @@ def generate(
     that have stopped leave their batch.
 
     `record` keeps what the interventions note, and the norm of their deltas, in `readings`. `on_token` is called
-    after each step; what it raises ends the run. `stop`, a function that answers True or an event that is set,
+    after each step, in the context of the caller (the model it may run is not steered by this call); what it raises
+    ends the run. `stop`, a function that answers True or an event that is set,
     ends the run before its next step; what was generated until then is returned, `interrupted`.
 
     Raises DataError (empty or too long prompts), NonFiniteError (logits that are NaN), and what `steer` raises.
@@ -112,40 +116,41 @@ def generate(
     size = len(rows) if batch_size is None else batch_size
     order = sorted(range(len(rows)), key=lambda i: len(rows[i])) if size < len(rows) else list(range(len(rows)))
     written = _Written(how, len(rows))
+    told = None if on_token is None else functools.partial(contextvars.copy_context().run, on_token)
     own = flatten(interventions)
-    gathered = Gathered(len(own), len(rows), longest + max_new_tokens) if record else None
     with (
         torch.inference_mode(),
-        _engine(model, own, record=record) as engine,
+        _steered(model, own, record=record) as steered,
         tqdm(total=len(rows), desc="generate", unit="prompt", disable=not progress, leave=False) as bar,
     ):
-        backend = engine.backend
+        device = steered.engine.device
         for start in range(0, len(order), size):
             index = order[start : start + size]
             batch = [rows[i] for i in index]
-            lengths = torch.tensor([len(r) for r in batch], device=backend.device)
-            numbers = None if uniform is None else uniform[index].to(backend.device)
-            with hints(model, lengths, torch.tensor(index, device=backend.device)):
-                for n, picked in enumerate(decode(engine, batch, numbers, how)):
-                    noted = () if gathered is None else gathered.add(engine.own, picked.slots)
-                    written.add([index[row] for row in picked.rows], picked.tokens)
-                    if on_token is not None:
-                        step = written.step(n, [index[row] for row in picked.rows], noted, model.tokenizer)
+            lengths = torch.tensor([len(r) for r in batch], device=device)
+            numbers = None if uniform is None else uniform[index].to(device)
+            with hints(model, lengths, torch.tensor(index, device=device)):
+                for n, picked in enumerate(decode(steered.engine, steered.sessions, batch, numbers, how)):
+                    here = [index[row] for row in picked.rows]
+                    written.add(here, picked.tokens)
+                    if told is not None:
+                        noted = last_readings(steered.own, picked.slots) if record else ()
                         with torch.inference_mode(False):
-                            on_token(step)
+                            told(written.step(n, here, noted, model.tokenizer))
             bar.update(len(index))
             if not all(written.is_done(i) for i in index):  # interrupted
                 break
+        ends = [len(row) + len(new) for row, new in zip(rows, written.tokens, strict=True)]
+        with torch.inference_mode(False):
+            readings = gather_readings(steered.own, ends) if record else []
     return Generation(
         tokens=written.tokens,
         texts=[_text(model.tokenizer, ids) for ids in written.tokens],
         prompt_tokens=rows,
         stopped=written.stopped,
-        engine=backend.kind,
+        engine=steered.engine.kind,
         interrupted=not all(written.is_done(i) for i in range(len(rows))),
-        readings=[]
-        if gathered is None
-        else gathered.readings([len(r) + len(new) for r, new in zip(rows, written.tokens, strict=True)]),
+        readings=readings,
     )
 
 
@@ -203,30 +208,42 @@ def default_stop_tokens(model: Any) -> tuple[int, ...]:
     return ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Steered:
+    """What to decode on, with every intervention of the call and of the enclosing blocks attached."""
+
+    engine: Engine
+    sessions: Sequence[Session]  # all whose hooks run
+    own: Sequence[tuple[Session, int] | None]  # where each intervention of the call is; None where its coeff is 0
+
+
 @contextlib.contextmanager
-def _engine(model: Any, own: Sequence[Intervention], *, record: bool) -> Iterator[Engine]:
-    """What to decode on, with the interventions of this call and of enclosing blocks applied."""
+def _steered(model: Any, own: Sequence[Intervention | Observation], *, record: bool) -> Iterator[_Steered]:
     enclosing = open_sessions(model)
     around = [iv for session in enclosing for iv in session.interventions]
+    options: dict[str, Any] = {"owner": model, "record": record, "keeps_deltas": False}
     twin = twin_of(model)
-    if twin is not None and all(session.recorded is None for session in enclosing):  # a block that records must run
-        session = Session(twin, [*around, *own], owner=model, record=record)
-        if all(twin.supports(name) for name, _ in session.hooks):
-            session.open()
-            try:
-                yield Engine(backend=twin, sessions=[session], own=_places(session, len(around), own))
-                session.check_fired()
-            finally:
-                session.close()
-            return
-    with steer(model, own, record=record) as session:
-        yield Engine(backend=backend_of(model), sessions=open_sessions(model), own=_places(session, 0, own))
-
-
-def _places(session: Session, first: int, own: Sequence[Intervention]) -> list[tuple[Session, int] | None]:
-    """Where in a session's lists each intervention of the call is, behind `first` others."""
+    session = None if twin is None else Session(twin, [*around, *own], **options)
+    if (
+        twin is not None
+        and session is not None
+        and all(twin.supports(name) for name, _ in session.hooks)
+        and all(s.recorded is None for s in enclosing)  # a block that records sees what runs on the model itself
+    ):
+        engine, sessions, first = twin, [session], len(around)
+    else:
+        engine, first = backend_of(model), 0
+        session = Session(engine, own, **options)
+        sessions = [*enclosing, session]
     places = itertools.count(first)
-    return [None if iv.coeff == 0 else (session, next(places)) for iv in own]
+    session.open()
+    try:
+        yield _Steered(
+            engine=engine, sessions=sessions, own=[None if iv.coeff == 0 else (session, next(places)) for iv in own]
+        )
+        session.check_fired()
+    finally:
+        session.close()
 
 
 def _uniforms(n_rows: int, n_steps: int, generator: torch.Generator | None) -> Tensor:
