@@ -24,8 +24,8 @@ from mechsteer.results import Result
 from mechsteer.runtime.session import Session, hints, open_sessions
 from mechsteer.steering.decoding import Decoding, decode
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
-from mechsteer.steering.readings import gather_readings, last_readings
-from mechsteer.tokens import continuation_text
+from mechsteer.steering.readings import TokenReadings, gather_readings, last_readings
+from mechsteer.tokens import continuation_text, token_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,26 @@ class Generation(Result):
     # per intervention of the call: name -> [n_prompts pos ...] float32; position 0 is the prompt's first token,
     # a row ends with its last new token; NaN where nothing was noted. Empty without `record`.
     readings: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def by_token(self, tokenizer: Any, name: str = "delta_norm", *, intervention: int = 0) -> list[TokenReadings]:
+        """Per prompt, one reading of one intervention beside the tokens it belongs to, ready to be drawn.
+
+        `tokenizer` None shows token ids. Raises ConfigError where there is no such reading.
+        """
+        known = self.readings[intervention] if intervention < len(self.readings) else {}
+        if name not in known:
+            raise ConfigError(
+                f"there is no reading {name!r} of intervention {intervention}",
+                f"it noted {sorted(known)}" if self.readings else "call generate(..., record=True)",
+            )
+        rows = [[*prompt, *new] for prompt, new in zip(self.prompt_tokens, self.tokens, strict=True)]
+        return [
+            TokenReadings(
+                tokens=[str(t) if tokenizer is None else token_text(tokenizer, t) for t in row],
+                values=values[: len(row)],
+            )
+            for row, values in zip(rows, known[name], strict=True)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,15 @@ from mechsteer.errors import ShapeError
 from mechsteer.runtime.context import Context
 from mechsteer.runtime.session import Session
 
+
+@dataclass(frozen=True, kw_only=True)
+class TokenReadings:
+    """One prompt and its new tokens as they read, with a value (or k of them) each: what a token heatmap draws."""
+
+    tokens: list[str]
+    values: Tensor  # [n_tokens ...] float32, NaN where nothing was noted
+
+
 Place = tuple[Session, int]  # a recording session and which of its interventions
 
 
