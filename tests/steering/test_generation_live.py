@@ -6,11 +6,11 @@ import pytest
 import steering_toys
 import torch
 import toys
-from contract.examples import Recurrent
+from contract.examples import Recurrent, WithConfig
 from steering_toys import varied_stops
 
 import mechsteer as ms
-from mechsteer.adapters import Adapter, Static
+from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError
 from mechsteer.tokens import continuation_text
 
@@ -25,17 +25,17 @@ ENGINES = {
 }
 
 
-def static(scope=None, seed=1, layer=1, **options):
-    return ms.Intervention(Static(toys.vector(seed)), ms.Site(layer, "resid_post"), scope=scope, **options)
+def static(scope=None, seed=1, layer=1, coeff=0.05):
+    return ms.Intervention(Static(toys.vector(seed)), ms.Site(layer, "resid_post"), scope=scope, coeff=coeff)
 
 
-class Gated(Adapter):
+class Gated(WithConfig):
     """A vector opened by a gate per token, which is noted, and so is a pair of values."""
 
     linear_in_coeff, identity_at_init = True, False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, d_model: int = toys.D_MODEL) -> None:
+        super().__init__(d_model)
         self.weight, self.vector = torch.nn.Parameter(toys.vector(5)), torch.nn.Parameter(toys.vector(6))
 
     def delta(self, acts, state, coeff, ctx):
@@ -171,7 +171,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_readings_are_the_same_by_every_route(engine, adapter):
     """Cached, uncached, in batches, with rows that leave, alone; and those of one plain forward over the whole text."""
     model = toys.shared(*ENGINES[engine])
-    ivs = [static(S.generated(), coeff=0.5), ms.Intervention(adapter(), ms.Site(2, "resid_post"))]
+    ivs = [static(S.generated()), ms.Intervention(adapter(), ms.Site(2, "resid_post"), coeff=0.05)]
     free = ms.generate(model, PROMPTS, ivs, max_new_tokens=NEW, stop_tokens=()).tokens
     options = {"max_new_tokens": NEW, "stop_tokens": varied_stops(free), "record": True}
     out = ms.generate(model, PROMPTS, ivs, **options)
@@ -250,7 +250,7 @@ def test_a_recording_block_sees_the_generation():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_steps_carry_readings(engine):
     """Each token with what was noted where it was decided."""
-    model, iv = toys.shared(*ENGINES[engine]), ms.Intervention(Gated(), ms.Site(2, "resid_post"))
+    model, iv = toys.shared(*ENGINES[engine]), ms.Intervention(Gated(), ms.Site(2, "resid_post"), coeff=0.05)
     free = ms.generate(model, PROMPTS, iv, max_new_tokens=NEW, stop_tokens=()).tokens
     for use_cache in (True, False):
         out, steps = watched(
