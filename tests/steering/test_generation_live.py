@@ -12,6 +12,7 @@ from steering_toys import varied_stops
 import mechsteer as ms
 from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError
+from mechsteer.results import from_json, to_json
 from mechsteer.tokens import continuation_text
 
 S = ms.TokenScope
@@ -274,3 +275,11 @@ def test_by_token():
         out.by_token(None, "gate")
     with pytest.raises(ConfigError, match=r"(?s)no reading 'delta_norm'.*record=True"):
         ms.generate(model, ["you"], max_new_tokens=1).by_token(None)
+
+
+def test_a_generation_goes_to_plain_data_and_comes_back():
+    ivs = [static(coeff=0.0), ms.Intervention(Gated(), ms.Site(2, "resid_post"), scope=S.generated())]
+    out = ms.generate(toys.shared("llama"), PROMPTS, ivs, max_new_tokens=3, stop_tokens=(), record=True)
+    text = to_json(out)
+    assert from_json(ms.generation.Generation, text) == out
+    assert from_json(ms.generation.Generation, text.replace('"interrupted": false', '"interrupted": true')) != out
