@@ -31,6 +31,8 @@ from mechsteer.errors import ConfigError, DataError, FileFormatError, ModelMisma
 from mechsteer.files import PARTIAL, folder_lock, rename
 from mechsteer.models import Engine, backend_of, model_fingerprint, twin_of
 from mechsteer.models.sites import Site
+from mechsteer.runtime.batches import pad_id
+from mechsteer.runtime.reach import flat
 from mechsteer.runtime.session import open_sessions
 
 EngineChoice = Literal["auto", "model"]
@@ -120,10 +122,9 @@ def capture(
     for name, given in (("labels", labels), ("prompt_ids", prompt_ids), ("prompt_lengths", prompt_lengths)):
         if given is not None and len(given) != n_prompts:
             raise DataError(f"{len(given)} {name} for {n_prompts} prompts", "pass one per prompt")
-    steering = _flatten(interventions)
+    steering = flat(interventions)
     backend = _engine(model, located, steering, engine)
-    bos, pad = (getattr(model.tokenizer, f"{name}_token_id", None) for name in ("bos", "pad"))
-    pad = 0 if pad is None else int(pad)
+    bos, pad = getattr(model.tokenizer, "bos_token_id", None), pad_id(model)
     run = Run(model, backend, located, rows, batch_size, dtype, prompt_lengths, pad)
     manifest = Manifest(
         fingerprint=model_fingerprint(model),
@@ -161,13 +162,6 @@ def _check_options(sites: list[Site], *, batch_size: int, dtype: torch.dtype, sh
         raise ConfigError(f"batch_size is {batch_size}, shard_size {shard_size}", "both are at least 1")
     if engine not in ("auto", "model"):
         raise ConfigError(f"unknown engine {engine!r}", "engine is 'auto' or 'model'")
-
-
-def _flatten(interventions: Any) -> list[Any]:
-    """Interventions and Steerings, alone or in sequences, as one list in order."""
-    if isinstance(interventions, Sequence):
-        return [iv for item in interventions for iv in _flatten(item)]
-    return interventions.flat() if hasattr(interventions, "flat") else [interventions]
 
 
 def _engine(model: Any, sites: list[Site], steering: list[Any], engine: str) -> Engine:
