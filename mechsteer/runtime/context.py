@@ -29,6 +29,7 @@ class Context:
     seen: Mapping[int, Tensor] = field(
         default_factory=dict
     )  # watched token id -> [batch] it came in an earlier forward
+    had_whole_prompt: bool | None = None  # before this forward; None: unless it begins the rows
     summary: Tensor | None = None  # [batch d] of an adapter that asks for one; None while a prompt is still coming in
     readings: dict[str, Tensor] | None = field(default=None, repr=False)  # where `note` writes; None: nobody records
 
@@ -64,6 +65,11 @@ class Context:
             rows=rows,
             all_real=attention_mask is None or bool(mask.all()),
         )
+
+    @property
+    def is_past_prompt(self) -> bool:
+        """No token of this forward is prompt: every row's was over before. (A prompt may come in several forwards.)"""
+        return not self.is_prefill if self.had_whole_prompt is None else self.had_whole_prompt
 
     @property
     def is_recorded(self) -> bool:

@@ -24,8 +24,7 @@ class Run:
     states: list[Any]  # one per intervention or observation
     summaries: list[PartialSummary | None]
     seen: dict[int, Tensor] = field(default_factory=dict)
-    had_whole_prompt: bool = False  # before this forward; both are kept up where somebody asks for a summary
-    has_whole_prompt: bool = True  # after it
+    has_whole_prompt: bool = True  # every row's has come in by the end of this forward
 
     def seen_after(self, watched: frozenset[int]) -> dict[int, Tensor]:
         """`seen` with the tokens of this forward."""
@@ -106,5 +105,6 @@ def continue_run(before: Run, forward: Forward) -> Run:
         rows=before.ctx.rows,
         all_real=all_real,
         seen=before.seen,
+        had_whole_prompt=before.has_whole_prompt,
     )
     return replace(before, ctx=ctx, lengths=lengths, states=list(before.states), summaries=list(before.summaries))

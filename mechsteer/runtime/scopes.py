@@ -199,7 +199,7 @@ class Prompt(_Leaf):
     name, prompt_relative = "prompt", True
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        return ctx.is_prefill and ctx.positions < ctx.prompt_lengths[:, None]
+        return not ctx.is_past_prompt and ctx.positions < ctx.prompt_lengths[:, None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -210,10 +210,9 @@ class Generated(_Leaf):
     include_last_prompt: bool
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        # Under a cache every later forward is generated text: no mask needed.
-        return (
-            True if not ctx.is_prefill else ctx.positions >= ctx.prompt_lengths[:, None] - int(self.include_last_prompt)
-        )
+        if ctx.is_past_prompt:  # every token is generated text: no mask needed
+            return True
+        return ctx.positions >= ctx.prompt_lengths[:, None] - int(self.include_last_prompt)
 
 
 @dataclass(frozen=True, repr=False)
@@ -223,7 +222,7 @@ class LastPrompt(_Leaf):
     name, prompt_relative = "last_prompt", True
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        return ctx.is_prefill and ctx.positions == ctx.prompt_lengths[:, None] - 1
+        return not ctx.is_past_prompt and ctx.positions == ctx.prompt_lengths[:, None] - 1
 
 
 @dataclass(frozen=True, repr=False)
