@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.attribution.running import Batch, encode, forward, make_batches
+from mechsteer.attribution.running import forward
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import backend_of, model_fingerprint
 from mechsteer.models.sites import Site
+from mechsteer.runtime.batches import Batch, by_length, encode_pairs, make_batches
 from mechsteer.runtime.reach import touched
 from mechsteer.shapes import Delta, Lengths, Mask, Resid, Tokens
 from mechsteer.steering.generation import generate
@@ -106,9 +107,9 @@ def deltas(
     if max_new_tokens is not None:
         out = generate(model, prompts, iv, max_new_tokens=max_new_tokens, batch_size=batch_size)
         prompts, continuations = out.prompt_tokens, out.tokens
-    rows, lengths = encode(model, prompts, continuations)
+    pairs = encode_pairs(model, prompts, continuations)
     groups = sites_of(model, iv)
-    batches = make_batches(model, rows, lengths, batch_size)
+    batches = make_batches(model, pairs, batch_size, by_length(pairs), align="left")
     collected = [_collect(model, batch, groups) for batch in batches]
     names = list(collected[0])
     padded = {name: _assemble([c[name] for c in collected], batches) for name in names}
@@ -130,7 +131,7 @@ def deltas(
         parts=tuple(parts),
         tokens=tokens,
         mask=mask,
-        prompt_lengths=torch.tensor(lengths),
+        prompt_lengths=torch.tensor([len(prompt) for prompt, _ in pairs]),
         final=padded["final"],
         final_steered=padded["final_steered"],
         model_fingerprint=model_fingerprint(model),

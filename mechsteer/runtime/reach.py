@@ -14,6 +14,13 @@ from mechsteer.runtime.session import open_sessions
 from mechsteer.shapes import Mask
 
 
+def flat(interventions: Any) -> list[Any]:
+    """Interventions and Steerings, alone or in sequences, as one list in the order of application."""
+    if isinstance(interventions, Sequence):
+        return [iv for item in interventions for iv in flat(item)]
+    return interventions.flat() if hasattr(interventions, "flat") else [interventions]
+
+
 def touched(interventions: Sequence[Any], ctx: Context) -> Mask:
     """[batch pos] real positions of a forward that any of the scopes touches."""
     found = torch.zeros_like(ctx.mask)

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
 from mechsteer.models import backend_of
-from mechsteer.results import Result
+from mechsteer.results import Result, live
 from mechsteer.runtime.batches import Batch, make_batches
 from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, touched
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
@@ -50,15 +50,11 @@ class Strengths(Result):
 class SignChoice(Result):
     """The sign that scored better on held-out data."""
 
-    intervention: Any  # with its coefficient's sign set
     sign: int
     score_plus: float
     score_minus: float
     n_held_out: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields but the intervention itself."""
-        return {k: getattr(self, k) for k in ("sign", "score_plus", "score_minus", "n_held_out")}
+    intervention: Any = live()  # with its coefficient's sign set
 
 
 def calibrate(
@@ -243,7 +239,7 @@ class _Continuations:
         self.n_skipped = n_untouched_blocks(model, interventions)
         by_length = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
         self.batches = make_batches(model, pairs, batch_size, by_length)
-        self.n_prefix = [min(b.n_prompt - 1, n_untouched_columns(model, interventions, b)) for b in self.batches]
+        self.n_prefix = [min(_first_scored(b), n_untouched_columns(model, interventions, b)) for b in self.batches]
         self.n_positions = sum(len(new) for _, new in pairs)
         self._kept = Kept(2 << 30)
 
@@ -304,6 +300,11 @@ class _Continuations:
             for remove in removes:
                 remove()
         return seen
+
+
+def _first_scored(batch: Batch) -> int:
+    """The first column that predicts a target token."""
+    return int(batch.predicts_target.any(0).long().argmax())
 
 
 def _keep(seen: dict[str, Tensor], name: str, acts: Tensor) -> None:
