@@ -97,11 +97,14 @@ def continue_run(before: Run, forward: Forward) -> Run:
         counts = new_mask.long().cumsum(1)
         positions = torch.where(new_mask, before.lengths[:, None] + counts - 1, -1)
         lengths = before.lengths + counts[:, -1]
+    # asked once per run: what comes behind a whole prompt never is one again
+    in_prompt = before.ctx.holds_prompt and not bool((before.lengths >= before.ctx.prompt_lengths).all())
     ctx = Context(
         mask=new_mask,
         positions=positions,
         prompt_lengths=before.ctx.prompt_lengths,
         is_prefill=False,
+        continues_prompt=in_prompt,
         tokens=forward.tokens,
         rows=before.ctx.rows,
         all_real=all_real,
