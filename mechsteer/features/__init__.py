@@ -1,10 +1,11 @@
 """SAE features: vocabularies, ReasonScore, contexts; `mechsteer.features.sae` trains and loads the SAEs.
 
-`sae` is imported on its own: it loads sae_lens, which takes seconds.
+`sae` is imported on its own: it loads sae_lens (an extra), which takes seconds.
 """
 
 from mechsteer.errors import MechsteerWarning
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
+from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
 from mechsteer.features.reason_score import (
     FeatureScores,
     RatioScores,
@@ -30,5 +31,9 @@ __all__ = [
     "ContextAccumulator",
     "FeatureContexts",
     "Context",
+    "ContextInWords",
+    "FeatureInWords",
+    "SAEQuality",
+    "in_words",
     "token_shares",
 ]

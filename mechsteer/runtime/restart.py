@@ -53,7 +53,9 @@ def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0, inte
     With a prefix: `interventions` are those whose prompt summaries it is to be part of. They are not applied, and
     touch nothing in it.
     """
-    backend, start = backend_of(model), Start(n_skipped, n_prefix=n_prefix)
+    backend = backend_of(model)
+    n_prefix = n_prefix if backend.runner.keeps_cache else 0
+    start = Start(n_skipped, n_prefix=n_prefix)
     nowhere = (batch.rows[:0], batch.rows[:0])
     with torch.no_grad(), hints(model, batch.prompt_lengths, batch.rows):
         if n_prefix:
