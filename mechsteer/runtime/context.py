@@ -23,13 +23,13 @@ class Context:
     positions: Positions  # -1 at padding
     prompt_lengths: Lengths  # in real tokens
     is_prefill: bool  # the forward begins its rows (no filled cache)
+    continues_prompt: bool = False  # it does not begin its rows, but brings more of some prompt
     tokens: Tokens | None = None  # None where embeddings were given instead
     rows: Tensor | None = None  # [batch] index of each row among all prompts of the call
     all_real: bool = False  # there is no padding in this forward
     seen: Mapping[int, Tensor] = field(
         default_factory=dict
     )  # watched token id -> [batch] it came in an earlier forward
-    had_whole_prompt: bool | None = None  # before this forward; None: unless it begins the rows
     summary: Tensor | None = None  # [batch d] of an adapter that asks for one; None while a prompt is still coming in
     readings: dict[str, Tensor] | None = field(default=None, repr=False)  # where `note` writes; None: nobody records
 
@@ -67,9 +67,9 @@ class Context:
         )
 
     @property
-    def is_past_prompt(self) -> bool:
-        """No token of this forward is prompt: every row's was over before. (A prompt may come in several forwards.)"""
-        return not self.is_prefill if self.had_whole_prompt is None else self.had_whole_prompt
+    def holds_prompt(self) -> bool:
+        """Some of its tokens may be a prompt's; False for everything after, as under a cache."""
+        return self.is_prefill or self.continues_prompt
 
     @property
     def is_recorded(self) -> bool:

@@ -101,10 +101,10 @@ def continue_run(before: Run, forward: Forward) -> Run:
         positions=positions,
         prompt_lengths=before.ctx.prompt_lengths,
         is_prefill=False,
+        continues_prompt=not before.has_whole_prompt,
         tokens=forward.tokens,
         rows=before.ctx.rows,
         all_real=all_real,
         seen=before.seen,
-        had_whole_prompt=before.has_whole_prompt,
     )
     return replace(before, ctx=ctx, lengths=lengths, states=list(before.states), summaries=list(before.summaries))

@@ -199,7 +199,7 @@ class Prompt(_Leaf):
     name, prompt_relative = "prompt", True
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        return not ctx.is_past_prompt and ctx.positions < ctx.prompt_lengths[:, None]
+        return ctx.holds_prompt and ctx.positions < ctx.prompt_lengths[:, None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -210,9 +210,10 @@ class Generated(_Leaf):
     include_last_prompt: bool
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        if ctx.is_past_prompt:  # every token is generated text: no mask needed
-            return True
-        return ctx.positions >= ctx.prompt_lengths[:, None] - int(self.include_last_prompt)
+        # Under a cache what comes behind the prompt is generated text: no mask needed.
+        return (
+            ctx.positions >= ctx.prompt_lengths[:, None] - int(self.include_last_prompt) if ctx.holds_prompt else True
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -222,7 +223,7 @@ class LastPrompt(_Leaf):
     name, prompt_relative = "last_prompt", True
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        return not ctx.is_past_prompt and ctx.positions == ctx.prompt_lengths[:, None] - 1
+        return ctx.holds_prompt and ctx.positions == ctx.prompt_lengths[:, None] - 1
 
 
 @dataclass(frozen=True, repr=False)

@@ -203,7 +203,7 @@ class Session:
             run = self._continued(forward)
         else:
             run = begin_run(forward, len(self.interventions), given, hinted.rows)
-        if not run.ctx.is_past_prompt:  # without given lengths the first forward is all of the prompt
+        if run.ctx.holds_prompt:  # without given lengths the first forward is all of the prompt
             is_all = given is None and not forward.is_filled
             run.has_whole_prompt = is_all or bool((run.lengths >= run.ctx.prompt_lengths).all())
         if summaries is not None:
@@ -307,10 +307,10 @@ class Session:
             assert run is not None  # the watch runs before every forward
             self.fired[i] += 1
             touched = iv.scope.touched(run.ctx)
-            if touched is False and not always and (spec is None or run.ctx.is_past_prompt):
+            if touched is False and not always and (spec is None or not run.ctx.holds_prompt):
                 return None
             sources = self._sources(i, acts)
-            if spec is not None and not run.ctx.is_past_prompt:
+            if spec is not None and run.ctx.holds_prompt:
                 flat = flatten_heads(sources[0], iv.reads[0], run.ctx)
                 run.summaries[i] = spec.gather(run.summaries[i], flat, run.ctx, self._bos_id)
             ctx = self._context(i, run)
