@@ -1,6 +1,7 @@
 """SAE features: vocabularies, ReasonScore, contexts; `mechsteer.features.sae` trains and loads the SAEs.
 
-`sae` is imported on its own: it loads sae_lens, which takes seconds.
+`sae` and `recovered` (the model's loss behind an SAE) are imported on their own: they load sae_lens and
+transformer_lens, which takes seconds.
 """
 
 from mechsteer.errors import MechsteerWarning
