@@ -1,11 +1,12 @@
 """SAE features: vocabularies, ReasonScore, contexts; `mechsteer.features.sae` trains and loads the SAEs.
 
-`sae` and `recovered` (the model's loss behind an SAE) are imported on their own: they load sae_lens and
-transformer_lens, which takes seconds.
+`sae` (sae_lens, an extra) and `recovered` (the model's loss behind an SAE: transformer_lens) are imported on their
+own: what they load takes seconds.
 """
 
 from mechsteer.errors import MechsteerWarning
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
+from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
 from mechsteer.features.reason_score import (
     FeatureScores,
     RatioScores,
@@ -31,5 +32,9 @@ __all__ = [
     "ContextAccumulator",
     "FeatureContexts",
     "Context",
+    "ContextInWords",
+    "FeatureInWords",
+    "SAEQuality",
+    "in_words",
     "token_shares",
 ]

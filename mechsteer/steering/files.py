@@ -108,7 +108,7 @@ def _entry(iv: Intervention, number: int) -> SavedEntry:
     names = [name for name, known in ADAPTERS.items() if known is cls]
     if not names:
         raise ConfigError(
-            f"{cls.__name__} is not a registered adapter", f"add it to mechsteer.adapters.ADAPTERS: {list(ADAPTERS)}"
+            f"{cls.__name__} is not a registered adapter", f"mechsteer.adapters.register(name, {cls.__name__}) names it"
         )
     return SavedEntry(
         kind="intervention",
@@ -116,7 +116,7 @@ def _entry(iv: Intervention, number: int) -> SavedEntry:
         config=_plain(iv.adapter.config(), f"the configuration of {cls.__name__}"),
         module=number,
         site=SavedSite(**iv.site.to_dict()),
-        reads=[] if iv.read is None else [SavedSite(**iv.read.to_dict())],
+        reads=[] if iv.read is None else [SavedSite(**read.to_dict()) for read in iv.reads],
         scope=iv.scope.to_dict(),
         coeff=iv.coeff,
     )
@@ -164,7 +164,7 @@ def load_steering(path: str | Path, model: Any) -> Steering:
             )
         try:
             site, scope = Site(entry.site.layer, entry.site.point), TokenScope.from_dict(entry.scope)
-            read = Site(entry.reads[0].layer, entry.reads[0].point) if entry.reads else None
+            read = [Site(each.layer, each.point) for each in entry.reads] or None
             adapter = adapters.get(entry.module)
             if adapter is None:
                 adapter = adapters[entry.module] = _adapter(entry, tensors[entry.module]).to(backend_of(model).device)

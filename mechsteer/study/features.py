@@ -11,7 +11,8 @@ from torch import Tensor
 
 from mechsteer.errors import DataError, MechsteerWarning
 from mechsteer.features import ContextAccumulator, ReasonScoreAccumulator
-from mechsteer.features.sae import SAE, encode, load_sae, train_sae
+from mechsteer.features.encoding import SparseAutoencoder
+from mechsteer.features.sae import encode, load_sae, train_sae
 from mechsteer.models import backend_of
 from mechsteer.models.sites import Site
 from mechsteer.study import traces as data
@@ -52,14 +53,14 @@ def train(run: Run) -> dict[str, Any]:
     return {"site": str(at), "metrics": metrics}
 
 
-def sae(run: Run) -> SAE[Any]:
+def sae(run: Run) -> SparseAutoencoder:
     """The SAE of this run, refused if it is of another model or site."""
     run.result("sae")
     return load_sae(run.folder / "sae", fingerprint=run.fingerprint, site=str(data.site(run)))
 
 
 @torch.no_grad()
-def loss_recovered(run: Run, trained: SAE[Any], at: Site, rows: list[list[int]], n: int = 24) -> float | None:
+def loss_recovered(run: Run, trained: SparseAutoencoder, at: Site, rows: list[list[int]], n: int = 24) -> float | None:
     """(loss with a zeroed site − loss with the SAE's reconstruction) / (loss with a zeroed site − loss as it is)."""
     backend = backend_of(run.model)
     assert isinstance(at.layer, int)
@@ -83,7 +84,7 @@ def loss_recovered(run: Run, trained: SAE[Any], at: Site, rows: list[list[int]],
     return (losses["zeroed"] - losses["spliced"]) / span if span > 0 else None
 
 
-def encoded(run: Run, trained: SAE[Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def encoded(run: Run, trained: SparseAutoencoder) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(tokens, feature_acts, mask) per batch of training traces."""
     with torch.no_grad():
         for batch in data.store(run)[data.site(run)].batches(64):
