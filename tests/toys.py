@@ -15,7 +15,7 @@ from pathlib import Path
 import extras
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformer_lens.model_bridge import TransformerBridge  # noqa: TID251  # users boot native bridges with it
 from transformers import (
     GPT2Config,
@@ -47,6 +47,35 @@ def tokenizer() -> PreTrainedTokenizerFast:
     fast.add_tokens([f"<f{i}>" for i in range(D_VOCAB - len(fast))])
     # transformer_lens rebuilds a tokenizer from its path unless it says that it adds BOS itself
     fast.init_kwargs |= {"name_or_path": "toy", "add_bos_token": True}
+    return fast
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """As Llama's and the story models' tokenizers: a space before every text, none at the start of what is decoded."""
+    pieces = [
+        "<unk>",
+        "▁",
+        "▁a",
+        "▁happy",
+        "▁so",
+        "▁and",
+        "▁on",
+        "▁two",
+        "happy",
+        "a",
+        "\n",
+        "h",
+        "p",
+        "y",
+        "t",
+        "w",
+        "o",
+    ]
+    core = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    fast.init_kwargs |= {"name_or_path": "toy", "add_bos_token": True}  # as above
     return fast
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mechsteer.errors import DataError
 from mechsteer.models import tokenize
+from mechsteer.runtime.batches import pad_packed
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,8 @@ class Rows:
 
     def padded(self, index: list[int], pad: int) -> tuple[Tensor, Tensor]:
         """(tokens, is_real) [len(index) pos] of some prompts, right-padded."""
-        lengths = torch.from_numpy(self.lengths[index])
-        real = torch.arange(int(lengths.max())) < lengths[:, None]
-        tokens = torch.full(real.shape, pad)
-        tokens[real] = torch.from_numpy(np.concatenate([self.tokens[self.span(i, i + 1)] for i in index])).long()
-        return tokens, real
+        flat = np.concatenate([self.tokens[self.span(i, i + 1)] for i in index])
+        return pad_packed(torch.from_numpy(flat), torch.from_numpy(self.lengths[index]), pad)
 
 
 def tokenized(model: Any, prompts: Sequence[str | Sequence[int]], chunk: int = 256) -> Rows:

@@ -1,10 +1,7 @@
-"""Steering adapters: one file per method, one line here."""
+"""Steering adapters: one file per method, one line in the registry; your own by `register`."""
 
 from mechsteer.adapters.base import Adapter
+from mechsteer.adapters.registry import ADAPTERS, OBSERVERS, name_of, named, register
 from mechsteer.adapters.static import Static
 
-ADAPTERS: dict[str, type[Adapter]] = {
-    "static": Static,
-}
-
-__all__ = ["ADAPTERS", "Adapter", "Static"]
+__all__ = ["ADAPTERS", "OBSERVERS", "Adapter", "Static", "name_of", "named", "register"]

@@ -14,7 +14,10 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from mechsteer.runtime.scopes import Context
+from mechsteer.errors import ConfigError
+from mechsteer.runtime.context import Context
+from mechsteer.runtime.observers import select_rows
+from mechsteer.runtime.summary import PromptSummary
 
 
 class Adapter(nn.Module, abc.ABC):
@@ -25,13 +28,18 @@ class Adapter(nn.Module, abc.ABC):
     per_prompt: ClassVar[bool] = False  # runs once per prompt; its result is reused at every later token
     stateful: ClassVar[bool] = False  # must see every forward, also those its scope does not touch
 
-    @abc.abstractmethod
-    def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
-        """(change at the write site, new state).
+    summary: PromptSummary | None = None  # of the first site it reads, handed in as ctx.summary [batch d]
+    default_lr: ClassVar[float] = 1e-3  # what `fit` trains it with
 
-        `acts` [batch pos d_model] is the activation at the read site; `state` is None when a run begins (a
-        forward with an empty cache). The adapter applies `coeff` itself: scaling outside is wrong for
-        rotations. No in-place writes, loops over the batch, or device moves here.
+    @abc.abstractmethod
+    def delta(self, acts: Any, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
+        """(change at the write site [batch pos d], new state).
+
+        `acts` [batch pos d] is the activation at the read site, heads side by side as (head d_head) where it has
+        some; a tuple of them where the intervention reads at several sites. `state` is None when a run begins (a
+        forward with an empty cache); with `per_prompt` what comes out first is what every later forward is given.
+        The adapter applies `coeff` itself: scaling outside is wrong for rotations. Values per token that tell how
+        it decided (a gate, a mixture) go to `ctx.note`. No in-place writes, loops over the batch, or device moves.
         """
 
     @abc.abstractmethod
@@ -42,3 +50,27 @@ class Adapter(nn.Module, abc.ABC):
     @abc.abstractmethod
     def blank(cls, config: Mapping[str, Any]) -> Adapter:
         """A fresh adapter of this shape: the identity where `identity_at_init`."""
+
+    @classmethod
+    def fresh(cls, d_read: int | tuple[int, ...], d_write: int, **options: Any) -> Adapter:
+        """An untrained adapter that reads d_read numbers per token (a tuple: at several sites) and writes d_write.
+
+        What a study trains under the adapter's registered name; `options` are the adapter's own. Raises
+        ConfigError where an adapter has no such start.
+        """
+        raise ConfigError(
+            f"{cls.__name__} cannot be made from {d_read} numbers read and {d_write} written ({options})",
+            "define the classmethod fresh(d_read, d_write, **options)",
+        )
+
+    def as_bias(self, coeff: float) -> Tensor | None:
+        """The delta [d] if it is the same at every token whatever is read; None if not."""
+        return None
+
+    def weight_change(self, coeff: float, weight: Tensor) -> Tensor | None:
+        """dW [d_out d_in] so that the delta is dW x, read at the input x of the map W and written at its output; else None."""
+        return None
+
+    def select_rows(self, state: Any, index: Tensor) -> Any:
+        """The state of the rows `index` alone: other rows have stopped. By default every tensor in it has the batch first."""
+        return select_rows(state, index)

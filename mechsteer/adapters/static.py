@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from mechsteer.adapters.base import Adapter
-from mechsteer.errors import NonFiniteError, ShapeError
-from mechsteer.runtime.scopes import Context
+from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
+from mechsteer.runtime.context import Context
 
 
 class Static(Adapter):
@@ -25,6 +25,7 @@ class Static(Adapter):
 
     linear_in_coeff = True
     identity_at_init = True
+    default_lr = 1e-2
 
     def __init__(self, vector: Any) -> None:
         super().__init__()
@@ -42,15 +43,16 @@ class Static(Adapter):
         self.vector = nn.Parameter(vector.detach().clone())
 
     def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
-        vector, shape = self.vector, acts.shape[2:]
-        if vector.shape != shape:
-            if vector.numel() != shape.numel():
-                raise ShapeError(
-                    f"the vector has shape {tuple(vector.shape)}, the activation at the site {tuple(shape)}",
-                    "was it extracted at another site or from another model?",
-                )
-            vector = vector.reshape(shape)
+        vector, width = self.vector.flatten(), acts.shape[-1]
+        if len(vector) != width:
+            raise ShapeError(
+                f"the vector has shape {tuple(self.vector.shape)}, the activation at the site {(width,)}",
+                "was it extracted at another site or from another model?",
+            )
         return (coeff * vector).to(acts.dtype).expand_as(acts), None
+
+    def as_bias(self, coeff: float) -> Tensor:
+        return coeff * self.vector.flatten()
 
     def config(self) -> dict[str, Any]:
         return {"shape": list(self.vector.shape)}
@@ -58,3 +60,9 @@ class Static(Adapter):
     @classmethod
     def blank(cls, config: Mapping[str, Any]) -> Static:
         return cls(torch.zeros(*config["shape"]))
+
+    @classmethod
+    def fresh(cls, d_read: int | tuple[int, ...], d_write: int, **options: Any) -> Static:  # noqa: ARG003
+        if options:
+            raise ConfigError(f"a static adapter has no options {sorted(options)}", "it is one vector")
+        return cls(torch.zeros(d_write))

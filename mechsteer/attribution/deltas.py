@@ -9,14 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.attribution.running import Batch, encode, forward, make_batches
+from mechsteer.attribution.running import forward
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import backend_of, model_fingerprint
 from mechsteer.models.sites import Site
+from mechsteer.runtime.batches import Batch, by_length, encode_pairs, make_batches
 from mechsteer.runtime.reach import touched
 from mechsteer.shapes import Delta, Lengths, Mask, Resid, Tokens
 from mechsteer.steering.generation import generate
-from mechsteer.steering.interventions import Intervention, Interventions, flatten
+from mechsteer.steering.interventions import Intervention, Interventions, writing
 
 _RESIDUAL = ("resid_pre", "resid_mid", "resid_post")
 _ADDED = {"attn_out": "resid_mid", "o_out": "resid_mid", "mlp_out": "resid_post", "down_out": "resid_post"}
@@ -106,9 +107,9 @@ def deltas(
     if max_new_tokens is not None:
         out = generate(model, prompts, iv, max_new_tokens=max_new_tokens, batch_size=batch_size)
         prompts, continuations = out.prompt_tokens, out.tokens
-    rows, lengths = encode(model, prompts, continuations)
+    pairs = encode_pairs(model, prompts, continuations)
     groups = sites_of(model, iv)
-    batches = make_batches(model, rows, lengths, batch_size)
+    batches = make_batches(model, pairs, batch_size, by_length(pairs), align="left")
     collected = [_collect(model, batch, groups) for batch in batches]
     names = list(collected[0])
     padded = {name: _assemble([c[name] for c in collected], batches) for name in names}
@@ -130,7 +131,7 @@ def deltas(
         parts=tuple(parts),
         tokens=tokens,
         mask=mask,
-        prompt_lengths=torch.tensor(lengths),
+        prompt_lengths=torch.tensor([len(prompt) for prompt, _ in pairs]),
         final=padded["final"],
         final_steered=padded["final_steered"],
         model_fingerprint=model_fingerprint(model),
@@ -140,7 +141,7 @@ def deltas(
 def sites_of(model: Any, iv: Interventions) -> dict[Site, list[Intervention]]:
     """The interventions by the hook they write, in the order of the forward; raises ConfigError if there are none."""
     by_hook: dict[str, list[Intervention]] = {}
-    for each in (each.at(model) for each in flatten(iv)):
+    for each in (each.at(model) for each in writing(iv)):
         by_hook.setdefault(each.site.resolve(model, write=True), []).append(each)
     if not by_hook:
         raise ConfigError("there is no intervention", "pass an Intervention, a Steering or a list of them")

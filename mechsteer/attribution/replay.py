@@ -12,13 +12,14 @@ from torch import Tensor
 from mechsteer.adapters import Adapter
 from mechsteer.attribution.deltas import sites_of, steered_run
 from mechsteer.attribution.metrics import Metric
-from mechsteer.attribution.running import Batch, encode, forward, last_positions, make_batches
+from mechsteer.attribution.running import forward, last_positions
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
 from mechsteer.models import backend_of
 from mechsteer.models.sites import Site
+from mechsteer.runtime.batches import Batch, by_length, encode_pairs, make_batches
 from mechsteer.runtime.reach import n_untouched_blocks, touched
+from mechsteer.runtime.restart import Start, start_from
 from mechsteer.runtime.scopes import Context
-from mechsteer.runtime.session import hints
 from mechsteer.steering.interventions import Intervention, Interventions
 
 
@@ -49,7 +50,7 @@ class Prepared:
 
     batch: Batch
     metric: Metric
-    resid: Tensor | None  # under the first block that matters
+    start: Start  # under the first block that matters
     touched: Tensor
     delta: Tensor  # [batch pos d_model] as recorded
     base: Tensor  # [batch] metric without the delta
@@ -63,7 +64,6 @@ class Runner:
     model: Any
     site: Site
     others: list[Intervention]
-    n_skipped: int
     batches: list[Prepared] = field(default_factory=list)
 
     @property
@@ -83,13 +83,11 @@ class Runner:
     def score(self, each: Prepared, delta: Tensor) -> Tensor:
         """[batch] metric of one batch with this delta; differentiable in it."""
         replay = Intervention(Replay(delta), self.site)
-        return self._score(each.batch, each.metric, each.resid, [replay, *self.others])
+        return self._score(each.batch, each.metric, each.start, [replay, *self.others])
 
-    def _score(
-        self, batch: Batch, metric: Metric, resid: Tensor | None, interventions: Sequence[Intervention]
-    ) -> Tensor:
+    def _score(self, batch: Batch, metric: Metric, start: Start, interventions: Sequence[Intervention]) -> Tensor:
         at = _read_positions(batch, metric)
-        logits, _ = forward(self.model, batch, interventions, n_skipped=self.n_skipped, resid=resid, unembed_at=at)
+        logits, _ = forward(self.model, batch, interventions, start=start, unembed_at=at)
         return self._measure(batch, metric, logits)
 
     def _measure(self, batch: Batch, metric: Metric, logits: Tensor) -> Tensor:
@@ -126,7 +124,7 @@ def prepare(
     metric = metric.prepared(model)
     if continuations is not None and metric.continuations is not None:
         raise ConfigError("the metric brings its own continuations", "leave out continuations")
-    rows, lengths = encode(model, prompts, metric.continuations if continuations is None else continuations)
+    pairs = encode_pairs(model, prompts, metric.continuations if continuations is None else continuations)
     groups = sites_of(model, iv)
     site = _the_site(list(groups), None if site is None else site.at(model))
     everything = [each for group in groups.values() for each in group]
@@ -134,19 +132,18 @@ def prepare(
         model,
         site,
         [each for other, group in groups.items() if other != site for each in group],
-        n_untouched_blocks(model, everything),
     )
-    for batch in make_batches(model, rows, lengths, batch_size):
+    n_skipped = n_untouched_blocks(model, everything)
+    for batch in make_batches(model, pairs, batch_size, by_length(pairs), align="left"):
         own = metric.of(batch.rows.tolist())
-        resid = _start(model, batch, runner.n_skipped)
-        base = runner._score(batch, own, resid, runner.others)
+        start = start_from(model, batch, n_skipped)
+        base = runner._score(batch, own, start, runner.others)
         logits, added = steered_run(
             model,
             batch,
             groups,
             everything,
-            n_skipped=runner.n_skipped,
-            resid=resid,
+            start=start,
             unembed_at=_read_positions(batch, own),
         )
         steered = runner._measure(batch, own, logits)
@@ -154,7 +151,7 @@ def prepare(
         if delta is None:  # coeff 0 registers no hook
             shape = (*batch.tokens.shape, backend_of(model).cfg.d_model)
             delta = torch.zeros(shape, dtype=logits.dtype, device=logits.device)
-        runner.batches.append(Prepared(batch, own, resid, touched(groups[site], batch.context()), delta, base, steered))
+        runner.batches.append(Prepared(batch, own, start, touched(groups[site], batch.context()), delta, base, steered))
     return runner
 
 
@@ -175,22 +172,3 @@ def _read_positions(batch: Batch, metric: Metric) -> tuple[Tensor, Tensor] | Non
     columns, _ = last_positions(batch.mask, metric.tail)
     rows = torch.arange(len(columns), device=columns.device)[:, None].expand_as(columns)
     return rows.reshape(-1), columns.reshape(-1)
-
-
-def _start(model: Any, batch: Batch, n_skipped: int) -> Tensor | None:
-    """The residual after the skipped blocks, before any hook at that point."""
-    if n_skipped == 0:
-        return None
-    backend = backend_of(model)
-    found: list[Tensor] = []
-    remove = backend.runner.attach(backend.names.hook_name(n_skipped - 1, "resid_post"), found.append, first=True)
-    nowhere = (batch.rows[:0], batch.rows[:0])
-    try:
-        with (
-            hints(model, batch.prompt_lengths, batch.rows),
-            backend.runner.shortened(stop_at=n_skipped, unembed_at=nowhere),
-        ):
-            backend.runner.forward(batch.tokens, batch.attention_mask, None, use_cache=False)
-    finally:
-        remove()
-    return found[0]

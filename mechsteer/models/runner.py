@@ -217,8 +217,9 @@ def watch_module(hf: nn.Module, begin: Begin, end: End) -> Remove:
     from_here, leave = in_this_context()
     keeps = [False]
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not from_here():
+    # A hook that its thread removes while torch calls it in another comes without its keyword arguments: not ours.
+    def before(module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
+        if kwargs is None or not from_here():
             return
         tokens = args[0] if args else kwargs.get("input_ids")
         shaped = tokens if tokens is not None else kwargs["inputs_embeds"]
@@ -237,7 +238,7 @@ def watch_module(hf: nn.Module, begin: Begin, end: End) -> Remove:
             )
         )
 
-    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any = None) -> None:
         if from_here():
             end(getattr(output, "past_key_values", None) if keeps[0] else None)
 

@@ -69,7 +69,9 @@ class TwinRunner(Runner):
             new = fn(acts.unflatten(-1, (-1, d_head)))
             return None if new is None else new.flatten(-2)
 
-        def on_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        def on_input(module: nn.Module, args: tuple, kwargs: dict | None = None) -> tuple[tuple, dict] | None:
+            if kwargs is None:  # removed by its thread while torch calls it in another: see watch_module
+                return None
             new = run(args[0] if args else kwargs["hidden_states"])
             if new is None:
                 return None

@@ -9,9 +9,16 @@ import torch
 from torch import Tensor
 
 from mechsteer.runtime.batches import Batch
-from mechsteer.runtime.scopes import Context
+from mechsteer.runtime.context import Context
 from mechsteer.runtime.session import open_sessions
 from mechsteer.shapes import Mask
+
+
+def flat(interventions: Any) -> list[Any]:
+    """Interventions and Steerings, alone or in sequences, as one list in the order of application."""
+    if isinstance(interventions, Sequence):
+        return [iv for item in interventions for iv in flat(item)]
+    return interventions.flat() if hasattr(interventions, "flat") else [interventions]
 
 
 def touched(interventions: Sequence[Any], ctx: Context) -> Mask:
@@ -28,15 +35,26 @@ def n_untouched_blocks(model: Any, interventions: Sequence[Any]) -> int:
 
     A site at resid_post counts as after its block.
     """
-    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
-    sites = [site.at(model) for iv in (*interventions, *enclosing) for site in (iv.site, iv.read) if site is not None]
+    sites = [site.at(model) for iv in _with_enclosing(model, interventions) for site in (iv.writes, *iv.reads) if site]
     return min((int(s.layer) + (s.point == "resid_post") for s in sites), default=model.cfg.n_layers)
 
 
 def n_untouched_columns(model: Any, interventions: Sequence[Any], batch: Batch) -> int:
-    """How many columns come before every touched one; 0 where an adapter reads what comes before its scope."""
-    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
-    if any(iv.adapter.per_prompt or iv.adapter.stateful for iv in (*interventions, *enclosing)):
+    """How many columns come before every touched one; 0 where an adapter or observer reads what comes before.
+
+    A prompt summary is read before its scope too, but can be kept: see `mechsteer.runtime.prefix`.
+    """
+    if any(_reads_before_scope(iv) for iv in _with_enclosing(model, interventions)):
         return 0
     columns = touched(interventions, batch.context()).any(0)
     return int(columns.long().argmax()) if bool(columns.any()) else columns.shape[0]
+
+
+def _with_enclosing(model: Any, interventions: Sequence[Any]) -> list[Any]:
+    return [*interventions, *(iv for session in open_sessions(model) for iv in session.interventions)]
+
+
+def _reads_before_scope(iv: Any) -> bool:
+    if iv.writes is None or iv.adapter.stateful:
+        return True
+    return iv.adapter.per_prompt and iv.adapter.summary is None

@@ -74,22 +74,32 @@ def logits_from(
     (not with a kept prefix, whose cache a second pass would extend twice). `all_positions` unembeds every
     position and selects afterwards: slower, equal to a plain forward to the bit.
     """
-    assert not (recompute and start.n_prefix)
     assert not bool(at[:, : start.n_prefix].any())
-    backend = backend_of(model)
-    rows, columns = (at[:, start.n_prefix :]).nonzero(as_tuple=True)
+    rows, columns = at.nonzero(as_tuple=True)
+    unembed_at = None if all_positions else (rows, columns)
+    logits = run_from(model, batch, start, unembed_at=unembed_at, recompute=recompute)
+    return logits[rows, columns - start.n_prefix] if all_positions else logits[0]
+
+
+def run_from(
+    model: Any,
+    batch: Batch,
+    start: Start,
+    *,
+    unembed_at: tuple[Tensor, Tensor] | None = None,
+    recompute: Sequence[int] = (),
+) -> Tensor:
+    """Logits [batch pos - n_prefix d_vocab] of one forward; with `unembed_at` (rows, columns) [1 n_positions d_vocab]."""
+    assert not (recompute and start.n_prefix)
+    if unembed_at is not None:
+        unembed_at = (unembed_at[0], unembed_at[1] - start.n_prefix)
+    runner = backend_of(model).runner
     with (
         hints(model, batch.prompt_lengths, batch.rows),
-        backend.runner.finite_gradients(batch.attention_mask),
-        backend.runner.shortened(
-            n_skipped=start.n_skipped,
-            resid=start.resid,
-            unembed_at=None if all_positions else (rows, columns),
-            recompute=recompute,
-        ),
+        runner.finite_gradients(batch.attention_mask),
+        runner.shortened(n_skipped=start.n_skipped, resid=start.resid, unembed_at=unembed_at, recompute=recompute),
     ):
-        logits = _forward(model, batch, start)
-    return logits[rows, columns] if all_positions else logits[0]
+        return _forward(model, batch, start)
 
 
 def _forward(model: Any, batch: Batch, start: Start) -> Tensor:

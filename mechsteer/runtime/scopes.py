@@ -4,6 +4,8 @@ Positions are absolute and row-relative: the first real token of a row is positi
 and is never touched. A scope asks only a `Context`, which is the same for a row alone or in a left-padded
 batch, and for a pass over the whole text or one token at a time under a KV cache; so is the scope's answer.
 
+One small class per scope: where it is, what it has to watch, how it is written in JSON and printed.
+
 >>> TokenScope.generated(include_last_prompt=True) - TokenScope.token_ids([2])
 TokenScope.generated(include_last_prompt=True) - TokenScope.token_ids([2])
 """
@@ -11,62 +13,14 @@ TokenScope.generated(include_last_prompt=True) - TokenScope.token_ids([2])
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from mechsteer.errors import ScopeError
-from mechsteer.shapes import Lengths, Mask, Positions, Tokens
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a hook is not told about the forward it runs in. [batch pos] are the tokens of this forward alone."""
-
-    mask: Mask  # real tokens
-    positions: Positions  # absolute and row-relative; -1 at padding
-    prompt_lengths: Lengths  # in real tokens
-    is_prefill: bool  # the forward begins its rows (no filled cache)
-    tokens: Tokens | None = None  # None where embeddings were given instead
-    rows: Tensor | None = None  # [batch] index of each row among all prompts of the call
-    all_real: bool = False  # there is no padding in this forward
-    seen: Mapping[int, Tensor] = field(
-        default_factory=dict
-    )  # watched token id -> [batch] it came in an earlier forward
-
-    @classmethod
-    def whole(
-        cls,
-        batch: int,
-        pos: int,
-        *,
-        attention_mask: Tensor | None = None,
-        prompt_lengths: Tensor | Sequence[int] | None = None,
-        tokens: Tensor | None = None,
-        rows: Tensor | None = None,
-        device: torch.device | str = "cpu",
-    ) -> Context:
-        """The context of one uncached forward over [batch pos] tokens; without `prompt_lengths` all of it is prompt."""
-        mask = (
-            torch.ones(batch, pos, dtype=torch.bool, device=device) if attention_mask is None else attention_mask.bool()
-        )
-        counts = mask.long().cumsum(1)
-        lengths = counts[:, -1] if prompt_lengths is None else torch.as_tensor(prompt_lengths, device=mask.device)
-        if lengths.shape != (batch,):
-            raise ScopeError(
-                f"prompt_lengths has shape {tuple(lengths.shape)}, the batch has {batch} rows",
-                "pass one length (in real tokens) per row",
-            )
-        return cls(
-            mask=mask,
-            positions=torch.where(mask, counts - 1, -1),
-            prompt_lengths=lengths.long(),
-            is_prefill=True,
-            tokens=tokens,
-            rows=rows,
-            all_real=attention_mask is None or bool(mask.all()),
-        )
+from mechsteer.runtime.context import Context
 
 
 class TokenScope:
@@ -76,9 +30,9 @@ class TokenScope:
     that is False at padding.
     """
 
-    name: str = ""
-    prompt_relative = False  # its positions depend on where the prompt ends
-    needs_tokens = False
+    name: ClassVar[str] = ""
+    prompt_relative: ClassVar[bool] = False  # its positions depend on where the prompt ends
+    needs_tokens: ClassVar[bool] = False
 
     def touched(self, ctx: Context) -> bool | Tensor:
         """True, False, or a bool mask [batch pos]."""
@@ -93,29 +47,23 @@ class TokenScope:
         raise NotImplementedError
 
     def __and__(self, other: TokenScope) -> TokenScope:
-        return _Pair("&", self, other)
+        return Both(self, other)
 
     def __or__(self, other: TokenScope) -> TokenScope:
-        return _Pair("|", self, other)
+        return Either(self, other)
 
     def __sub__(self, other: TokenScope) -> TokenScope:
-        return _Pair("-", self, other)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, TokenScope) and self.to_dict() == other.to_dict()
-
-    def __hash__(self) -> int:
-        return hash(repr(self))
+        return Without(self, other)
 
     @staticmethod
     def all() -> TokenScope:
         """Every real token."""
-        return _Leaf("all")
+        return All()
 
     @staticmethod
     def prompt() -> TokenScope:
         """Positions before the prompt's length."""
-        return _Leaf("prompt")
+        return Prompt()
 
     @staticmethod
     def generated(include_last_prompt: bool = False) -> TokenScope:
@@ -124,60 +72,59 @@ class TokenScope:
         The last prompt position, which predicts the first new token, is not among them unless
         `include_last_prompt`.
         """
-        return _Leaf("generated", include_last_prompt=bool(include_last_prompt))
+        return Generated(bool(include_last_prompt))
 
     @staticmethod
     def last_prompt() -> TokenScope:
         """The last prompt position alone."""
-        return _Leaf("last_prompt")
+        return LastPrompt()
 
     @staticmethod
     def from_position(p: int) -> TokenScope:
         """Positions p and later."""
-        return _Leaf("from_position", p=_position(p))
+        return FromPosition(_position(p))
 
     @staticmethod
     def until(p: int) -> TokenScope:
         """Positions before p."""
-        return _Leaf("until", p=_position(p))
+        return Until(_position(p))
 
     @staticmethod
     def positions(positions: Iterable[int]) -> TokenScope:
         """Just these positions."""
-        return _Leaf("positions", positions=[_position(p) for p in positions])
+        return Positions(tuple(_position(p) for p in positions))
 
     @staticmethod
     def window(a: int, b: int) -> TokenScope:
         """Positions a <= position < b."""
-        if _position(b) <= _position(a):
-            raise ScopeError(f"window({a}, {b}) is empty", "the window is half-open: a <= position < b")
-        return _Leaf("window", a=int(a), b=int(b))
+        return Window(_position(a), _position(b))
 
     @staticmethod
     def token_ids(ids: Iterable[int]) -> TokenScope:
         """Every token with one of these ids."""
-        return _Leaf("token_ids", ids=sorted({int(i) for i in ids}))
+        return TokenIds(tuple(sorted({int(i) for i in ids})))
 
     @staticmethod
     def after_token(token_id: int) -> TokenScope:
         """From the first occurrence of `token_id` in the row on, that token included; never in rows without it."""
-        return _Leaf("after_token", id=int(token_id))
+        return AfterToken(int(token_id))
 
     @staticmethod
     def rows(rows: Iterable[int]) -> TokenScope:
         """Every token of these rows: a per-row condition. Rows are indices into the prompts of the call."""
-        return _Leaf("rows", rows=sorted({int(r) for r in rows}))
+        return Rows(tuple(sorted({int(r) for r in rows})))
 
     @staticmethod
     def from_dict(data: Mapping) -> TokenScope:
-        """Rebuild a scope from `to_dict`; raises ScopeError for an unknown kind."""
-        arguments = {k: v for k, v in data.items() if k != "scope"}
+        """Rebuild a scope from `to_dict`; raises ScopeError for an unknown kind or arguments that do not fit it."""
         kind = data.get("scope")
-        if kind in _COMBINE:
-            return _Pair(kind, TokenScope.from_dict(data["a"]), TokenScope.from_dict(data["b"]))
-        if kind not in _TOUCHED:
-            raise ScopeError(f"unknown token scope {kind!r}", f"known scopes: {sorted(_TOUCHED)}")
-        return _Leaf(kind, **arguments)
+        if not isinstance(kind, str) or kind not in _KINDS:
+            raise ScopeError(f"unknown token scope {kind!r}", f"known scopes: {sorted(cls.name for cls in _LEAVES)}")
+        return _KINDS[kind]._parse({k: v for k, v in data.items() if k != "scope"})
+
+    @classmethod
+    def _parse(cls, arguments: Mapping[str, Any]) -> TokenScope:
+        raise NotImplementedError
 
 
 def _position(p: int) -> int:
@@ -187,47 +134,211 @@ def _position(p: int) -> int:
 
 
 class _Leaf(TokenScope):
-    def __init__(self, kind: str, **arguments) -> None:
-        self.name, self.arguments = kind, arguments
-        self.prompt_relative = kind in ("prompt", "generated", "last_prompt")
-        self.needs_tokens = kind in ("token_ids", "after_token")
+    """A scope that is made of no other: a frozen dataclass whose fields are its arguments in JSON and in print."""
+
+    __match_args__: ClassVar[tuple[str, ...]]  # the names of its fields
+    _prints_names: ClassVar[bool] = False
+
+    def _at(self, ctx: Context) -> bool | Tensor:
+        """What `touched` answers, padding not yet taken out."""
+        raise NotImplementedError
 
     def touched(self, ctx: Context) -> bool | Tensor:
         if self.needs_tokens and ctx.tokens is None:
             raise ScopeError(
                 f"{self!r} needs token ids", "pass tokens=..., or run the model on tokens, not on embeddings"
             )
-        found = _TOUCHED[self.name](ctx, **self.arguments)
-        if isinstance(found, Tensor):
-            return found & ctx.mask
-        return ctx.mask if found and not ctx.all_real else found
+        at = self._at(ctx)
+        if isinstance(at, Tensor):
+            return at & ctx.mask
+        return ctx.mask if at and not ctx.all_real else at
 
-    def watched_ids(self) -> frozenset[int]:
-        return frozenset([self.arguments["id"]]) if self.name == "after_token" else frozenset()
+    def _arguments(self) -> dict[str, Any]:
+        values = ((name, getattr(self, name)) for name in self.__match_args__)
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in values}
 
     def to_dict(self) -> dict:
-        return {"scope": self.name, **self.arguments}
+        return {"scope": self.name, **{name.rstrip("_"): v for name, v in self._arguments().items()}}
+
+    @classmethod
+    def _parse(cls, arguments: Mapping[str, Any]) -> TokenScope:
+        values = {name: arguments.get(name.rstrip("_")) for name in cls.__match_args__}
+        if len(values) != len(arguments) or not all(_is_plain(v) for v in values.values()):
+            raise ScopeError(
+                f"the token scope {cls.name!r} has the arguments {dict(arguments)}",
+                f"it takes {[name.rstrip('_') for name in values]}, made of whole numbers",
+            )
+        build = getattr(TokenScope, cls.name)  # the public constructor checks what it is given
+        return build(*values.values())
 
     def __repr__(self) -> str:
-        if self.name in ("generated",):
-            inside = ", ".join(f"{k}={v}" for k, v in self.arguments.items())
-        else:
-            inside = ", ".join(str(v) for v in self.arguments.values())
+        arguments = self._arguments().items()
+        inside = ", ".join(f"{name}={v}" if self._prints_names else str(v) for name, v in arguments)
         return f"TokenScope.{self.name}({inside})"
 
 
+def _is_plain(value: Any) -> bool:
+    """A whole number, a flag, or a list of whole numbers."""
+    return all(isinstance(v, int) for v in value) if isinstance(value, list) else isinstance(value, int)
+
+
+@dataclass(frozen=True, repr=False)
+class All(_Leaf):
+    """Every real token."""
+
+    name = "all"
+
+    def _at(self, ctx: Context) -> bool:  # noqa: ARG002
+        return True
+
+
+@dataclass(frozen=True, repr=False)
+class Prompt(_Leaf):
+    """Positions before the prompt's length."""
+
+    name, prompt_relative = "prompt", True
+
+    def _at(self, ctx: Context) -> bool | Tensor:
+        return ctx.is_prefill and ctx.positions < ctx.prompt_lengths[:, None]
+
+
+@dataclass(frozen=True, repr=False)
+class Generated(_Leaf):
+    """Positions from the prompt's length on; with `include_last_prompt` from the one before."""
+
+    name, prompt_relative, _prints_names = "generated", True, True
+    include_last_prompt: bool
+
+    def _at(self, ctx: Context) -> bool | Tensor:
+        # Under a cache every later forward is generated text: no mask needed.
+        return (
+            True if not ctx.is_prefill else ctx.positions >= ctx.prompt_lengths[:, None] - int(self.include_last_prompt)
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class LastPrompt(_Leaf):
+    """The last prompt position alone."""
+
+    name, prompt_relative = "last_prompt", True
+
+    def _at(self, ctx: Context) -> bool | Tensor:
+        return ctx.is_prefill and ctx.positions == ctx.prompt_lengths[:, None] - 1
+
+
+@dataclass(frozen=True, repr=False)
+class FromPosition(_Leaf):
+    """Positions p and later."""
+
+    name = "from_position"
+    p: int
+
+    def _at(self, ctx: Context) -> Tensor:
+        return ctx.positions >= self.p
+
+
+@dataclass(frozen=True, repr=False)
+class Until(_Leaf):
+    """Positions before p."""
+
+    name = "until"
+    p: int
+
+    def _at(self, ctx: Context) -> Tensor:
+        return ctx.positions < self.p
+
+
+@dataclass(frozen=True, repr=False)
+class Positions(_Leaf):
+    """Just these positions."""
+
+    name = "positions"
+    positions_: tuple[int, ...]  # the bare name is the constructor's on TokenScope
+
+    def _at(self, ctx: Context) -> Tensor:
+        return _is_in(ctx.positions, self.positions_)
+
+
+@dataclass(frozen=True, repr=False)
+class Window(_Leaf):
+    """Positions a <= position < b."""
+
+    name = "window"
+    a: int
+    b: int
+
+    def __post_init__(self) -> None:
+        if self.b <= self.a:
+            raise ScopeError(f"window({self.a}, {self.b}) is empty", "the window is half-open: a <= position < b")
+
+    def _at(self, ctx: Context) -> Tensor:
+        return (ctx.positions >= self.a) & (ctx.positions < self.b)
+
+
+@dataclass(frozen=True, repr=False)
+class TokenIds(_Leaf):
+    """Every token with one of these ids."""
+
+    name, needs_tokens = "token_ids", True
+    ids: tuple[int, ...]
+
+    def _at(self, ctx: Context) -> Tensor:
+        assert ctx.tokens is not None
+        return _is_in(ctx.tokens, self.ids)
+
+
+@dataclass(frozen=True, repr=False)
+class AfterToken(_Leaf):
+    """From the first occurrence of a token in the row on."""
+
+    name, needs_tokens = "after_token", True
+    id: int
+
+    def _at(self, ctx: Context) -> Tensor:
+        assert ctx.tokens is not None
+        here = ((ctx.tokens == self.id) & ctx.mask).long().cumsum(1) > 0
+        return here | ctx.seen[self.id][:, None] if self.id in ctx.seen else here
+
+    def watched_ids(self) -> frozenset[int]:
+        return frozenset([self.id])
+
+
+@dataclass(frozen=True, repr=False)
+class Rows(_Leaf):
+    """Every token of these rows of the call."""
+
+    name = "rows"
+    rows_: tuple[int, ...]  # the bare name is the constructor's on TokenScope
+
+    def _at(self, ctx: Context) -> Tensor:
+        index = ctx.rows if ctx.rows is not None else torch.arange(len(ctx.mask), device=ctx.mask.device)
+        return _is_in(index, self.rows_)[:, None].expand_as(ctx.mask)
+
+
+@dataclass(frozen=True, repr=False)
 class _Pair(TokenScope):
-    def __init__(self, operator: str, a: TokenScope, b: TokenScope) -> None:
-        self.name, self.a, self.b = operator, a, b
-        self.prompt_relative = a.prompt_relative or b.prompt_relative
-        self.needs_tokens = a.needs_tokens or b.needs_tokens
+    """Two scopes combined."""
+
+    a: TokenScope
+    b: TokenScope
+
+    @property
+    def prompt_relative(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]  # a constant of leaves
+        return self.a.prompt_relative or self.b.prompt_relative
+
+    @property
+    def needs_tokens(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.a.needs_tokens or self.b.needs_tokens
+
+    def _of(self, a: Any, b: Any) -> Any:
+        """The combination of two masks."""
+        raise NotImplementedError
 
     def touched(self, ctx: Context) -> bool | Tensor:
         a, b = self.a.touched(ctx), self.b.touched(ctx)
         if isinstance(a, bool) and isinstance(b, bool):
-            return {"&": a and b, "|": a or b, "-": a and not b}[self.name]
-        mask_a, mask_b = (m if isinstance(m, Tensor) else ctx.mask & m for m in (a, b))
-        return _COMBINE[self.name](mask_a, mask_b)
+            return self._of(a, b)
+        return self._of(*(m if isinstance(m, Tensor) else ctx.mask & m for m in (a, b)))
 
     def watched_ids(self) -> frozenset[int]:
         return self.a.watched_ids() | self.b.watched_ids()
@@ -235,50 +346,50 @@ class _Pair(TokenScope):
     def to_dict(self) -> dict:
         return {"scope": self.name, "a": self.a.to_dict(), "b": self.b.to_dict()}
 
+    @classmethod
+    def _parse(cls, arguments: Mapping[str, Any]) -> TokenScope:
+        if arguments.keys() != {"a", "b"} or not all(isinstance(v, Mapping) for v in arguments.values()):
+            raise ScopeError(f"the token scope {cls.name!r} joins {dict(arguments)}", "it joins two scopes, a and b")
+        return cls(TokenScope.from_dict(arguments["a"]), TokenScope.from_dict(arguments["b"]))
+
     def __repr__(self) -> str:
-        def wrap(scope: TokenScope) -> str:
-            return f"({scope!r})" if isinstance(scope, _Pair) else repr(scope)
-
-        return f"{wrap(self.a)} {self.name} {wrap(self.b)}"
+        a, b = (f"({scope!r})" if isinstance(scope, _Pair) else repr(scope) for scope in (self.a, self.b))
+        return f"{a} {self.name} {b}"
 
 
-_COMBINE = {"&": lambda a, b: a & b, "|": lambda a, b: a | b, "-": lambda a, b: a & ~b}
+@dataclass(frozen=True, repr=False)
+class Both(_Pair):
+    """In a and in b."""
+
+    name = "&"
+
+    def _of(self, a: Any, b: Any) -> Any:
+        return a & b
 
 
-def _prompt_end(ctx: Context) -> Tensor:
-    return ctx.prompt_lengths[:, None]
+@dataclass(frozen=True, repr=False)
+class Either(_Pair):
+    """In a or in b."""
+
+    name = "|"
+
+    def _of(self, a: Any, b: Any) -> Any:
+        return a | b
 
 
-def _generated(ctx: Context, include_last_prompt: bool) -> bool | Tensor:
-    # Under a cache every later forward is generated text: no mask needed.
-    return True if not ctx.is_prefill else ctx.positions >= _prompt_end(ctx) - int(include_last_prompt)
+@dataclass(frozen=True, repr=False)
+class Without(_Pair):
+    """In a but not in b."""
 
+    name = "-"
 
-def _after_token(ctx: Context, id: int) -> Tensor:
-    assert ctx.tokens is not None
-    here = ((ctx.tokens == id) & ctx.mask).long().cumsum(1) > 0
-    return here | ctx.seen[id][:, None] if id in ctx.seen else here
+    def _of(self, a: Any, b: Any) -> Any:
+        return a and not b if isinstance(a, bool) else a & ~b
 
 
 def _is_in(values: Tensor, wanted: Sequence[int]) -> Tensor:
     return torch.isin(values, torch.tensor(list(wanted), device=values.device, dtype=values.dtype))
 
 
-def _rows(ctx: Context, rows: Sequence[int]) -> Tensor:
-    index = ctx.rows if ctx.rows is not None else torch.arange(len(ctx.mask), device=ctx.mask.device)
-    return _is_in(index, rows)[:, None].expand_as(ctx.mask)
-
-
-_TOUCHED = {
-    "all": lambda _ctx: True,
-    "prompt": lambda ctx: ctx.is_prefill and ctx.positions < _prompt_end(ctx),
-    "generated": _generated,
-    "last_prompt": lambda ctx: ctx.is_prefill and ctx.positions == _prompt_end(ctx) - 1,
-    "from_position": lambda ctx, p: ctx.positions >= p,
-    "until": lambda ctx, p: ctx.positions < p,
-    "positions": lambda ctx, positions: _is_in(ctx.positions, positions),
-    "window": lambda ctx, a, b: (ctx.positions >= a) & (ctx.positions < b),
-    "token_ids": lambda ctx, ids: _is_in(ctx.tokens, ids),
-    "after_token": _after_token,
-    "rows": _rows,
-}
+_LEAVES = (All, Prompt, Generated, LastPrompt, FromPosition, Until, Positions, Window, TokenIds, AfterToken, Rows)
+_KINDS: dict[str, type[TokenScope]] = {cls.name: cls for cls in (*_LEAVES, Both, Either, Without)}

@@ -1,35 +1,34 @@
 """What runs while a model is steered: one `Session` tells every hook where in its row it stands.
 
 A hook sees [batch, prompt] once and then [batch, 1], and is not told which. The session watches each
-forward's tokens, mask and cache, works out absolute row-relative positions, carries prompt lengths and
-adapter states from the prefill to every later token (keyed by the cache, so that two generations may
-interleave), and calls the adapters with that context.
+forward's tokens, mask and cache, works out absolute row-relative positions, carries prompt lengths, prompt
+summaries and adapter states from the prefill to every later token (keyed by the cache, so that two generations
+may interleave), and calls adapters and observers with that context.
+
+Hooks act in the context (`contextvars`) that attached them, and hints and open sessions are kept there: of two
+threads that steer one model at once, neither sees the other's interventions.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from mechsteer.errors import HookNeverFiredError, ScopeError, ShapeError, UnknownSiteError
+from mechsteer.errors import HookNeverFiredError, ScopeError, UnknownSiteError
 from mechsteer.models import Engine, Forward
-from mechsteer.runtime.scopes import Context
-
-
-@dataclass
-class Run:
-    """One set of rows from its prefill on."""
-
-    ctx: Context
-    lengths: Tensor  # [batch] real tokens so far
-    states: list[Any]  # one per intervention
-    seen: dict[int, Tensor] = field(default_factory=dict)
+from mechsteer.models.sites import Site
+from mechsteer.runtime.applying import apply, flatten_heads, observe
+from mechsteer.runtime.context import Context
+from mechsteer.runtime.recording import Recording
+from mechsteer.runtime.runs import Run, begin_run, continue_run
+from mechsteer.runtime.summary import PartialSummary, Summaries
 
 
 @dataclass(frozen=True)
@@ -40,33 +39,42 @@ class Hints:
     rows: Tensor | None = None
 
 
-_HINTS: weakref.WeakKeyDictionary[Any, Hints] = weakref.WeakKeyDictionary()
+_NO_HINTS: Mapping[int, Hints] = {}
+_HINTS: ContextVar[Mapping[int, Hints]] = ContextVar("mechsteer_hints", default=_NO_HINTS)  # id of a model -> its hints
+_OPEN: ContextVar[tuple[Session, ...]] = ContextVar("mechsteer_sessions", default=())  # outermost first
 
 
 @contextlib.contextmanager
 def hints(model: Any, prompt_lengths: Tensor | None, rows: Tensor | None) -> Iterator[None]:
     """Give every session on `model` the prompt lengths and row indices of the forwards inside the block."""
-    before = _HINTS.get(model)
-    _HINTS[model] = Hints(prompt_lengths, rows)
+    before = _HINTS.get()
+    _HINTS.set({**before, id(model): Hints(prompt_lengths, rows)})
     try:
         yield
     finally:
-        if before is None:
-            del _HINTS[model]
-        else:
-            _HINTS[model] = before
-
-
-OPEN_SESSIONS: weakref.WeakKeyDictionary[Any, list[Session]] = weakref.WeakKeyDictionary()
+        _HINTS.set(before)
 
 
 def open_sessions(model: Any) -> list[Session]:
     """Sessions of the `steer` blocks around this call on `model`, outermost first."""
-    return OPEN_SESSIONS.get(model, [])
+    return [s for s in _OPEN.get() if s.is_open and s.is_block and s.owner is model]
+
+
+@dataclass
+class _Now:
+    """The forward that one thread is running."""
+
+    run: Run | None = None
+    reads: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (intervention, its n-th site) -> activation
+    cache: object | None = None
+    is_frozen: bool = False
 
 
 class Session:
-    """Attached interventions on one backend. Everything is resolved before anything is attached."""
+    """Attached interventions and observations on one backend. Everything is resolved before anything is attached.
+
+    `record` keeps contexts, readings and, unless `keeps_deltas` is False, deltas.
+    """
 
     def __init__(
         self,
@@ -75,6 +83,7 @@ class Session:
         *,
         prompt_lengths: Tensor | Sequence[int] | None = None,
         record: bool = False,
+        keeps_deltas: bool = True,
         owner: Any = None,
     ) -> None:
         self.backend = backend
@@ -82,50 +91,61 @@ class Session:
         located = [iv.at(self.owner) for iv in interventions]  # also those with coeff 0: a wrong site is an error
         self.interventions = [iv for iv in located if iv.coeff != 0]
         self.prompt_lengths = prompt_lengths
-        self.recorded: list[list[Tensor]] | None = [[] for _ in self.interventions] if record else None
-        self.contexts: list[Context] = []
+        self._recording = Recording(len(self.interventions), keeps_deltas=keeps_deltas) if record else None
         self.fired = [0] * len(self.interventions)
         self.forwards = 0
-        self.run: Run | None = None
+        self.is_open = self.is_block = False
         self._runs: dict[int, tuple[weakref.ref, Run]] = {}
         self._removes: list[Callable[[], None]] = []
-        self._reads: dict[int, Tensor] = {}
+        self._local = threading.local()
         self._watched = frozenset[int]().union(*(iv.scope.watched_ids() for iv in self.interventions))
-        self._needs_tokens = any(iv.scope.needs_tokens for iv in self.interventions)
+        self._summaries = [getattr(iv.module, "summary", None) for iv in self.interventions]
+        self._bos_id = getattr(self.owner.tokenizer, "bos_token_id", None) if any(self._summaries) else None
         self.hooks = self._plan()
 
     def _plan(self) -> list[tuple[str, Callable[[Tensor], Tensor | None]]]:
         plan = []
         for i, iv in enumerate(self.interventions):
-            if iv.read is not None and iv.read != iv.site:
-                if iv.read.order > iv.site.order:
+            sites = list(enumerate(iv.reads))
+            for k, site in sorted(sites, key=lambda numbered: numbered[1].order):
+                if iv.writes == site:
+                    continue
+                if iv.writes is not None and site.order > iv.writes.order:
                     raise UnknownSiteError(
-                        f"the intervention reads at {iv.read} after it writes at {iv.site}",
+                        f"the intervention reads at {site} after it writes at {iv.writes}",
                         "read no later in the forward than you write",
                     )
-                plan.append((self.backend.names.hook_name(iv.read.layer, iv.read.point), self._reader(i, iv.read)))
-            plan.append((self.backend.names.hook_name(iv.site.layer, iv.site.point, write=True), self._writer(i)))
+                plan.append((self.backend.names.hook_name(site.layer, site.point), self._reader(i, k, site)))
+            if iv.writes is not None:
+                name = self.backend.names.hook_name(iv.writes.layer, iv.writes.point, write=True)
+                plan.append((name, self._writer(i)))
         return plan
 
     # -- attaching ---------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Attach. If attaching fails half-way, nothing stays."""
-        if not self.interventions:
-            return
+    def open(self, *, as_block: bool = False) -> None:
+        """Attach, for the current context. If attaching fails half-way, nothing stays.
+
+        `as_block`: the session of a `steer` block, which `open_sessions` tells of.
+        """
         try:
-            self._removes.append(self.backend.runner.watch(self.begin, self.end))
-            for name, fn in self.hooks:
-                self._removes.append(self.backend.runner.attach(name, fn))
+            if self.interventions:
+                self._removes.append(self.backend.runner.watch(self.begin, self.end))
+                for name, fn in self.hooks:
+                    self._removes.append(self.backend.runner.attach(name, fn))
         except BaseException:
             self.close()
             raise
+        self.is_open, self.is_block = True, as_block
+        _OPEN.set((*(s for s in _OPEN.get() if s.is_open), self))
 
     def close(self) -> None:
         """Remove everything, last attached first."""
+        self.is_open = False
+        _OPEN.set(tuple(s for s in _OPEN.get() if s.is_open))
         while self._removes:
             self._removes.pop()()
-        self.run, self._reads = None, {}
+        self._local = threading.local()
         self._runs.clear()
 
     def check_fired(self) -> None:
@@ -137,93 +157,110 @@ class Session:
                 "another setting of the model bypasses these points; write at resid_post, attn_out or mlp_out instead",
             )
 
+    # -- what was recorded -------------------------------------------------------------------------------------
+
+    @property
+    def contexts(self) -> list[Context]:
+        """The forwards, in order; empty unless recording."""
+        return [] if self._recording is None else self._recording.contexts
+
+    @property
+    def recorded(self) -> list[list[Tensor]] | None:
+        """Per intervention its deltas, one per forward in the shape of its site; empty lists for observations."""
+        return None if self._recording is None else self._recording.deltas
+
+    @property
+    def readings(self) -> list[dict[str, list[Tensor | None]]]:
+        """Per intervention: name -> one value [batch pos ...] per entry of `contexts`, None where nothing was noted.
+
+        NaN outside the scope. "delta_norm" [batch pos] of every intervention is among them. Empty unless recording.
+        """
+        return [{} for _ in self.interventions] if self._recording is None else self._recording.readings
+
     # -- one forward -------------------------------------------------------------------------------------------
 
-    def begin(self, forward: Forward) -> None:
-        """Work out where in their rows the tokens of this forward stand."""
-        hinted = _HINTS.get(self.owner, Hints())
-        run = self._continue(forward) if forward.is_filled else self._prefill(forward, hinted)
-        self.run, self._reads = run, {}
+    @property
+    def _now(self) -> _Now:
+        now = getattr(self._local, "now", None)
+        if now is None:
+            now = self._local.now = _Now()
+        return now
+
+    @property
+    def run(self) -> Run | None:
+        """The rows of this thread's latest forward."""
+        return self._now.run
+
+    def begin(self, forward: Forward, *, summaries: Summaries | None = None) -> None:
+        """Work out where in their rows the tokens of this forward stand.
+
+        `summaries`: for a forward that is announced but not run (a kept prefix), what it would have added to the
+        prompt summaries; see `mechsteer.runtime.prefix`.
+        """
+        hinted = _HINTS.get().get(id(self.owner), Hints())
+        given = self.prompt_lengths if hinted.prompt_lengths is None else hinted.prompt_lengths
+        if forward.is_filled:
+            run = self._continued(forward)
+        else:
+            run = begin_run(forward, len(self.interventions), given, hinted.rows)
+        if any(self._summaries):
+            run.had_whole_prompt = forward.is_filled and run.has_whole_prompt
+            if not run.had_whole_prompt:  # without given lengths the first forward is all of the prompt
+                run.has_whole_prompt = given is None or bool((run.lengths >= run.ctx.prompt_lengths).all())
+            if summaries is not None:
+                run.summaries = [summaries.get((iv.module, iv.reads[0])) for iv in self.interventions]
+        self._local.now = _Now(run, {}, forward.cache, forward.is_frozen)
         if not forward.is_filled:
-            self._refuse_unknowable(forward, known=hinted.prompt_lengths is not None or self.prompt_lengths is not None)
-        if self.recorded is not None:
-            self.contexts.append(run.ctx)
-        self._frozen = forward.is_frozen
-        self._cache = forward.cache
+            self._refuse_unknowable(forward, run.ctx, known=given is not None)
+        if self._recording is not None:
+            self._recording.contexts.append(run.ctx)
 
     def end(self, cache: object | None) -> None:
         """Remember the run under its cache, so that a later forward can continue it."""
         self.forwards += 1
-        cache = cache if cache is not None else self._cache
-        if self.run is None or cache is None or self._frozen:
+        now = self._now
+        cache = cache if cache is not None else now.cache
+        if now.run is None or cache is None or now.is_frozen:
             return
-        run, ctx = self.run, self.run.ctx
-        seen = dict(run.seen)
-        for token_id in self._watched:
-            assert ctx.tokens is not None
-            here = ((ctx.tokens == token_id) & ctx.mask).any(1)
-            seen[token_id] = seen[token_id] | here if token_id in seen else here
-        self._runs = {key: pair for key, pair in self._runs.items() if pair[0]() is not None}
-        self._runs[id(cache)] = (weakref.ref(cache), replace(run, seen=seen))
+        for key, (ref, _) in list(self._runs.items()):
+            if ref() is None:
+                self._runs.pop(key, None)
+        self._runs[id(cache)] = (weakref.ref(cache), replace(now.run, seen=now.run.seen_after(self._watched)))
 
-    def _prefill(self, forward: Forward, hinted: Hints) -> Run:
-        batch, pos = forward.shape
-        given = self.prompt_lengths if hinted.prompt_lengths is None else hinted.prompt_lengths
-        mask = forward.attention_mask
-        ctx = Context.whole(
-            batch,
-            pos,
-            attention_mask=None if mask is None else mask[:, -pos:],
-            prompt_lengths=given,
-            tokens=forward.tokens,
-            rows=hinted.rows,
-            device=forward.device,
-        )
-        lengths = torch.full((batch,), pos, device=forward.device) if ctx.all_real else ctx.mask.long().sum(1)
-        return Run(ctx, lengths, [None] * len(self.interventions))
+    def select_rows(self, index: Tensor, cache: object) -> None:
+        """The rows that filled `cache` go on as the rows `index` [n] (long) alone: the others have stopped.
 
-    def _continue(self, forward: Forward) -> Run:
-        assert forward.cache is not None
-        ref, before = self._runs.get(id(forward.cache), (lambda: None, None))
-        if before is None or ref() is not forward.cache:
+        States, prompt summaries and what scopes watch are selected; the caller selects in the cache, in place.
+        """
+        if self.interventions:
+            selected = self._run_of(cache).select_rows(index, [iv.module for iv in self.interventions])
+            self._runs[id(cache)] = (weakref.ref(cache), selected)
+
+    def export_summaries(self) -> dict[tuple[Any, Site], PartialSummary]:
+        """The prompt summaries of the latest forward's rows, as far as their prompts have come in."""
+        parts = [] if self.run is None else self.run.summaries
+        return {
+            (iv.module, iv.reads[0]): part
+            for iv, part in zip(self.interventions, parts, strict=False)
+            if part is not None
+        }
+
+    def _run_of(self, cache: object | None) -> Run:
+        ref, run = self._runs.get(id(cache), (lambda: None, None))
+        if run is None or ref() is not cache:
             raise ScopeError(
                 "this forward continues a cache that was not filled inside this steer block: positions and states are unknown",
                 "run the prefill inside the block too",
             )
-        batch, pos = forward.shape
-        if batch != len(before.lengths):
-            raise ScopeError(
-                f"the cache was filled with {len(before.lengths)} rows, this forward has {batch}",
-                "continue the same rows",
-            )
-        mask = forward.attention_mask
-        if mask is None:
-            new_mask, all_real = torch.ones(batch, pos, dtype=torch.bool, device=forward.device), True
-        else:
-            new_mask = mask[:, -pos:].bool()
-            all_real = bool(new_mask.all())
-        if pos == 1 and all_real:
-            positions, lengths = before.lengths[:, None], before.lengths + 1
-        else:
-            counts = new_mask.long().cumsum(1)
-            positions = torch.where(new_mask, before.lengths[:, None] + counts - 1, -1)
-            lengths = before.lengths + counts[:, -1]
-        ctx = Context(
-            mask=new_mask,
-            positions=positions,
-            prompt_lengths=before.ctx.prompt_lengths,
-            is_prefill=False,
-            tokens=forward.tokens,
-            rows=before.ctx.rows,
-            all_real=all_real,
-            seen=before.seen,
-        )
-        return Run(ctx, lengths, list(before.states), before.seen)
+        return run
 
-    def _refuse_unknowable(self, forward: Forward, *, known: bool) -> None:
+    def _continued(self, forward: Forward) -> Run:
+        assert forward.cache is not None
+        return continue_run(self._run_of(forward.cache), forward)
+
+    def _refuse_unknowable(self, forward: Forward, ctx: Context, *, known: bool) -> None:
         if known or forward.keeps_cache:
             return
-        assert self.run is not None
         for iv in self.interventions:
             if not iv.scope.prompt_relative:
                 continue
@@ -232,7 +269,7 @@ class Session:
                     f"{iv.scope!r} has no meaning in the model's own generation without a cache: where the prompt ends is unknown",
                     "let the model use its KV cache, or call mechsteer.generate(..., use_cache=False)",
                 )
-            touched = iv.scope.touched(self.run.ctx)
+            touched = iv.scope.touched(ctx)
             if touched is False or (isinstance(touched, Tensor) and not bool(touched.any())):
                 raise ScopeError(
                     f"{iv.scope!r} touches nothing in this forward: all of it counts as prompt",
@@ -241,53 +278,65 @@ class Session:
 
     # -- hooks -------------------------------------------------------------------------------------------------
 
-    def _reader(self, i: int, site: Any) -> Callable[[Tensor], None]:
-        read_as = self.backend.names.read_as(site.layer, site.point)
+    def _reader(self, i: int, k: int, site: Any) -> Callable[[Tensor], None]:
+        iv, read_as = self.interventions[i], self.backend.names.read_as(site.layer, site.point)
 
         def read(acts: Tensor) -> None:
-            self._reads[i] = acts if read_as is None else read_as(acts)
+            reads = self._now.reads
+            reads[i, k] = acts if read_as is None else read_as(acts)
+            if iv.writes is None and all((i, n) in reads for n in range(len(iv.reads))):
+                self._observe(i, [reads.pop((i, n)) for n in range(len(iv.reads))])
 
         return read
 
+    def _observe(self, i: int, sources: list[Tensor]) -> None:
+        run, iv = self._now.run, self.interventions[i]
+        assert run is not None  # the watch runs before every forward
+        self.fired[i] += 1
+        ctx = self._context(i, run)
+        run.states[i] = observe(iv, sources, run.states[i], ctx)
+        if self._recording is not None:
+            self._recording.keep(i, ctx, iv.scope.touched(run.ctx), None)
+
     def _writer(self, i: int) -> Callable[[Tensor], Tensor | None]:
-        iv = self.interventions[i]
+        iv, spec = self.interventions[i], self._summaries[i]
         assert self.backend.names.read_as(iv.site.layer, iv.site.point) is None  # other points are refused for writing
-        reads_elsewhere = iv.read is not None and iv.read != iv.site
-        must_run = iv.adapter.stateful or iv.adapter.per_prompt
+        always = iv.adapter.stateful or iv.adapter.per_prompt or self._recording is not None
 
         def write(acts: Tensor) -> Tensor | None:
-            run = self.run
+            run = self._now.run
             assert run is not None  # the watch runs before every forward
             self.fired[i] += 1
             touched = iv.scope.touched(run.ctx)
-            if touched is False and not must_run and self.recorded is None:
+            if touched is False and not always and (spec is None or run.had_whole_prompt):
                 return None
-            if acts.shape[:2] != run.ctx.mask.shape:
-                raise ShapeError(
-                    f"the activation at {iv.site} is {tuple(acts.shape)}, the forward has {tuple(run.ctx.mask.shape)} tokens",
-                    "this point does not keep batch and positions; choose another",
-                )
-            if reads_elsewhere and i not in self._reads:  # q, k and v, or gate and up, in an order of the model's own
-                raise UnknownSiteError(
-                    f"{iv.read} is reached after {iv.site} in this model", "read no later in the forward than you write"
-                )
-            source = self._reads.pop(i) if reads_elsewhere else acts
-            delta, run.states[i] = iv.adapter.delta(source, run.states[i], iv.coeff, run.ctx)
-            if delta.shape != acts.shape:
-                raise ShapeError(
-                    f"{type(iv.adapter).__name__} returned a delta {tuple(delta.shape)} for an activation {tuple(acts.shape)} at {iv.site}",
-                    "an adapter returns one change per activation",
-                )
-            delta = delta.to(acts.dtype)
-            if touched is not True:
-                at = torch.zeros_like(run.ctx.mask) if touched is False else touched
-                at = at.reshape(*at.shape, *[1] * (acts.ndim - 2))
-                delta = torch.where(at, delta, 0)
-                changed = torch.where(at, acts + delta, acts)  # untouched positions stay the same to the bit
-            else:
-                changed = acts + delta
-            if self.recorded is not None:
-                self.recorded[i].append(delta)
-            return None if touched is False else changed
+            sources = self._sources(i, acts)
+            if spec is not None and not run.had_whole_prompt:
+                flat = flatten_heads(sources[0], iv.reads[0], run.ctx)
+                run.summaries[i] = spec.gather(run.summaries[i], flat, run.ctx, self._bos_id)
+            ctx = self._context(i, run)
+            changed, delta, run.states[i] = apply(iv, sources, acts, run.states[i], ctx, touched)
+            if self._recording is not None:
+                self._recording.keep(i, ctx, touched, delta)
+            return changed
 
         return write
+
+    def _context(self, i: int, run: Run) -> Context:
+        """The context as intervention i is given it."""
+        if self._summaries[i] is None and self._recording is None:
+            return run.ctx
+        part = run.summaries[i] if run.has_whole_prompt else None
+        readings = None if self._recording is None else {}
+        return replace(run.ctx, summary=None if part is None else part.value, readings=readings)
+
+    def _sources(self, i: int, acts: Tensor) -> list[Tensor]:
+        """What intervention i reads, in the order in which it names its sites."""
+        iv, reads, sources = self.interventions[i], self._now.reads, []
+        for k, site in enumerate(iv.reads):
+            if site != iv.writes and (i, k) not in reads:  # q, k and v, or gate and up, in an order of the model's own
+                raise UnknownSiteError(
+                    f"{site} is reached after {iv.writes} in this model", "read no later in the forward than you write"
+                )
+            sources.append(acts if site == iv.writes else reads.pop((i, k)))
+        return sources

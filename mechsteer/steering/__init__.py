@@ -6,13 +6,14 @@ from mechsteer.steering.exports import export_gguf
 from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.folding import fold, unfold
 from mechsteer.steering.generation import Generation, generate
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, steer
+from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
 from mechsteer.steering.presets import bias_only
 
 __all__ = [
     "Generation",
     "Intervention",
     "Interventions",
+    "Observation",
     "Steering",
     "bias_only",
     "calibrate",
@@ -27,4 +28,5 @@ __all__ = [
     "steer",
     "strengths",
     "unfold",
+    "writing",
 ]

@@ -20,13 +20,13 @@ from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
 from mechsteer.models import backend_of
-from mechsteer.results import Result
+from mechsteer.results import Result, live
 from mechsteer.runtime.batches import Batch, make_batches
 from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, touched
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.generation import generate
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, steer
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, steer, writing
 
 Scaled = TypeVar("Scaled", Intervention, Steering)
 Metric = Callable[[Any, Any, Sequence[Any]], "float | Sequence[float]"]
@@ -50,15 +50,11 @@ class Strengths(Result):
 class SignChoice(Result):
     """The sign that scored better on held-out data."""
 
-    intervention: Any  # with its coefficient's sign set
     sign: int
     score_plus: float
     score_minus: float
     n_held_out: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields but the intervention itself."""
-        return {k: getattr(self, k) for k in ("sign", "score_plus", "score_minus", "n_held_out")}
+    intervention: Any = live()  # with its coefficient's sign set
 
 
 def calibrate(
@@ -181,7 +177,7 @@ def strengths(
     continued = _Continuations(model, iv, prompts, max_new_tokens, batch_size)
     raw, at_site = continued.norms(iv)
     return Strengths(
-        sites=tuple(str(one.site) for one in flatten(iv)),
+        sites=tuple(str(one.site) for one in writing(iv)),
         raw=tuple(raw),
         relative=tuple(_shares(raw, at_site)),
         kl=continued.kl(iv),
@@ -239,11 +235,11 @@ class _Continuations:
                 "the base model ends all of these prompts at once: there is no continuation to compare on",
                 "pass prompts that it continues",
             )
-        interventions = flatten(iv)
+        interventions = writing(iv)
         self.n_skipped = n_untouched_blocks(model, interventions)
         by_length = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
         self.batches = make_batches(model, pairs, batch_size, by_length)
-        self.n_prefix = [min(b.n_prompt - 1, n_untouched_columns(model, interventions, b)) for b in self.batches]
+        self.n_prefix = [min(_first_scored(b), n_untouched_columns(model, interventions, b)) for b in self.batches]
         self.n_positions = sum(len(new) for _, new in pairs)
         self._kept = Kept(2 << 30)
 
@@ -265,7 +261,7 @@ class _Continuations:
 
     def norms(self, iv: Interventions) -> tuple[list[float], list[float]]:
         """Mean norms over touched positions, per intervention: of its delta, and of the base activation at its site."""
-        own = [one.at(self.model) for one in flatten(iv)]
+        own = [one.at(self.model) for one in writing(iv)]
         names = [one.site.resolve(self.model, write=True) for one in own]
         active = [k for k, one in enumerate(own) if one.coeff != 0]
         deltas, acts, counts = ([0.0] * len(own) for _ in range(3))
@@ -304,6 +300,11 @@ class _Continuations:
             for remove in removes:
                 remove()
         return seen
+
+
+def _first_scored(batch: Batch) -> int:
+    """The first column that predicts a target token."""
+    return int(batch.predicts_target.any(0).long().argmax())
 
 
 def _keep(seen: dict[str, Tensor], name: str, acts: Tensor) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import torch
 
-from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError
 from mechsteer.files import atomic_path
 from mechsteer.runtime.scopes import TokenScope
-from mechsteer.steering.interventions import Interventions, flatten
+from mechsteer.steering.interventions import Interventions, Observation, flatten
 
 try:
     import gguf
@@ -19,7 +18,7 @@ except ImportError:  # an optional extra: the error comes when it is asked for
 
 
 def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = "") -> Path:
-    """Write static vectors at resid_post as a llama.cpp control vector; returns the path.
+    """Write constant deltas (static vectors) at resid_post as a llama.cpp control vector; returns the path.
 
     llama.cpp adds `direction.L` [d_model] after block L, and has no direction for layer 0: a vector there
     raises ConfigError, as do other points, scopes other than all(), and adapters that are not static. Vectors
@@ -27,25 +26,20 @@ def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = 
     """
     vectors: dict[int, torch.Tensor] = {}
     for iv in flatten(steering):
-        layer, why = iv.site.layer, ""
-        if not isinstance(iv.adapter, Static):
-            why = f"a {type(iv.adapter).__name__} adapter"
-        elif iv.site.point != "resid_post":
-            why = f"the point {iv.site.point}"
-        elif iv.scope != TokenScope.all():
-            why = f"the scope {iv.scope!r}"
-        elif isinstance(layer, float):
-            why = f"the depth ratio {layer}"
-        elif layer == 0:
-            why = "layer 0"
-        if why:
-            raise ConfigError(
-                f"a GGUF control vector cannot express {why}",
-                "it holds static vectors at resid_post of layers >= 1, for all tokens",
-            )
-        assert isinstance(iv.adapter, Static)
-        assert isinstance(layer, int)
-        vectors[layer] = vectors.get(layer, torch.zeros(())) + iv.coeff * iv.adapter.vector.detach().float().cpu()
+        if isinstance(iv, Observation):
+            raise _refusal("an observation")
+        layer, bias = iv.site.layer, iv.adapter.as_bias(iv.coeff)
+        if bias is None:
+            raise _refusal(f"a {type(iv.adapter).__name__} adapter")
+        if iv.site.point != "resid_post":
+            raise _refusal(f"the point {iv.site.point}")
+        if iv.scope != TokenScope.all():
+            raise _refusal(f"the scope {iv.scope!r}")
+        if isinstance(layer, float):
+            raise _refusal(f"the depth ratio {layer}")
+        if layer == 0:
+            raise _refusal("layer 0")
+        vectors[layer] = vectors.get(layer, torch.zeros(())) + bias.detach().float().cpu()
     if not vectors:
         raise ConfigError("there is no vector to export", "give at least one static intervention")
     if gguf is None:
@@ -61,3 +55,10 @@ def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = 
         writer.write_tensors_to_file()
         writer.close()
     return Path(path)
+
+
+def _refusal(what: str) -> ConfigError:
+    return ConfigError(
+        f"a GGUF control vector cannot express {what}",
+        "it holds static vectors at resid_post of layers >= 1, for all tokens",
+    )

@@ -1,7 +1,11 @@
-"""Folding: static interventions written into the weights, and taken out again bit-exactly.
+"""Folding: interventions written into the weights, and taken out again bit-exactly.
 
-A static vector at a point that a linear map writes, over all tokens, is a bias of that map:
-W x + b + c·v = W x + (b + c·v).
+A constant delta at a point that a linear map writes, over all tokens, is a bias of that map; a delta that is
+linear in the map's input is a change of its matrix:
+
+W x + b + v = W x + (b + v),    W x + b + dW x = (W + dW) x + b.
+
+An adapter says which of the two it is, by `as_bias` and `weight_change`.
 """
 
 from __future__ import annotations
@@ -10,53 +14,58 @@ from typing import Any
 
 from torch import Tensor
 
-from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError
 from mechsteer.models import backend_of, record_of
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.session import open_sessions
-from mechsteer.steering.interventions import Intervention, Interventions, flatten
+from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
 
-# point -> the map whose bias it is; resid_pre of layer L is resid_post of layer L - 1
-_MAP = {
+# point -> the map that writes it; resid_pre of layer L is resid_post of layer L - 1
+_WRITES = {
     **{"resid_post": "down", "mlp_out": "down", "down_out": "down"},
     **{"attn_out": "o", "o_out": "o"},
     **{f"{m}_out": m for m in ("q", "k", "v", "gate", "up")},
     **{m: m for m in ("q", "k", "v")},
 }
+_READS = {  # map -> the points that are its input
+    **{m: (f"{m}_in",) for m in ("q", "k", "v", "gate", "up")},
+    **{"o": ("o_in", "z"), "down": ("down_in", "mlp_post")},
+}
+Map = tuple[int, str]  # layer and name
 
 
 def fold(model: Any, steering: Interventions) -> None:
-    """Write static interventions over all tokens into the biases of `model`, until `unfold`.
+    """Write interventions over all tokens into the biases and matrices of `model`, until `unfold`.
 
-    Equal to steering with hooks up to rounding. Raises ConfigError for what no bias can express (other
-    adapters, scopes, the embedding, inputs of maps), for a model that is folded already, and inside a
-    `steer` block.
+    Equal to steering with hooks up to rounding. Raises ConfigError for what neither can express (adapters that
+    say so, scopes, the embedding, inputs of maps, observations), for a model that is folded already, and inside
+    a `steer` block.
     """
     record = record_of(model)
     if record.folded is not None:
         raise ConfigError("something is folded into this model already", "call mechsteer.unfold(model) first")
     if open_sessions(model):
         raise ConfigError("the model is inside a steer block", "fold outside of it")
-    backend = backend_of(model)
-    added: dict[tuple[int, str], Tensor] = {}
+    weights = backend_of(model).weights
+    added: dict[Map, Tensor] = {}
+    turned: dict[Map, Tensor] = {}
     for iv in flatten(steering):
-        key = _target(iv, model)
-        assert isinstance(iv.adapter, Static)
-        delta = (iv.coeff * iv.adapter.vector.detach()).reshape(-1)
-        added[key] = added[key] + delta if key in added else delta
-    biases: dict[tuple[int, str], Tensor] = {}
-    for key, delta in added.items():
-        bias = backend.weights.get_bias(*key)
-        if delta.numel() != (width := backend.weights.map_weight(*key).shape[0]):
-            raise ConfigError(
-                f"the vector has {delta.numel()} entries, the map {key[1]} writes {width}",
-                "was it extracted at another site?",
-            )
-        delta = delta.to(backend.device, backend.dtype)
-        biases[key] = delta.clone() if bias is None else bias.detach() + delta
+        target, bias, change = _as_weights(iv, model)
+        for changes, one in ((added, bias), (turned, change)):
+            if one is not None:
+                changes[target] = changes[target] + one if target in changes else one
+    biases: dict[Map, Tensor] = {}
+    for target, delta in added.items():
+        before = weights.get_bias(*target)
+        delta = delta.to(weights.map_weight(*target))
+        biases[target] = delta.clone() if before is None else before.detach() + delta
+    matrices = {target: (w := weights.map_weight(*target).detach()) + change.to(w) for target, change in turned.items()}
     with record.lock:
-        record.folded = [backend.weights.set_bias(*key, bias) for key, bias in biases.items()]
+        record.folded = []
+        for target, bias in biases.items():
+            record.folded.append(weights.set_bias(*target, bias))
+        for target, matrix in matrices.items():
+            record.folded.append(weights.set_weight(*target, matrix))
 
 
 def unfold(model: Any) -> None:
@@ -70,21 +79,54 @@ def unfold(model: Any) -> None:
         record.folded = None
 
 
-def _target(iv: Intervention, model: Any) -> tuple[int, str]:
-    site = iv.at(model).site
-    assert isinstance(site.layer, int)
-    why = ""
-    if not isinstance(iv.adapter, Static):
-        why = f"a {type(iv.adapter).__name__} adapter"
-    elif iv.scope != TokenScope.all():
-        why = f"the scope {iv.scope!r}"
-    elif site.point == "resid_pre" and site.layer > 0:
-        return site.layer - 1, "down"
-    elif site.point not in _MAP:
-        why = f"the site {site}"
-    if why:
+def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor | None, Tensor | None]:
+    """(the map, what is added to its bias [d_out], what to its matrix [d_out d_in])."""
+    if isinstance(iv, Observation):
+        raise _refusal("an observation")
+    located, adapter = iv.at(model), iv.adapter
+    bias = adapter.as_bias(iv.coeff)
+    target = _map_writing(located)
+    if bias is None and (target is None or not _reads_input_of(located, target)):
+        raise _refusal(f"a {type(adapter).__name__} adapter")
+    if iv.scope != TokenScope.all():
+        raise _refusal(f"the scope {iv.scope!r}")
+    if target is None:
+        raise _refusal(f"the site {located.site}")
+    weight = backend_of(model).weights.map_weight(*target).detach()
+    if bias is not None:
+        if bias.numel() != len(weight):
+            raise ConfigError(
+                f"the vector has {bias.numel()} entries, the map {target[1]} writes {len(weight)}",
+                "was it extracted at another site?",
+            )
+        return target, bias.detach(), None
+    change = adapter.weight_change(iv.coeff, weight)
+    if change is None:
+        raise _refusal(f"a {type(adapter).__name__} adapter")
+    if change.shape != weight.shape:
         raise ConfigError(
-            f"a bias cannot express {why}",
-            "fold static vectors with scope all() at resid_post, attn_out, mlp_out or a map's output",
+            f"the weight change is {tuple(change.shape)}, the map {target[1]} is {tuple(weight.shape)}",
+            "it is [d_out d_in] of the map that the adapter reads and writes",
         )
-    return site.layer, _MAP[site.point]
+    return target, None, change.detach()
+
+
+def _map_writing(located: Intervention) -> Map | None:
+    site = located.site
+    assert isinstance(site.layer, int)
+    if site.point == "resid_pre" and site.layer > 0:
+        return site.layer - 1, "down"
+    return (site.layer, _WRITES[site.point]) if site.point in _WRITES else None
+
+
+def _reads_input_of(located: Intervention, target: Map) -> bool:
+    layer, name = target
+    return located.reads_one and located.reads[0].layer == layer and located.reads[0].point in _READS[name]
+
+
+def _refusal(what: str) -> ConfigError:
+    return ConfigError(
+        f"a bias cannot express {what}",
+        "fold static vectors with scope all() at resid_post, attn_out, mlp_out or a map's output, "
+        "or adapters with a weight_change that read the input of a map and write its output",
+    )

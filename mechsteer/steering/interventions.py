@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,65 +14,75 @@ from mechsteer.adapters import Adapter
 from mechsteer.errors import ConfigError
 from mechsteer.models import Forward, backend_of
 from mechsteer.models.sites import Site
+from mechsteer.runtime.observers import Observer
 from mechsteer.runtime.scopes import TokenScope
-from mechsteer.runtime.session import OPEN_SESSIONS, Session, open_sessions
+from mechsteer.runtime.session import Session, open_sessions
 
 
-@dataclass(frozen=True, init=False)
+@dataclass(frozen=True)
 class Intervention:
     """`adapter` writes a delta at `site`, over `scope`, with `coeff`.
 
-    It reads the activation at `read` (default: the site), never later in the forward than it writes.
-    Raises UnknownSiteError (when resolved against a model) and ConfigError for a coeff that is no number.
+    It reads the activation at `read` (default: the site; several sites: the adapter is given a tuple), never later
+    in the forward than it writes. `dataclasses.replace` changes one of these. Raises UnknownSiteError (when
+    resolved against a model) and ConfigError for a coeff that is no number.
     """
 
     adapter: Adapter
     site: Site
-    read: Site | None = None
+    _: KW_ONLY
+    read: Site | Sequence[Site] | None = None
     scope: TokenScope = field(default_factory=TokenScope.all)
     coeff: float = 1.0
 
-    def __init__(
-        self,
-        adapter: Adapter,
-        site: Site,
-        *,
-        read: Site | None = None,
-        scope: TokenScope | None = None,
-        coeff: float = 1.0,
-    ) -> None:
-        if not isinstance(adapter, Adapter):
+    def __post_init__(self) -> None:
+        if not isinstance(self.adapter, Adapter):
             raise ConfigError(
-                f"{type(adapter).__name__} is not an adapter",
+                f"{type(self.adapter).__name__} is not an adapter",
                 "wrap a vector: mechsteer.adapters.Static(vector)",
             )
-        if not isinstance(site, Site):
-            raise ConfigError(f"site is {site!r}", "pass mechsteer.Site(layer, point)")
-        coeff = float(coeff)
+        if not isinstance(self.site, Site):
+            raise ConfigError(f"site is {self.site!r}", "pass mechsteer.Site(layer, point)")
+        if self.scope is None:
+            object.__setattr__(self, "scope", TokenScope.all())
+        if not isinstance(self.scope, TokenScope):
+            raise ConfigError(f"scope is {self.scope!r}", "pass a mechsteer.TokenScope")
+        coeff = float(self.coeff)
         if not torch.isfinite(torch.tensor(coeff)):
             raise ConfigError(f"coeff is {coeff}", "pass a finite number")
-        scope = TokenScope.all() if scope is None else scope
-        for name, value in (
-            ("adapter", adapter),
-            ("site", site),
-            ("read", read),
-            ("scope", scope),
-            ("coeff", coeff),
-        ):
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "coeff", coeff)
+        if self.read is not None:
+            object.__setattr__(self, "read", _as_sites(self.read, "read"))
+
+    @property
+    def module(self) -> Adapter:
+        """What is attached."""
+        return self.adapter
+
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        """The sites it reads."""
+        return _tuple(self.site if self.read is None else self.read)
+
+    @property
+    def reads_one(self) -> bool:
+        """The adapter is given one activation, not a tuple of them."""
+        return self.read is None or isinstance(self.read, Site)
+
+    @property
+    def writes(self) -> Site:
+        """The site it writes."""
+        return self.site
 
     def at(self, model: Any) -> Intervention:
         """The same with layers as indices of this model, every site checked."""
         site = self.site.at(model)
         site.resolve(model, write=True)
-        read = None if self.read is None else self.read.at(model)
-        if read is not None:
-            read.resolve(model)
-        return replace_intervention(self, site=site, read=read)
+        return replace(self, site=site, read=None if self.read is None else _located(self.read, model))
 
     def with_coeff(self, coeff: float) -> Intervention:
         """The same adapter at another strength."""
-        return replace_intervention(self, coeff=coeff)
+        return replace(self, coeff=coeff)
 
     def fwd_hooks(
         self,
@@ -86,33 +96,89 @@ class Intervention:
         `attention_mask` [batch pos] for padded rows, `prompt_lengths` [batch] in real tokens (default: the whole
         row is prompt), `tokens` for scopes over token ids. Empty where coeff is 0.
         """
-        return Steering([self]).fwd_hooks(model, attention_mask, prompt_lengths, tokens)
+        return _plain_hooks([self], model, attention_mask, prompt_lengths, tokens)
 
 
-def replace_intervention(iv: Intervention, **changes: Any) -> Intervention:
-    """`dataclasses.replace` for the positional constructor."""
-    fields = {
-        "read": iv.read,
-        "scope": iv.scope,
-        "coeff": iv.coeff,
-        "adapter": iv.adapter,
-        "site": iv.site,
-    } | changes
-    return Intervention(fields.pop("adapter"), fields.pop("site"), **fields)
+@dataclass(frozen=True)
+class Observation:
+    """`observer` reads at `site` (or at several, in the order of the forward) and notes readings over `scope`.
+
+    Accepted wherever an intervention is; strengths leave it alone. Raises ConfigError for what is no observer.
+    """
+
+    observer: Observer
+    site: Site | Sequence[Site]
+    scope: TokenScope = field(default_factory=TokenScope.all)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.observer, Observer):
+            raise ConfigError(f"{type(self.observer).__name__} is not an observer", "derive it from mechsteer.Observer")
+        object.__setattr__(self, "site", _as_sites(self.site, "site"))
+
+    @property
+    def module(self) -> Observer:
+        """What is attached."""
+        return self.observer
+
+    @property
+    def reads(self) -> tuple[Site, ...]:
+        """The sites it reads."""
+        return _tuple(self.site)
+
+    @property
+    def reads_one(self) -> bool:
+        """It is given one activation, not a tuple of them."""
+        return isinstance(self.site, Site)
+
+    @property
+    def writes(self) -> None:
+        """Nothing."""
+        return
+
+    @property
+    def coeff(self) -> float:
+        """An observation has no strength: always 1."""
+        return 1.0
+
+    def at(self, model: Any) -> Observation:
+        """The same with layers as indices of this model, every site checked."""
+        return replace(self, site=_located(self.site, model))
+
+    def with_coeff(self, coeff: float) -> Observation:  # noqa: ARG002
+        """The same observation: it has no strength."""
+        return self
+
+    def fwd_hooks(
+        self,
+        model: Any,
+        attention_mask: Tensor | None = None,
+        prompt_lengths: Sequence[int] | Tensor | None = None,
+        tokens: Tensor | None = None,
+    ) -> list[tuple[str, Callable]]:
+        """[(hook name, fn)] for an uncached `model.run_with_hooks(tokens, fwd_hooks=...)`: see `Intervention.fwd_hooks`."""
+        return _plain_hooks([self], model, attention_mask, prompt_lengths, tokens)
 
 
 @dataclass(frozen=True)
 class Steering:
     """An ordered set of interventions, trained and saved as one, with one coefficient over all of theirs.
 
-    Accepted wherever an intervention is.
+    Accepted wherever an intervention is. Raises ConfigError for anything but interventions: an observation is
+    neither trained nor saved, and stands beside a Steering.
     """
 
     interventions: tuple[Intervention, ...]
     coeff: float = 1.0
 
-    def __init__(self, interventions: Iterable[Intervention], coeff: float = 1.0) -> None:
-        object.__setattr__(self, "interventions", tuple(interventions))
+    def __init__(self, interventions: Intervention | Iterable[Intervention | Observation], coeff: float = 1.0) -> None:
+        ivs = (interventions,) if isinstance(interventions, (Intervention, Observation)) else tuple(interventions)
+        for iv in ivs:
+            if not isinstance(iv, Intervention):
+                raise ConfigError(
+                    f"a Steering is made of interventions, not of {type(iv).__name__}",
+                    "pass a list of both where one is attached: [steering, observation]",
+                )
+        object.__setattr__(self, "interventions", ivs)
         object.__setattr__(self, "coeff", float(coeff))
 
     def flat(self) -> list[Intervention]:
@@ -121,7 +187,7 @@ class Steering:
 
     def with_coeff(self, coeff: float) -> Steering:
         """The same interventions at another common strength."""
-        return Steering(self.interventions, coeff)
+        return replace(self, coeff=coeff)
 
     def parameters(self) -> list[torch.nn.Parameter]:
         """Every adapter parameter, each once."""
@@ -138,38 +204,81 @@ class Steering:
         tokens: Tensor | None = None,
     ) -> list[tuple[str, Callable]]:
         """[(hook name, fn)] of all interventions: see `Intervention.fwd_hooks`."""
-        hooks = []
-        for iv in self.flat():
-            session = Session(backend_of(model), [iv], prompt_lengths=prompt_lengths)
-            begins = True  # an uncached forward passes an intervention's hooks in order: the first begins it
-            for name, fn in session.hooks:
-                hooks.append((name, _plain_hook(session, fn, attention_mask, tokens, begins=begins)))
-                begins = False
-        return hooks
+        return _plain_hooks(self.flat(), model, attention_mask, prompt_lengths, tokens)
+
+
+def _as_sites(site: Any, name: str) -> Site | tuple[Site, ...]:
+    """A site, or a tuple of them; raises ConfigError for anything else."""
+    if isinstance(site, Site):
+        return site
+    sites = tuple(site) if isinstance(site, Sequence) and not isinstance(site, str) else ()
+    if not sites or not all(isinstance(each, Site) for each in sites):
+        raise ConfigError(f"{name} is {site!r}", "pass mechsteer.Site(layer, point)")
+    return sites[0] if len(sites) == 1 else sites
+
+
+def _tuple(site: Site | Sequence[Site]) -> tuple[Site, ...]:
+    """One site or several as a tuple."""
+    return (site,) if isinstance(site, Site) else tuple(site)
+
+
+def _located(site: Site | Sequence[Site], model: Any) -> Site | tuple[Site, ...]:
+    """The same with layers as indices of this model, checked that they can be read."""
+    sites = tuple(each.at(model) for each in _tuple(site))
+    for each in sites:
+        each.resolve(model)
+    return sites[0] if isinstance(site, Site) else sites
+
+
+def _plain_hooks(
+    interventions: Sequence[Intervention | Observation],
+    model: Any,
+    mask: Tensor | None,
+    prompt_lengths: Sequence[int] | Tensor | None,
+    tokens: Tensor | None,
+) -> list[tuple[str, Callable]]:
+    hooks = []
+    for iv in interventions:
+        session = Session(backend_of(model), [iv], prompt_lengths=prompt_lengths)
+        fired: set[int] = set()
+        for number, (name, fn) in enumerate(session.hooks):
+            hooks.append((name, _plain_hook(session, fn, mask, tokens, number, fired)))
+    return hooks
 
 
 def _plain_hook(
-    session: Session, fn: Callable, mask: Tensor | None, tokens: Tensor | None, *, begins: bool
+    session: Session, fn: Callable, mask: Tensor | None, tokens: Tensor | None, number: int, fired: set[int]
 ) -> Callable:
     def plain_hook(acts: Tensor, hook: Any = None) -> Tensor | None:  # noqa: ARG001 (TransformerLens passes it by name)
-        if begins:
+        # an uncached forward passes an intervention's hooks once each: where none has fired yet, or this one
+        # fires again, a forward begins
+        if not fired or number in fired:
+            fired.clear()
             shape = (acts.shape[0], acts.shape[1])
             session.begin(Forward(shape, acts.device, tokens, mask, cache=None, is_filled=False, keeps_cache=False))
+        fired.add(number)
+        if len(fired) == len(session.hooks):
+            fired.clear()
         return fn(acts)
 
     return plain_hook
 
 
-Interventions = Intervention | Steering | Sequence[Intervention | Steering]
+Interventions = Intervention | Observation | Steering | Sequence[Intervention | Observation | Steering]
 
 
-def flatten(interventions: Interventions) -> list[Intervention]:
+def flatten(interventions: Interventions) -> list[Intervention | Observation]:
     """One flat list in the order of application, coefficients of Steerings multiplied in."""
     if isinstance(interventions, Steering):
-        return interventions.flat()
-    if isinstance(interventions, Intervention):
+        return [*interventions.flat()]
+    if isinstance(interventions, (Intervention, Observation)):
         return [interventions]
     return [iv for item in interventions for iv in flatten(item)]
+
+
+def writing(interventions: Interventions) -> list[Intervention]:
+    """`flatten` without observations: what changes something."""
+    return [iv for iv in flatten(interventions) if isinstance(iv, Intervention)]
 
 
 @contextlib.contextmanager
@@ -180,37 +289,39 @@ def steer(
     *,
     record: bool = False,
 ) -> Iterator[Session]:
-    """Apply the interventions to every forward of `model` inside the block.
+    """Apply the interventions to every forward of `model` inside the block, in the thread that entered it.
 
     Works for forward, `run_with_cache`, backward and the model's own cached generation; masks and positions
     are taken from each forward (pass `attention_mask` for padded rows). In a plain forward a row is prompt
     from its first real token to its end unless `prompt_lengths` [batch] says otherwise. Interventions of an
     enclosing block apply first. On exit, by exception too, everything is removed and the model is bit-equal
-    to what it was.
+    to what it was. A thread started inside is not steered, unless it runs in `contextvars.copy_context()`.
+
+    `record` keeps, per intervention and forward, the deltas in `session.recorded` and what adapters and observers
+    noted in `session.readings`; `session.contexts` are the forwards.
 
     Raises UnknownSiteError before anything is attached; ScopeError for a scope that can touch nothing or
     cannot be known; HookNeverFiredError on exit if a hook did not run in any forward.
     """
     session = Session(backend_of(model), flatten(interventions), prompt_lengths=prompt_lengths, record=record)
-    stack = OPEN_SESSIONS.setdefault(model, [])
-    session.open()
-    stack.append(session)
+    session.open(as_block=True)
     try:
         yield session
         session.check_fired()
     finally:
-        stack.remove(session)
-        if not stack:
-            OPEN_SESSIONS.pop(model, None)
         session.close()
 
+
+replace_intervention = replace  # the former name
 
 __all__ = [
     "Intervention",
     "Interventions",
+    "Observation",
     "Steering",
     "flatten",
     "open_sessions",
     "replace_intervention",
     "steer",
+    "writing",
 ]

@@ -19,7 +19,7 @@ from mechsteer.steering.interventions import Intervention, Steering
 from mechsteer.study import traces as data
 from mechsteer.study.run import Run
 from mechsteer.study.scoring import continuation, dev_scorer
-from mechsteer.training import fit
+from mechsteer.training import CrossEntropy, FitConfig, fit
 
 FILE = "adapter.safetensors"
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
@@ -43,14 +43,14 @@ def train(run: Run) -> dict[str, Any]:
         fitted[site] = fit(
             run.model,
             start,
-            samples,
-            dev=dev,
-            neutral=neutral,
-            epochs=how["epochs"],
-            lr=how["lr"] * rms,
-            kl_weight=how["kl_weight"],
-            l2_weight=how["l2_weight"] / rms**2,  # the penalty, as the step, is in the residual's own units
-            seed=run.seed("adapter", site.layer),
+            CrossEntropy(
+                samples,
+                dev=dev,
+                neutral=neutral,
+                kl_weight=how["kl_weight"],
+                l2_weight=how["l2_weight"] / rms**2,  # the penalty, as the step, is in the residual's own units
+            ),
+            FitConfig(lr=how["lr"] * rms, epochs=how["epochs"], seed=run.seed("adapter", site.layer)),
             checkpoint=run.checkpoint("train", f"adapter-{site.layer}.safetensors"),
             progress=run.progress,
         )

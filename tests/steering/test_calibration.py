@@ -15,7 +15,7 @@ from mechsteer.errors import ConfigError, DataError, NonFiniteError
 from mechsteer.models import has_hooked
 from mechsteer.runtime.batches import Sample
 from mechsteer.steering.calibration import _bracket, calibrate, calibrate_sign, kl, strengths
-from mechsteer.training import fit
+from mechsteer.training import FitConfig, fit
 
 PROMPTS = [[256, 5, 9, 33, 71], [256, 81], [256, 7, 7, 14], [30, 2, 120, 4, 9, 250]]
 N_NEW = 6
@@ -217,5 +217,5 @@ def test_a_nan_kl_is_an_error(models):
 def test_training_works_after_a_calibration(models, kind):
     model, _ = models[kind]
     iv = calibrate(model, static(), PROMPTS, max_new_tokens=2)
-    result = fit(model, iv, [Sample([256, 4], [7, 8])], epochs=1, progress=False)
+    result = fit(model, iv, [Sample([256, 4], [7, 8])], FitConfig(epochs=1), progress=False)
     assert not torch.equal(result.steering.interventions[0].adapter.vector, direction())

@@ -13,10 +13,20 @@ import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, FileFormatError, NonFiniteError
 from mechsteer.runtime.batches import Sample
 from mechsteer.steering.interventions import replace_intervention
-from mechsteer.training import fit
+from mechsteer.training import CrossEntropy, FitConfig, FitResult
+from mechsteer.training import fit as fit_objective
 
 GENERATED = ms.TokenScope.generated(include_last_prompt=True)
 QUIET = {"progress": False}
+LOSS = ("dev", "neutral", "kl_weight", "l2_weight")
+
+
+def fit(model, steering, samples, *, checkpoint=None, progress=False, **settings) -> FitResult:
+    """`fit` on the cross-entropy of samples; settings go where they belong."""
+    loss = {name: settings.pop(name) for name in LOSS if name in settings}
+    return fit_objective(
+        model, steering, CrossEntropy(samples, **loss), FitConfig(**settings), checkpoint=checkpoint, progress=progress
+    )
 
 
 def planted(model, n: int, *, n_targets: int = 4, seed: int = 5) -> tuple[torch.Tensor, list[Sample]]:
@@ -67,10 +77,10 @@ def test_a_planted_vector_is_found(kind, tmp_path):
     settings = {"epochs": 10, "lr": 0.1, "batch_size": 32, "l2_weight": 0.0} | QUIET
     result = fit(model, given, samples[:160], dev=samples[160:], **settings)
     exact = replace_intervention(given, adapter=ms.adapters.Static(vector))
-    oracle = fit(model, exact, samples[:1], dev=samples[160:], **settings | {"epochs": 1, "lr": 0.0}).history[0]["dev"]
+    oracle = fit(model, exact, samples[:1], dev=samples[160:], **settings | {"epochs": 1, "lr": 0.0}).history[0].dev
 
-    best = result.history[result.best_epoch]["dev"]
-    assert best["cross_entropy"] < oracle["cross_entropy"] + 0.15 < result.history[0]["dev"]["cross_entropy"] - 1
+    best = result.history[result.best_epoch].dev
+    assert best["cross_entropy"] < oracle["cross_entropy"] + 0.15 < result.history[0].dev["cross_entropy"] - 1
     assert torch.cosine_similarity(result.steering.interventions[0].adapter.vector, vector, dim=0) > 0.9
     assert torch.equal(given.adapter.vector, torch.zeros(toys.D_MODEL))
     assert result.fingerprint == ms.model_fingerprint(model)
@@ -99,7 +109,8 @@ def test_short_cuts_change_neither_losses_nor_the_result(bridge, samples):
         )
         for a, b in zip(short.history, whole.history, strict=True):
             for split in ("train", "dev"):
-                assert a[split] is b[split] is None or a[split] == pytest.approx(b[split], rel=1e-4, abs=1e-7)
+                one, other = getattr(a, split), getattr(b, split)
+                assert one is other is None or one == pytest.approx(other, rel=1e-4, abs=1e-7)
 
 
 def test_losses_are_what_they_are_defined_to_be(bridge, samples):
@@ -135,7 +146,7 @@ def test_losses_are_what_they_are_defined_to_be(bridge, samples):
         with ms.steer(bridge, everywhere):
             steered = bridge(row).log_softmax(-1)[0]
         kl += list((base.exp() * (base - steered)).sum(-1))
-    untrained = result.history[0]["dev"]
+    untrained = result.history[0].dev
     assert untrained["cross_entropy"] == pytest.approx(torch.stack(nll).mean().item(), rel=1e-5)
     assert untrained["kl"] == pytest.approx(torch.stack(kl).mean().item(), rel=1e-4)
     assert untrained["square_norm"] == pytest.approx(4 * vector.pow(2).sum().item(), rel=1e-5)
@@ -146,7 +157,7 @@ def test_losses_are_what_they_are_defined_to_be(bridge, samples):
 def test_several_layers_train_as_one(bridge, samples):
     steering = ms.steering.bias_only(bridge, scope=GENERATED)
     result = fit(bridge, steering, samples, epochs=3, lr=0.05, **QUIET)
-    assert result.history[-1]["train"]["cross_entropy"] < result.history[0]["train"]["cross_entropy"]
+    assert result.history[-1].train["cross_entropy"] < result.history[0].train["cross_entropy"]
     assert all(iv.adapter.vector.abs().sum() > 0 for iv in result.steering.interventions)
     assert result.best_epoch == 3  # without dev the last epoch's parameters are returned
 
@@ -202,11 +213,11 @@ def test_patience_ends_training_and_the_best_epoch_is_returned(bridge, samples):
     # dev wants what the model says by itself: away from there it gets worse
     dev = [Sample(s.prompt, [int(bridge(torch.tensor([s.prompt]))[0, -1].argmax())]) for s in samples[:6]]
     result = fit(bridge, blank(), samples, dev=dev, epochs=9, lr=0.2, patience=2, **QUIET)
-    losses = [h["dev"]["loss"] for h in result.history]
+    losses = [h.dev["loss"] for h in result.history]
     assert result.best_epoch == losses.index(min(losses))
-    assert result.history[-1]["epoch"] == result.best_epoch + 2 < 9
+    assert result.history[-1].epoch == result.best_epoch + 2 < 9
     again = fit(bridge, result.steering, samples[:1], dev=dev, epochs=1, lr=0.0, **QUIET)
-    assert again.history[0]["dev"]["loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert again.history[0].dev["loss"] == pytest.approx(min(losses), rel=1e-6)
 
 
 def test_strings_and_ids_mean_the_same(bridge):
@@ -245,10 +256,10 @@ def test_refusals(bridge, samples, tmp_path):
         fit(bridge, blank(), samples, lr=1e30, batch_size=4, **QUIET)
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(b"not a checkpoint")
-    with pytest.raises(FileFormatError, match="not a readable training checkpoint"):
+    with pytest.raises(FileFormatError, match=r"the training checkpoint .* is truncated or no safetensors file"):
         fit(bridge, blank(), samples, checkpoint=broken, **QUIET)
     save_file({"x": torch.zeros(1)}, broken)
-    with pytest.raises(FileFormatError, match="not a readable training checkpoint"):
+    with pytest.raises(FileFormatError, match="not a training checkpoint of mechsteer"):
         fit(bridge, blank(), samples, checkpoint=broken, **QUIET)
 
 
@@ -277,3 +288,20 @@ def test_a_shared_adapter_stays_shared(bridge, samples):
     first, second = result.steering.interventions
     assert first.adapter is second.adapter is not adapter
     assert copy.deepcopy(result.to_dict())["best_epoch"] == 1
+
+
+def test_rows_of_like_length_share_a_batch_where_asked_for(bridge, samples):
+    padding, targets = [], []
+    for config in (FitConfig(batch_size=6), FitConfig(batch_size=6, group_lengths=True)):
+        parts = CrossEntropy(samples, dev=samples[:9], neutral=[[1] * n for n in (5, 2, 9, 3, 7, 2, 8)]).parts(
+            bridge, [blank()], config
+        )
+        for split, n in ((parts.train, len(samples)), (parts.dev, 9), (parts.neutral, 7)):
+            assert sorted(i for part in split for i in part.batch.rows.tolist()) == list(range(n))
+        padding.append([int((~part.batch.mask).sum()) for part in (*parts.train, *parts.neutral)])
+        targets.append([n for part in parts.train for n in part.batch.is_target.sum(1).tolist()])
+    assert sum(padding[1]) < 0.5 * sum(padding[0])
+    assert targets[1] == sorted(targets[1]) != targets[0]
+    runs = [fit(bridge, blank(), samples, epochs=2, batch_size=6, group_lengths=True, **QUIET) for _ in range(2)]
+    assert all(map(torch.equal, state(runs[0]), state(runs[1])))
+    assert runs[0].history == runs[1].history

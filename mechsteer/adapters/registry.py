@@ -1,0 +1,77 @@
+"""Adapters and observers by name: what a file or a setting says, without importing anything.
+
+A file names an adapter and never imports one; whoever wrote the adapter registers it before loading:
+
+    mechsteer.adapters.register("gru", Gru)
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from mechsteer.adapters.base import Adapter
+from mechsteer.adapters.static import Static
+from mechsteer.errors import ConfigError, closest
+from mechsteer.runtime.observers import Observer
+
+ADAPTERS: dict[str, type[Adapter]] = {
+    "static": Static,
+}
+OBSERVERS: dict[str, type[Observer]] = {}
+_TAGS = ("linear_in_coeff", "identity_at_init", "per_prompt", "stateful")
+
+
+def register(name: str, cls: type[Adapter] | type[Observer]) -> None:
+    """Let files and settings say `name` for `cls`. Registering the same again changes nothing.
+
+    Raises ConfigError for a name that another class has, a class that has another name, tags that are not
+    declared as bools, and a class without config() and blank().
+    """
+    if not isinstance(cls, type) or not issubclass(cls, (Adapter, Observer)):
+        raise ConfigError(f"{cls!r} is neither an adapter nor an observer", "derive it from one of their classes")
+    if not isinstance(name, str) or not name:
+        raise ConfigError(f"{name!r} is no name", "give a short word, as it is to stand in files")
+    taken = ADAPTERS.get(name) or OBSERVERS.get(name)
+    if taken is cls:
+        return
+    if taken is not None:
+        raise ConfigError(f"the name {name!r} is {taken.__module__}.{taken.__qualname__}'s", "choose another name")
+    if (other := name_of(cls)) is not None:
+        raise ConfigError(f"{cls.__name__} is registered as {other!r}", "files written under two names would part ways")
+    missing = sorted(cls.__abstractmethods__)
+    base = Adapter if issubclass(cls, Adapter) else Observer
+    missing += [m for m in ("config", "blank") if m not in missing and _is_of(cls, base, m)]
+    if missing:
+        raise ConfigError(f"{cls.__name__} does not define {missing}", "files need config() and blank(config)")
+    if issubclass(cls, Adapter):
+        undeclared = [tag for tag in _TAGS if not isinstance(inspect.getattr_static(cls, tag, None), bool)]
+        if undeclared:
+            raise ConfigError(
+                f"{cls.__name__} does not declare {undeclared}", "set each of these tags on the class, True or False"
+            )
+        ADAPTERS[name] = cls
+    else:
+        OBSERVERS[name] = cls
+
+
+def _is_of(cls: type, base: type, method: str) -> bool:
+    """`cls` has the method from `base`, where it only raises."""
+    return getattr(getattr(cls, method), "__func__", getattr(cls, method)) is getattr(
+        getattr(base, method), "__func__", getattr(base, method)
+    )
+
+
+def name_of(cls: type[Any]) -> str | None:
+    """The name that a class is registered under, or None."""
+    return next((name for name, known in (ADAPTERS | OBSERVERS).items() if known is cls), None)
+
+
+def named(name: str) -> type[Adapter]:
+    """The adapter class registered as `name`; raises ConfigError with the closest names."""
+    if name not in ADAPTERS:
+        raise ConfigError(
+            f"no adapter {name!r}",
+            f"known are {closest(name, ADAPTERS) or list(ADAPTERS)}; one of your own: mechsteer.adapters.register",
+        )
+    return ADAPTERS[name]

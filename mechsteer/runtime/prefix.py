@@ -1,0 +1,75 @@
+"""A prefix that is run once and kept: what it adds to the prompt summaries of sessions that will not see it run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from mechsteer.models import Engine
+from mechsteer.models.sites import Site
+from mechsteer.runtime.context import Context
+from mechsteer.runtime.observers import Observer
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.runtime.session import Session, open_sessions
+from mechsteer.runtime.summary import PartialSummary, PromptSummary
+
+
+class _Gatherer(Observer):
+    """Its state is the partial summary."""
+
+    def __init__(self, spec: PromptSummary, bos_id: int | None) -> None:
+        super().__init__()
+        self.spec, self.bos_id = spec, bos_id
+
+    def observe(self, acts: Tensor, state: PartialSummary | None, ctx: Context) -> PartialSummary:
+        return self.spec.gather(state, acts, ctx, self.bos_id)
+
+
+@dataclass(frozen=True)
+class _Gathering:
+    """What an intervention reads for its summary, and nothing else of it: for a session an observation."""
+
+    module: _Gatherer
+    site: Site  # an index of this model
+
+    reads_one, writes, coeff, scope = True, None, 1.0, TokenScope.all()
+
+    @property
+    def observer(self) -> _Gatherer:
+        return self.module
+
+    @property
+    def reads(self) -> tuple[Site]:
+        return (self.site,)
+
+    def at(self, model: Any) -> _Gathering:  # noqa: ARG002
+        return self
+
+
+@contextlib.contextmanager
+def collecting_summaries(
+    backend: Engine, interventions: Sequence[Any]
+) -> Iterator[dict[tuple[Any, Site], PartialSummary]]:
+    """What the one forward inside adds to the prompt summaries of `interventions`, which are not applied to it.
+
+    The dict is filled on exit, with the summaries of enclosing `steer` blocks too; `Session.begin(forward,
+    summaries=...)` takes it where that forward (a kept prefix) is announced instead of run again. The
+    interventions must touch nothing in it. Give the prompt lengths of the whole rows by `hints`.
+    """
+    model, collected = backend.model, {}
+    own = [iv.at(model) for iv in interventions if getattr(iv.module, "summary", None) is not None]
+    bos_id = getattr(model.tokenizer, "bos_token_id", None)
+    session = Session(backend, [_Gathering(_Gatherer(iv.module.summary, bos_id), iv.reads[0]) for iv in own])
+    session.open()
+    try:
+        yield collected
+        for enclosing in open_sessions(model):
+            collected |= enclosing.export_summaries()
+        states = [] if session.run is None else session.run.states
+        collected |= {(iv.module, iv.reads[0]): state for iv, state in zip(own, states, strict=False)}
+    finally:
+        session.close()

@@ -1,0 +1,8 @@
+"""What `fit` can minimise: one file per loss."""
+
+from mechsteer.training.objectives.base import Objective, Rows, Tally, Terms
+from mechsteer.training.objectives.cross_entropy import CrossEntropy
+from mechsteer.training.objectives.harm import Harmless, left_alone
+from mechsteer.training.objectives.teacher_kl import TeacherKL
+
+__all__ = ["CrossEntropy", "Harmless", "Objective", "Rows", "Tally", "TeacherKL", "Terms", "left_alone"]

@@ -1,0 +1,156 @@
+"""An objective: what `fit` minimises.
+
+    loss = Σ over terms of  weight · (sum of the term / how many it is a sum of)
+
+It gives rows of token ids and says which positions it asks the logits of; given a batch under the steering as it
+stands it returns named terms. Batches, restart, caching, checkpoints, schedules and early stopping are `fit`'s.
+
+    class Sure(Objective):
+        def __init__(self, samples):
+            self.samples, self.weights = samples, {"entropy": 1.0}
+
+        def rows(self, model):
+            return Rows(train=encode_samples(model, self.samples))
+
+        def terms(self, steered):
+            log_q = steered.log_probs(steered.part.scored)
+            return {"entropy": (-(log_q.exp() * log_q).sum(), len(log_q))}
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mechsteer.errors import ConfigError
+from mechsteer.runtime.batches import Batch, Pair, make_batches
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.shapes import Mask
+from mechsteer.steering.interventions import Intervention, replace_intervention
+from mechsteer.training.config import FitConfig
+from mechsteer.training.parts import Part, Parts, Steered
+
+Terms = Mapping[str, tuple[Tensor | float, int]]  # name -> (sum, how many)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """What an objective trains on, as token ids; targets may be empty."""
+
+    train: Sequence[Pair]
+    dev: Sequence[Pair] = ()
+    neutral: Sequence[Pair] = ()  # steered at every token, whatever the scope
+
+    @property
+    def hash(self) -> str:
+        """16 hex digits."""
+        plain = [[list(map(list, pair)) for pair in pairs] for pairs in (self.train, self.dev, self.neutral)]
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
+
+
+class Objective(abc.ABC):
+    """Base of all objectives. `weights`: term -> its weight in the loss, in the order in which terms are reported."""
+
+    weights: Mapping[str, float]
+
+    @abc.abstractmethod
+    def rows(self, model: Any) -> Rows:
+        """Everything it trains on, as token ids of `model`. Raises DataError for data that cannot be used."""
+
+    def prepared(self, model: Any, config: FitConfig) -> Objective:  # noqa: ARG002  # most have nothing to look up
+        """The same with everything that depends on the model looked up; `fit` asks once, before anything else."""
+        return self
+
+    @abc.abstractmethod
+    def terms(self, steered: Steered) -> Terms:
+        """Loss terms of one batch; a term that has nothing to say about it may be left out."""
+
+    def scored(self, batch: Batch, interventions: Sequence[Intervention]) -> Mask:  # noqa: ARG002  # others ask both
+        """[batch pos] positions whose logits `terms` needs: by default those that predict a target token."""
+        return batch.predicts_target
+
+    def identity(self) -> dict[str, Any]:
+        """What tells it from others on the same data, JSON-able: a checkpoint of another identity is refused."""
+        return {"objective": type(self).__name__, "weights": dict(self.weights)}
+
+    def parts(self, model: Any, interventions: Sequence[Intervention], config: FitConfig) -> Parts:
+        """The rows in batches.
+
+        Which rows share a batch is drawn from the seed once, so that what a batch starts from can be kept.
+        """
+        rows = self.rows(model)
+        mixed = torch.randperm(len(rows.train), generator=torch.Generator().manual_seed(config.seed)).tolist()
+
+        def ordered(pairs: Sequence[Pair], order: Sequence[int]) -> list[int]:
+            if not config.group_lengths:
+                return list(order)
+            return sorted(order, key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))  # a kept prefix costs nothing
+
+        everywhere = [replace_intervention(iv, scope=TokenScope.all()) for iv in interventions]
+
+        def parts(
+            pairs: Sequence[Pair], steering: Sequence[Intervention], order: Sequence[int] | None = None
+        ) -> tuple[Part, ...]:
+            order = ordered(pairs, range(len(pairs)) if order is None else order)
+            batches = make_batches(model, pairs, config.batch_size, order)
+            return tuple(
+                Part(batch=batch, interventions=tuple(steering), scored=self.scored(batch, steering))
+                for batch in batches
+            )
+
+        return Parts(
+            train=parts(rows.train, interventions, mixed),
+            dev=parts(rows.dev, interventions),
+            neutral=parts(rows.neutral, everywhere),
+            data_hash=rows.hash,
+        )
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Sums and counts of loss terms: tallies of several batches add up."""
+
+    sums: Mapping[str, Tensor | float]
+    counts: Mapping[str, int]
+
+    @classmethod
+    def of(cls, terms: Terms, weights: Mapping[str, float]) -> Tally:
+        """Raises ConfigError for a term that has no weight."""
+        if unknown := [name for name in terms if name not in weights]:
+            raise ConfigError(
+                f"the objective gives terms without weights: {unknown}",
+                "name every term in its `weights`, 0.0 for none",
+            )
+        return cls({k: total for k, (total, _) in terms.items()}, {k: n for k, (_, n) in terms.items()})
+
+    def __add__(self, other: Tally) -> Tally:
+        names = dict.fromkeys((*self.sums, *other.sums))
+        return Tally(
+            {k: self.sums.get(k, 0.0) + other.sums.get(k, 0.0) for k in names},
+            {k: self.counts.get(k, 0) + other.counts.get(k, 0) for k in names},
+        )
+
+    def means(self, weights: Mapping[str, float]) -> dict[str, Tensor | float]:
+        """Each term per position; 0 where there is none (no position to be left alone costs nothing)."""
+        return {k: self.sums.get(k, 0.0) / max(self.counts.get(k, 0), 1) for k in weights}
+
+    def loss(self, weights: Mapping[str, float]) -> Tensor | float:
+        """Σ weight · mean."""
+        first, *rest = (weights[name] * mean for name, mean in self.means(weights).items())
+        return sum(rest, first)
+
+    def summary(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """The loss and each term as plain numbers."""
+        return {"loss": float(self.loss(weights))} | {k: float(v) for k, v in self.means(weights).items()}
+
+    def detached(self) -> Tally:
+        """The same as plain numbers."""
+        sums = {k: v.item() if isinstance(v, Tensor) else v for k, v in self.sums.items()}
+        return Tally(sums, self.counts)

@@ -1,0 +1,98 @@
+"""Do no harm: what an objective adds so that the steered model stays as it was where it is not asked to change.
+
+    λ·KL(frozen || steered) on what is to be left alone + μ·mean‖delta‖²
+
+"Left alone" are positions the scope touches, or that come after one, and that neither are target tokens nor
+predict one; and every position of neutral text, steered with scope `all`. On prompt tokens before the scope
+the KL is identically zero and is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mechsteer.errors import ConfigError, DataError
+from mechsteer.models import tokenize
+from mechsteer.runtime.batches import Batch, Sample, encode_samples
+from mechsteer.runtime.reach import touched
+from mechsteer.runtime.session import Session
+from mechsteer.shapes import Mask
+from mechsteer.steering.divergence import kl_divergence
+from mechsteer.steering.interventions import Intervention
+from mechsteer.training.objectives.base import Objective, Rows, Terms
+from mechsteer.training.parts import Steered
+
+SampleLike = Sample | tuple[str | Sequence[int], str | Sequence[int]]
+
+
+class Harmless(Objective):
+    """Base of objectives on samples that leave alone what they are not about: adds the terms kl and square_norm.
+
+    Subclasses are dataclasses with these fields.
+    """
+
+    samples: Sequence[SampleLike]
+    dev: Sequence[SampleLike]
+    neutral: Sequence[str | Sequence[int]]
+    kl_weight: float
+    l2_weight: float
+
+    def check_weights(self) -> None:
+        """Raise ConfigError unless both weights are finite and not negative."""
+        for name in ("kl_weight", "l2_weight"):
+            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
+                raise ConfigError(f"{name} is {getattr(self, name)}", "pass a finite number, 0 or more")
+
+    def rows(self, model: Any) -> Rows:
+        texts = [(ids, []) for ids in tokenize(model, self.neutral)] if self.neutral else []
+        dev = encode_samples(model, as_samples(self.dev)) if self.dev else []
+        return Rows(train=encode_samples(model, as_samples(self.samples)), dev=dev, neutral=texts)
+
+    def scored(self, batch: Batch, interventions: Sequence[Intervention]) -> Mask:
+        return batch.predicts_target | left_alone(interventions, batch)
+
+    def harm(self, steered: Steered) -> Terms:
+        """kl and square_norm of a batch."""
+        where = steered.part.scored & ~steered.part.batch.predicts_target
+        terms: dict[str, tuple[Tensor | float, int]] = {}
+        if bool(where.any()):
+            kl = kl_divergence(steered.frozen(where), steered.log_probs(where))
+            terms["kl"] = (kl.sum(), len(kl))
+        return terms | {"square_norm": square_norms(steered.session)}
+
+
+def as_samples(items: Sequence[SampleLike]) -> list[Sample]:
+    """Samples as they are, (prompt, target) pairs as samples. Raises DataError for anything else."""
+    samples = []
+    for i, item in enumerate(items):
+        if isinstance(item, Sample):
+            samples.append(item)
+        elif isinstance(item, (tuple, list)) and len(item) == 2:  # a prompt and a target
+            samples.append(Sample(*item))
+        else:
+            raise DataError(
+                f"item {i} is no sample: {item!r}"[:200], "pass Sample(prompt, target), or a pair of the two"
+            )
+    return samples
+
+
+def left_alone(interventions: Sequence[Intervention], batch: Batch) -> Mask:
+    """Positions [batch pos] of a batch where the steered model is to predict as the frozen one does."""
+    reached = touched(interventions, batch.context()).long().cumsum(1) > 0
+    return reached & batch.mask & ~batch.is_target & ~batch.predicts_target
+
+
+def square_norms(session: Session) -> tuple[Tensor, int]:
+    """(Σ‖delta‖², how many) over touched positions and interventions of the last recorded forward."""
+    assert session.recorded is not None
+    total, n, ctx = torch.zeros((), device=session.backend.device), 0, session.contexts[-1]
+    for iv, deltas in zip(session.interventions, session.recorded, strict=True):
+        here = iv.scope.touched(ctx)
+        n += int(here.sum()) if isinstance(here, Tensor) else int(ctx.mask.sum()) * here
+        total = total + deltas[-1].float().pow(2).sum()
+    return total, n

@@ -1,0 +1,134 @@
+"""The batches of a training run, and one of them under the steering as it stands.
+
+What lies before the first touch is the same in every step: it is computed once per batch and kept (see
+`mechsteer.runtime.restart`), and so is what an objective asks to keep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from mechsteer.runtime.batches import Batch
+from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns
+from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
+from mechsteer.runtime.session import Session, open_sessions
+from mechsteer.shapes import Mask
+from mechsteer.steering.interventions import Intervention, steer
+from mechsteer.training.config import FitConfig
+
+
+class Sized(Protocol):
+    """Something that knows how much memory it holds."""
+
+    def n_bytes(self) -> int: ...
+
+
+Value = TypeVar("Value", bound=Tensor | Sized)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Part:
+    """A batch, what steers it, and the positions whose logits the objective asks for."""
+
+    batch: Batch
+    interventions: tuple[Intervention, ...]
+    scored: Mask
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Parts:
+    """What a run trains on. A neutral part joins every step and every look at dev."""
+
+    train: tuple[Part, ...]
+    dev: tuple[Part, ...] = ()
+    neutral: tuple[Part, ...] = ()
+    data_hash: str  # of all rows, as token ids
+
+
+class Steered:
+    """One part under the steering as it stands: what loss terms are computed from.
+
+    `logits` [n_scored d_vocab] at the part's scored positions in row-major order, with gradients unless the
+    caller switched them off. `session`: the deltas and contexts of that forward.
+    """
+
+    def __init__(self, part: Part, logits: Tensor, session: Session, forwards: Forwards) -> None:
+        self.part, self.logits, self.session, self._forwards = part, logits, session, forwards
+
+    @cached_property
+    def _log_probs(self) -> Tensor:
+        return self.logits.float().log_softmax(-1)
+
+    def logits_at(self, where: Mask) -> Tensor:
+        """Steered logits [n d_vocab] at positions `where` [batch pos], which are among the scored ones."""
+        return self.logits[where[self.part.scored]]
+
+    def log_probs(self, where: Mask) -> Tensor:
+        """Steered log-probs [n d_vocab] at positions `where` [batch pos], which are among the scored ones."""
+        return self._log_probs[where[self.part.scored]]
+
+    def frozen(self, where: Mask) -> Tensor:
+        """Log-probs [n d_vocab] without the steering at positions `where`; kept between steps."""
+        key = ("frozen", where.cpu().numpy().tobytes())
+        return self.kept(key, lambda: self._forwards.frozen(self.part, where))
+
+    def kept(self, name: Hashable, compute: Callable[[], Value]) -> Value:
+        """`compute()`, which no step changes, kept under `name` for this part as far as the budget goes."""
+        return self._forwards.kept.get((name, self.part), compute, _n_bytes)
+
+
+def _n_bytes(value: Tensor | Sized) -> int:
+    return value.untyped_storage().nbytes() if isinstance(value, Tensor) else value.n_bytes()
+
+
+class Forwards:
+    """Forwards of parts under `interventions`, restarted where no step changes anything."""
+
+    def __init__(self, model: Any, interventions: Sequence[Intervention], config: FitConfig) -> None:
+        self.model, self.restart = model, config.restart
+        self.n_skipped = n_untouched_blocks(model, interventions) if config.restart else 0
+        self.keep_prefix = config.restart and not config.recompute_blocks
+        self.kept = Kept(config.cache_bytes)
+        self._prefixes: dict[Part, int] = {}
+        both = [*interventions, *(iv for session in open_sessions(model) for iv in session.interventions)]
+        used = {site.at(model).layer for iv in both for site in (iv.site, iv.read) if site is not None}
+        # A recomputed block would run its hooks twice, and an adapter's state would see the same tokens twice.
+        blocks = range(self.n_skipped, model.cfg.n_layers) if config.recompute_blocks else ()
+        self.recompute = [i for i in blocks if i not in used]
+
+    def steered(self, part: Part) -> Steered:
+        """The part, steered; with gradients unless the caller switched them off."""
+        start = self._start(part)
+        with steer(self.model, part.interventions, record=True) as session:
+            logits = self._logits(part, start, part.scored, recompute=self.recompute)
+        return Steered(part, logits, session, self)
+
+    def frozen(self, part: Part, where: Mask) -> Tensor:
+        """Log-probs [n d_vocab] of the same rows without the steering."""
+        with torch.no_grad():
+            return self._logits(part, self._start(part), where).float().log_softmax(-1)
+
+    def _start(self, part: Part) -> Start:
+        if part not in self._prefixes:
+            self._prefixes[part] = self._n_prefix(part) if self.keep_prefix else 0
+        n_prefix = self._prefixes[part]
+        if self.n_skipped == n_prefix == 0:
+            return Start()
+        return self.kept.get(
+            ("start", part),
+            lambda: start_from(self.model, part.batch, self.n_skipped, n_prefix),
+            lambda start: start.n_bytes(self.model),
+        )
+
+    def _n_prefix(self, part: Part) -> int:
+        first_scored = int(part.scored.any(0).long().argmax())
+        return min(first_scored, n_untouched_columns(self.model, part.interventions, part.batch))
+
+    def _logits(self, part: Part, start: Start, at: Mask, recompute: Sequence[int] = ()) -> Tensor:
+        return logits_from(self.model, part.batch, start, at, recompute=recompute, all_positions=not self.restart)
