@@ -16,10 +16,11 @@ import bench_capture
 import bench_features
 import bench_generation
 import bench_startup
+import bench_store
 import bench_topology
 import bench_training
 
-BENCHES = ("startup", "generation", "capture", "training", "h0", "reasonscore", "attribution")
+BENCHES = ("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution")
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
         "startup": bench_startup.main,
         "generation": lambda: bench_generation.main(arguments.models),
         "capture": lambda: bench_capture.main(arguments.models),
+        "store": bench_store.main,
         "training": lambda: bench_training.main([]),
         "h0": lambda: bench_topology.main([]),
         "reasonscore": bench_features.main,
