@@ -23,7 +23,7 @@ from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import model_fingerprint
 from mechsteer.results import Result, live, plain
 from mechsteer.runtime.reach import touched
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, writing
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten
 from mechsteer.training.config import FitConfig
 from mechsteer.training.loop import Epoch, Loop
 from mechsteer.training.objectives import CrossEntropy, Objective, Tally
@@ -63,8 +63,7 @@ def fit(
     best epoch's parameters are returned. `checkpoint`: a file written after every epoch; called again with it, the
     run goes on where it was.
 
-    Observations in the steering stay in it and are not run. The given steering and the model stay as they are and no
-    hooks remain, also after an exception.
+    The given steering and the model stay as they are and no hooks remain, also after an exception.
 
     Raises ConfigError (nothing to train, a model that is not frozen, a checkpoint of another run), DataError
     (empty or too long samples), NonFiniteError (the loss is NaN or infinite), ModelMismatchError (the model's
@@ -73,7 +72,7 @@ def fit(
     if not isinstance(objective, Objective):
         objective = CrossEntropy(objective)
     trained = copy.deepcopy(steering if isinstance(steering, Steering) else Steering(flatten(steering)))
-    interventions = writing(trained)
+    interventions = trained.flat()
     _refuse_untrainable(model, interventions)
     fingerprint = model_fingerprint(model)
     objective = objective.prepared(model, config)
