@@ -125,15 +125,12 @@ def text_form(
     if not treated.tokens:
         return None
     after = _measures(treated, ngram)
-    differences = {}
+    facts: dict[str, Any] = {name: _mean(values) for name, values in after.items()}
     if base is not None and len(base.tokens) == len(treated.tokens):
-        before = _measures(base, ngram)
-        groups = np.array(treated.groups)
-        differences = {
-            f"{name}_difference": _paired_interval(before[name], after[name], groups, n_boot, seed) for name in after
-        }
-    means = {name: _mean(values) for name, values in after.items()}
-    return TextForm(n=len(treated.tokens), ngram=ngram, **means, **differences)
+        before, groups = _measures(base, ngram), np.array(treated.groups)
+        for name, values in after.items():
+            facts[f"{name}_difference"] = _paired_interval(before[name], values, groups, n_boot, seed)
+    return TextForm(n=len(treated.tokens), ngram=ngram, **facts)
 
 
 def repetition(tokens: Sequence[int], ngram: int = NGRAM) -> float:

@@ -61,7 +61,8 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     >>> mcnemar_exact(9, 1)
     0.021484375
     """
-    return float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)
+    found: Any = mcnemar([[0, lost], [gained, 0]], exact=True)
+    return float(found.pvalue)
 
 
 def compare_paired(
@@ -188,7 +189,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """
     tested = {key: p for key, p in p_values.items() if not np.isnan(p)}
     # multipletests collects garbage, which takes a while: a family of one is not worth it
-    adjusted = multipletests(list(tested.values()), method="holm")[1] if len(tested) > 1 else tested.values()
+    values = list(tested.values())
+    adjusted: Any = multipletests(values, method="holm")[1] if len(values) > 1 else values
     return dict.fromkeys(p_values, np.nan) | {key: float(p) for key, p in zip(tested, adjusted, strict=True)}
 
 
