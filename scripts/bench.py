@@ -13,6 +13,7 @@ import argparse
 
 import bench_attribution
 import bench_capture
+import bench_evaluation
 import bench_features
 import bench_generation
 import bench_startup
@@ -20,7 +21,7 @@ import bench_store
 import bench_topology
 import bench_training
 
-BENCHES = ("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution")
+BENCHES = ("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation")
 
 
 def main() -> None:
@@ -42,6 +43,7 @@ def main() -> None:
         "h0": lambda: bench_topology.main([]),
         "reasonscore": bench_features.main,
         "attribution": lambda: bench_attribution.main([]),
+        "evaluation": lambda: bench_evaluation.main([]),
     }
     for name in arguments.benches or BENCHES:
         print(f"\n== {name}", flush=True)
