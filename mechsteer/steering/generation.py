@@ -155,8 +155,8 @@ def generate(
                     here = [index[row] for row in picked.rows]
                     written.add(here, picked.tokens)
                     if told is not None:
-                        noted = last_readings(steered.own, picked.slots) if record else ()
-                        with torch.inference_mode(False):
+                        with torch.inference_mode(False):  # the readings may be used in training
+                            noted = last_readings(steered.own, picked.slots) if record else ()
                             told(written.step(n, here, noted, model.tokenizer))
             bar.update(len(index))
             if not all(written.is_done(i) for i in index):  # interrupted

@@ -70,5 +70,5 @@ def _lay_out(name: str, series: Sequence[Tensor | None], contexts: Sequence[Cont
 
 
 def _plain(values: Tensor) -> Tensor:
-    """float32 on the CPU, free to be used anywhere (a tensor of inference mode is not)."""
-    return values.detach().clone().float().cpu()
+    """float32 on the CPU."""
+    return values.detach().float().cpu()

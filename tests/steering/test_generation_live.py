@@ -260,6 +260,7 @@ def test_steps_carry_readings(engine):
         for step in steps:
             for name in ("gate", "pair", "delta_norm"):
                 at = [len(PROMPTS[row]) + step.index - 1 for row in step.rows]
+                assert not step.readings[0][name].is_inference()
                 same(step.readings[0][name], out.readings[0][name][list(step.rows), at])
 
 
@@ -283,3 +284,19 @@ def test_a_generation_goes_to_plain_data_and_comes_back():
     text = to_json(out)
     assert from_json(ms.generation.Generation, text) == out
     assert from_json(ms.generation.Generation, text.replace('"interrupted": false', '"interrupted": true')) != out
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_an_observer_notes_comes_out(engine):
+    class Size(ms.Observer):
+        def observe(self, acts, state, ctx):
+            ctx.note("size", acts.norm(dim=-1))
+            return state
+
+    model, site = toys.shared(*ENGINES[engine]), ms.Site(1, "resid_post")
+    out = ms.generate(model, PROMPTS, ms.Observation(Size(), site), max_new_tokens=3, stop_tokens=(), record=True)
+    assert out.tokens == ms.generate(model, PROMPTS, max_new_tokens=3, stop_tokens=()).tokens
+    assert list(out.readings[0]) == ["size"]
+    for row, (prompt, new) in enumerate(zip(PROMPTS, out.tokens, strict=True)):
+        states = ms.capture(model, [prompt + new[:-1]], [site])[site].values[0]
+        same(out.readings[0]["size"][row, : len(states)], states.norm(dim=-1))
