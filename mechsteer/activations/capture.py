@@ -27,11 +27,11 @@ from mechsteer.activations.running import Run
 from mechsteer.activations.store import FORMAT, MANIFEST, PLAN, VERSION, ActivationStore, read_manifest, shard_path
 from mechsteer.errors import ConfigError, DataError, ModelMismatchError
 from mechsteer.files import PARTIAL, rename, write_atomically
-from mechsteer.models import Backend, backend_of, model_fingerprint, twin_of
+from mechsteer.models import Engine, backend_of, model_fingerprint, twin_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.session import open_sessions
 
-Engine = Literal["auto", "model"]
+EngineChoice = Literal["auto", "model"]
 
 
 @overload
@@ -49,7 +49,7 @@ def capture(
     prompt_lengths: Sequence[int] | None = ...,
     drop_bos: bool = ...,
     shard_size: int = ...,
-    engine: Engine = ...,
+    engine: EngineChoice = ...,
     progress: bool = ...,
 ) -> Captured: ...
 @overload
@@ -67,7 +67,7 @@ def capture(
     prompt_lengths: Sequence[int] | None = ...,
     drop_bos: bool = ...,
     shard_size: int = ...,
-    engine: Engine = ...,
+    engine: EngineChoice = ...,
     progress: bool = ...,
 ) -> ActivationStore: ...
 def capture(
@@ -84,7 +84,7 @@ def capture(
     prompt_lengths: Sequence[int] | None = None,
     drop_bos: bool = True,
     shard_size: int = 16_384,
-    engine: Engine = "auto",
+    engine: EngineChoice = "auto",
     progress: bool = True,
 ) -> Captured | ActivationStore:
     """Activations of `prompts` (strings, or token-id lists) at `sites`: in memory, or with `path` on disk.
@@ -129,7 +129,7 @@ def capture(
         "engine": "twin" if backend.kind == "twin" else "model",
         "model": backend_of(model).kind,
         "model_dtype": str(backend.dtype).removeprefix("torch."),
-        "processing": backend_of(model).processing(),
+        "processing": backend_of(model).weights.processing(),
         "n_layers": model.cfg.n_layers,
         "sites": [site.to_dict() for site in located],
         "dtype": str(dtype).removeprefix("torch."),
@@ -169,7 +169,7 @@ def _flatten(interventions: Any) -> list[Any]:
     return interventions.flat() if hasattr(interventions, "flat") else [interventions]
 
 
-def _engine(model: Any, sites: list[Site], steering: list[Any], engine: str) -> Backend:
+def _engine(model: Any, sites: list[Site], steering: list[Any], engine: str) -> Engine:
     twin = twin_of(model) if engine == "auto" and not open_sessions(model) else None
     if twin is None:
         return backend_of(model)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechsteer.activations.rows import Rows
 from mechsteer.errors import HookNeverFiredError, NonFiniteError, ShapeError
-from mechsteer.models import Backend
+from mechsteer.models import Engine
 from mechsteer.models.sites import Site
 from mechsteer.runtime.session import Session, hints, open_sessions
 
@@ -28,7 +28,7 @@ class Run:
     def __init__(
         self,
         model: Any,
-        backend: Backend,
+        backend: Engine,
         sites: list[Site],
         rows: Rows,
         batch_size: int,
@@ -54,12 +54,12 @@ class Run:
             stack.callback(session.close)
             session.open()
             for site, name in zip(self.sites, names, strict=True):
-                stack.callback(self.backend.attach(name, self._keeper(site)))
+                stack.callback(self.backend.runner.attach(name, self._keeper(site)))
             yield
 
     def _keeper(self, site: Site) -> Callable[[Tensor], None]:
         assert isinstance(site.layer, int)
-        read_as = self.backend.read_as(site.layer, site.point)
+        read_as = self.backend.names.read_as(site.layer, site.point)
 
         def keep(acts: Tensor) -> None:
             if acts.shape[:2] != self._real.shape:
@@ -106,7 +106,7 @@ class Run:
         mask = real.long().to(device) if is_steered and not bool(real.all()) else None
         with torch.no_grad(), hints(self.model, lengths, torch.tensor(batch, device=device)):
             try:
-                self.backend.forward(tokens.to(device), mask, None, use_cache=False)
+                self.backend.runner.forward(tokens.to(device), mask, None, use_cache=False)
             except _Done:
                 self._check_steered()
                 return self._found

@@ -165,7 +165,7 @@ def steered_run(
 def _collect(model: Any, batch: Batch, groups: dict[Site, list[Intervention]]) -> dict[str, Tensor]:
     """Values by name, [batch pos ...], of one batch's two runs."""
     backend = backend_of(model)
-    last = backend.hook_name(backend.cfg.n_layers - 1, "resid_post")
+    last = backend.names.hook_name(backend.cfg.n_layers - 1, "resid_post")
     nowhere = (batch.rows[:0], batch.rows[:0])
     final: dict[str, list[Tensor]] = {last: []}
     forward(model, batch, after=final, unembed_at=nowhere)
@@ -199,7 +199,7 @@ def _stream(model: Any, site: Site) -> str | None:
         return None
     if getattr(model.cfg, "parallel_attn_mlp", False):
         point = "resid_post"
-    return backend_of(model).hook_name(site.layer, point)
+    return backend_of(model).names.hook_name(site.layer, point)
 
 
 def _flat(acts: Tensor) -> Tensor:

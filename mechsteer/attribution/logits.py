@@ -44,8 +44,10 @@ class LogitAttribution:
 
     def frame(self) -> pd.DataFrame:
         """token_id, token, direct, whole; most promoted first."""
-        table = pd.DataFrame({"token": self.tokens, "direct": self.direct.numpy(), "whole": self.whole.numpy()})
-        return table.sort_values("direct", ascending=False, kind="stable").reset_index(names="token_id")
+        order = self.direct.argsort(descending=True, stable=True)
+        tokens = [self.tokens[i] for i in order.tolist()]
+        values = {"direct": self.direct[order].numpy(), "whole": self.whole[order].numpy()}
+        return pd.DataFrame({"token_id": order.numpy(), "token": tokens, **values})
 
     def promoted(self, k: int = 10) -> pd.DataFrame:
         """The k tokens whose logit the delta itself raises most."""
@@ -53,7 +55,7 @@ class LogitAttribution:
 
     def suppressed(self, k: int = 10) -> pd.DataFrame:
         """The k tokens whose logit the delta itself lowers most."""
-        return self.frame().tail(k)[::-1].reset_index(drop=True)
+        return self.frame().tail(k).iloc[::-1].reset_index(drop=True)
 
     def to_dict(self, k: int = 20) -> dict[str, Any]:
         """Plain data with the k most promoted and suppressed tokens."""
@@ -91,7 +93,7 @@ def attribute_logits(
         delta, final, steered = delta[index], final[index], steered[index]
 
     def logits(resid: Tensor) -> Tensor:
-        return backend.unembed(resid.to(backend.device, backend.dtype)).double().cpu()
+        return backend.weights.unembed(resid.to(backend.device, backend.dtype)).double().cpu()
 
     direct, whole = (torch.zeros(backend.cfg.d_vocab, dtype=torch.float64) for _ in range(2))
     missed, total, missed_norm, norm = 0.0, 0.0, 0.0, 0.0

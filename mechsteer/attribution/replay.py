@@ -183,14 +183,14 @@ def _start(model: Any, batch: Batch, n_skipped: int) -> Tensor | None:
         return None
     backend = backend_of(model)
     found: list[Tensor] = []
-    remove = backend.attach(backend.hook_name(n_skipped - 1, "resid_post"), found.append, first=True)
+    remove = backend.runner.attach(backend.names.hook_name(n_skipped - 1, "resid_post"), found.append, first=True)
     nowhere = (batch.rows[:0], batch.rows[:0])
     try:
         with (
             hints(model, batch.prompt_lengths, batch.rows),
-            backend.shortened(stop_at=n_skipped, unembed_at=nowhere),
+            backend.runner.shortened(stop_at=n_skipped, unembed_at=nowhere),
         ):
-            backend.forward(batch.tokens, batch.attention_mask, None, use_cache=False)
+            backend.runner.forward(batch.tokens, batch.attention_mask, None, use_cache=False)
     finally:
         remove()
     return found[0]

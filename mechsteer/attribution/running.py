@@ -108,13 +108,13 @@ def forward(
     backend = backend_of(model)
     with contextlib.ExitStack() as stack:
         for name, kept in (before or {}).items():
-            stack.callback(backend.attach(name, _keeper(kept)))
+            stack.callback(backend.runner.attach(name, _keeper(kept)))
         session = stack.enter_context(steer(model, interventions, record=record))
         for name, kept in (after or {}).items():
-            stack.callback(backend.attach(name, _keeper(kept)))
+            stack.callback(backend.runner.attach(name, _keeper(kept)))
         stack.enter_context(hints(model, batch.prompt_lengths, batch.rows))
-        stack.enter_context(backend.shortened(n_skipped=n_skipped, resid=resid, unembed_at=unembed_at))
-        logits, _ = backend.forward(batch.tokens, batch.attention_mask, None, use_cache=False)
+        stack.enter_context(backend.runner.shortened(n_skipped=n_skipped, resid=resid, unembed_at=unembed_at))
+        logits, _ = backend.runner.forward(batch.tokens, batch.attention_mask, None, use_cache=False)
         return logits, session.recorded or []
 
 

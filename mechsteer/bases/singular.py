@@ -51,12 +51,12 @@ def singular(
             if site is not None and not _meets(site.at(model), layer, name, side):
                 continue
             try:
-                weight = backend.map_weight(layer, name)
+                weight = backend.weights.map_weight(layer, name)
             except UnknownSiteError:
                 if name == "gate" and tuple(maps) == READING_MAPS:
                     continue
                 raise
-            scale = backend.norm_scale(layer, name) if side == "right" else None
+            scale = backend.weights.norm_scale(layer, name) if side == "right" else None
             scaled.append(scale is not None)
             vectors, sizes = _svd(weight if scale is None else weight * scale, side, k)
             blocks.append((f"{name}.{layer}", sum(map(len, rows)), sum(map(len, rows)) + len(vectors)))
@@ -75,7 +75,7 @@ def singular(
         "model_fingerprint": model_fingerprint(model),
     }
     labels = [f"{name}.sv{i}" for name, first, end in blocks for i in range(end - first)]
-    norm = backend.normalize if side == "right" else None
+    norm = backend.weights.normalize if side == "right" else None
     return Basis(torch.cat(rows), tuple(labels), source, torch.cat(values), tuple(blocks), norm=norm)
 
 

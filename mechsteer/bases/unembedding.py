@@ -28,11 +28,11 @@ def top_tokens(model: Any, basis: Basis, k: int = 10, *, chunk: int = 1024) -> p
             f"directions of length {basis.d_model} in a model with d_model {backend.cfg.d_model}",
             "only directions of the residual stream can be unembedded",
         )
-    zero = backend.unembed(torch.zeros(1, basis.d_model, dtype=backend.dtype, device=backend.device))
+    zero = backend.weights.unembed(torch.zeros(1, basis.d_model, dtype=backend.dtype, device=backend.device))
     records = []
     for start in range(0, len(basis), chunk):
         part = basis.directions[start : start + chunk].to(backend.device, backend.dtype)
-        logits = backend.unembed(part) - zero
+        logits = backend.weights.unembed(part) - zero
         sides = [(sign * logits).topk(min(k, logits.shape[1]), dim=1).indices.tolist() for sign in (1, -1)]
         for label, high, low in zip(basis.labels[start : start + chunk], *sides, strict=True):
             records.append((label, [_token(model, i) for i in high], [_token(model, i) for i in low]))

@@ -1,5 +1,30 @@
-"""Evaluation of interventions: paired statistics."""
+"""Evaluation of interventions: arms on the same items, their scores, paired statistics, harm, and what it is made of."""
 
+from mechsteer.evaluation.arms import (
+    AddsZero,
+    Arm,
+    Role,
+    base_arm,
+    delta_vectors,
+    mean_difference_arm,
+    no_op_arm,
+    prompt_arm,
+    random_arms,
+    treated_arm,
+)
+from mechsteer.evaluation.decompositions import SwitchAndRest, style_share, switch_and_rest
+from mechsteer.evaluation.evaluation import ArmResult, Comparison, Evaluation, evaluate
+from mechsteer.evaluation.harm import (
+    Harm,
+    NeutralLoss,
+    TextForm,
+    compression,
+    neutral_loss,
+    neutral_losses,
+    repetition,
+    text_form,
+)
+from mechsteer.evaluation.likelihoods import LogOdds, MultipleChoice, log_likelihoods
 from mechsteer.evaluation.paired import (
     PairedComparison,
     ScoreComparison,
@@ -10,8 +35,47 @@ from mechsteer.evaluation.paired import (
     mcnemar_exact,
     mcnemar_power,
 )
+from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once, mean_score
+from mechsteer.evaluation.seeds import PooledSeeds, pool_seeds
+from mechsteer.evaluation.verified import Verified
 
 __all__ = [
+    "Arm",
+    "Role",
+    "base_arm",
+    "treated_arm",
+    "no_op_arm",
+    "prompt_arm",
+    "mean_difference_arm",
+    "random_arms",
+    "delta_vectors",
+    "AddsZero",
+    "Scoring",
+    "Scored",
+    "Keep",
+    "at_once",
+    "mean_score",
+    "Verified",
+    "LogOdds",
+    "MultipleChoice",
+    "log_likelihoods",
+    "evaluate",
+    "Evaluation",
+    "ArmResult",
+    "Comparison",
+    "Harm",
+    "NeutralLoss",
+    "TextForm",
+    "neutral_losses",
+    "neutral_loss",
+    "text_form",
+    "repetition",
+    "compression",
+    "SwitchAndRest",
+    "switch_and_rest",
+    "style_share",
+    "PooledSeeds",
+    "pool_seeds",
     "compare_paired",
     "PairedComparison",
     "compare_scores",

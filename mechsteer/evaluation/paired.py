@@ -17,6 +17,8 @@ from jaxtyping import Bool, Float
 from numpy import ndarray
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
 
 from mechsteer.errors import DataError, ShapeError
 from mechsteer.results import Interval, Result, cluster_weights
@@ -58,7 +60,7 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     >>> mcnemar_exact(9, 1)
     0.021484375
     """
-    return float(min(1.0, 2 * binom.cdf(min(gained, lost), gained + lost, 0.5)))
+    return float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)
 
 
 def compare_paired(
@@ -166,12 +168,9 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
-    tested = sorted((key for key, p in p_values.items() if not np.isnan(p)), key=lambda key: p_values[key])
-    adjusted, running = {}, 0.0
-    for rank, key in enumerate(tested):
-        running = max(running, min(1.0, (len(tested) - rank) * p_values[key]))
-        adjusted[key] = running
-    return {key: adjusted.get(key, np.nan) for key in p_values}
+    tested = {key: p for key, p in p_values.items() if not np.isnan(p)}
+    adjusted = multipletests(list(tested.values()), method="holm")[1] if tested else ()
+    return dict.fromkeys(p_values, np.nan) | {key: float(p) for key, p in zip(tested, adjusted, strict=True)}
 
 
 def mcnemar_power(n: int, discordance: float, difference: float, *, alpha: float = 0.05) -> float:

@@ -37,12 +37,13 @@ from mechsteer.errors import (
     ModelLoadError,
     ModelMismatchError,
     NonFiniteError,
-    StorageError,
     closest,
 )
 from mechsteer.features.encoding import N_EVALUATION, decoder_rows, encode, evaluate_sae, splice_fn
-from mechsteer.features.sae_checkpoint import read_extra, restore_checkpoint, save_checkpoint
+from mechsteer.features.sae_checkpoint import read_checkpoint, restore_checkpoint, save_checkpoint
+from mechsteer.features.sae_files import FOREIGN, checked_config, read_metrics, write_sae
 from mechsteer.features.shuffling import Batches, first_rows, shuffled
+from mechsteer.files import remove
 
 with warnings.catch_warnings():
     # sae_lens imports it; nothing of ours does
@@ -68,6 +69,17 @@ __all__ = [
 
 Architecture = Literal["topk", "batchtopk", "jumprelu", "standard", "gated", "matryoshka"]
 
+# what building an SAE from a configuration of any content can come to
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    LookupError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+)
 _N_STATISTICS = 2**16  # rows behind mean and scale
 
 
@@ -144,8 +156,8 @@ def train_sae(
     }
     recipe = json.loads(json.dumps(recipe, default=str))  # as it will be read back
     folder = Path(out) if out is not None else None
-    if folder is not None and resume and (folder / "metrics.json").exists():
-        metrics = _read_json(folder / "metrics.json")
+    metrics = read_metrics(folder) if folder is not None and resume else None
+    if folder is not None and metrics is not None:
         _require_same(recipe, metrics.get("recipe"), folder)
         return TrainedSAE(load_sae(folder, device=device), metrics)
 
@@ -153,10 +165,11 @@ def train_sae(
     trainer.activation_scaler.scaling_factor = scale
     history: list[dict[str, float]] = []
     checkpoint = folder / "checkpoint.safetensors" if folder is not None else None
-    if checkpoint is not None and resume and checkpoint.exists():
-        extra = read_extra(checkpoint)
+    saved = read_checkpoint(checkpoint) if checkpoint is not None and resume else None
+    if checkpoint is not None and saved is not None:
+        extra = saved[1]["extra"]
         _require_same(recipe, extra["recipe"], checkpoint.parent)
-        restore_checkpoint(checkpoint, trainer)
+        restore_checkpoint(saved, trainer)
         history = extra["history"]
 
     generator = torch.Generator().manual_seed(seed)
@@ -193,12 +206,10 @@ def load_sae(path: str | Path, *, fingerprint: str | None = None, site: object =
 
     Given `fingerprint` (`model_fingerprint` of the model) or `site`, an SAE made for another one raises
     ModelMismatchError; one that records none is loaded with a MechsteerWarning. Raises FileFormatError for missing,
-    truncated or foreign files.
+    truncated, damaged or foreign files.
     """
     folder = Path(path)
-    if not (folder / "cfg.json").is_file() or not (folder / "sae_weights.safetensors").is_file():
-        raise FileFormatError(f"no SAE in {folder}", "expected cfg.json and sae_weights.safetensors")
-    config = _read_json(folder / "cfg.json")
+    config = checked_config(folder)
     recorded = config.get("metadata") or {}
     wanted = {"model_fingerprint": fingerprint, "site": None if site is None else str(site)}
     for key, value in wanted.items():
@@ -213,10 +224,8 @@ def load_sae(path: str | Path, *, fingerprint: str | None = None, site: object =
             )
     try:
         sae = SAE.load_from_disk(folder, device=device)
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise FileFormatError(
-            f"the SAE {folder} cannot be read: {error}", "its files are truncated or from another tool"
-        ) from error
+    except _UNREADABLE as error:
+        raise FileFormatError(f"the SAE {folder} cannot be read: {error}", FOREIGN) from error
     return _frozen(sae)
 
 
@@ -346,25 +355,11 @@ def _frozen(sae: SAE[Any]) -> SAE[Any]:
 
 
 def _save(sae: SAE[Any], metrics: Mapping[str, Any], folder: Path) -> None:
-    """Files appear whole, metrics.json last: where it stands the SAE is complete."""
-    partial = folder / ".partial"
-    try:
-        (folder / "metrics.json").unlink(missing_ok=True)
-        sae.save_model(partial)
-        (partial / "metrics.json").write_text(json.dumps(metrics, indent=1), encoding="utf-8")
-        for name in ("sae_weights.safetensors", "cfg.json", "metrics.json"):
-            (partial / name).replace(folder / name)
-        partial.rmdir()
-        (folder / "checkpoint.safetensors").unlink(missing_ok=True)
-    except (OSError, SafetensorError) as error:
-        raise StorageError(f"cannot write the SAE to {folder}: {error}", "check space and rights") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise FileFormatError(f"{path} cannot be read: {error}", "the file is truncated or not ours") from error
+    """As `sae.save_model` does, with a digest, and metrics.json last: where it stands the SAE is complete."""
+    weights = sae.state_dict()
+    sae.process_state_dict_for_saving(weights)
+    write_sae(folder, sae.cfg.to_dict(), weights, metrics)
+    remove(folder / "checkpoint.safetensors")
 
 
 def _require_same(recipe: Mapping[str, Any], found: object, folder: Path) -> None:

@@ -1,21 +1,21 @@
 """The state of an SAETrainer between two steps, as one safetensors file.
 
 sae_lens' own checkpoints hold a pickle (`trainer_state.pt`); this one holds the same state as named tensors with
-the rest as JSON in the header. It is whole or absent.
+the rest as JSON in the header. It is whole or absent, and refused when it is damaged.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
-from mechsteer.errors import FileFormatError, StorageError
-from mechsteer.files import atomic_path
+from mechsteer.files.tensors import read_tensors, write_tensors
+
+KIND = "SAE checkpoint"
+Checkpoint = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def save_checkpoint(path: Path, trainer: Any, extra: dict[str, Any]) -> None:
@@ -33,25 +33,20 @@ def save_checkpoint(path: Path, trainer: Any, extra: dict[str, Any]) -> None:
         "n_training_samples": trainer.n_training_samples,
         "extra": extra,
     }
-    try:
-        with atomic_path(path, one_writer=True) as part:
-            save_file(
-                {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
-                part,
-                {"state": json.dumps(plain)},
-            )
-    except SafetensorError as error:  # what safetensors makes of a disk that refuses
-        raise StorageError(f"cannot write {path}: {error}", "free some space, or choose another folder") from error
+    write_tensors(path, tensors, plain, kind=KIND, one_writer=True)
 
 
-def read_extra(path: Path) -> dict[str, Any]:
-    """The `extra` of a checkpoint, without its tensors. Raises FileFormatError for a damaged file."""
-    return _read(path)[0]["extra"]
+def read_checkpoint(path: Path) -> Checkpoint | None:
+    """(tensors, plain) with `extra` under plain["extra"]; None where there is no file.
+
+    Raises FileFormatError for a damaged file.
+    """
+    return read_tensors(path, kind=KIND, hint="train_sae(..., resume=False) trains from the start")
 
 
-def restore_checkpoint(path: Path, trainer: Any) -> None:
+def restore_checkpoint(checkpoint: Checkpoint, trainer: Any) -> None:
     """Puts a freshly built trainer of the same configuration where the saved one was."""
-    plain, tensors = _read(path)
+    tensors, plain = checkpoint
     trainer.sae.load_state_dict(_under(tensors, "sae."))
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in _under(tensors, "adam.").items():
@@ -64,16 +59,6 @@ def restore_checkpoint(path: Path, trainer: Any) -> None:
     trainer.n_forward_passes_since_fired = tensors["n_forward_passes_since_fired"].to(trainer.cfg.device)
     trainer.n_training_steps = plain["n_training_steps"]
     trainer.n_training_samples = plain["n_training_samples"]
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    try:
-        with safe_open(path, "pt") as file:
-            return json.loads(file.metadata()["state"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
-        raise FileFormatError(
-            f"the checkpoint {path} is damaged: {error}", "delete it to train from the start"
-        ) from error
 
 
 def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

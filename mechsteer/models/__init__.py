@@ -3,23 +3,28 @@
 The only package that knows HookedTransformer from TransformerBridge, and that imports transformer_lens.
 """
 
-from mechsteer.models.backend import MAPS, POINTS, Backend, Forward, HookedModel
+from mechsteer.models.backend import Backend, Engine
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.fingerprint import model_fingerprint, require_fingerprint
 from mechsteer.models.load import bundled_models, load_model, tokenize, tokenize_continuation
-from mechsteer.models.twin import TwinBackend, twin_of
+from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
+from mechsteer.models.record import ModelRecord, record_of
+from mechsteer.models.twin import Twin, twin_of
 
 __all__ = [
     "MAPS",
     "POINTS",
     "Backend",
+    "Engine",
     "Forward",
     "HookedModel",
-    "TwinBackend",
+    "ModelRecord",
+    "Twin",
     "backend_of",
     "bundled_models",
     "load_model",
     "model_fingerprint",
+    "record_of",
     "require_fingerprint",
     "tokenize",
     "tokenize_continuation",

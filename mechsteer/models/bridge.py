@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mechsteer.errors import DataError, UnknownSiteError
-from mechsteer.models.backend import Backend, Forward, Remove
+from mechsteer.models.names import Names
+from mechsteer.models.protocol import Begin, End, Forward, Remove
+from mechsteer.models.runner import BlockRunner, count_calls, watch_module
+from mechsteer.models.weights import Weights, replace_attribute
 
 _MAP = {
     "q": "attn.q",
@@ -31,17 +33,13 @@ _POINT = {
 _NORM = {"q": "ln1", "k": "ln1", "v": "ln1", "gate": "ln2", "up": "ln2"}
 
 
-class BridgeBackend(Backend):
-    """A TransformerBridge, raw or in compatibility mode."""
+def is_compatible(model: Any) -> bool:
+    """`enable_compatibility_mode` ran: weights are processed, raw logits are shifted."""
+    return bool(getattr(model, "compatibility_mode", False))
 
-    @property
-    def kind(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # read-only here, a constant elsewhere
-        return "bridge-compatibility" if self.is_compatible else "bridge"
 
-    @property
-    def is_compatible(self) -> bool:
-        """`enable_compatibility_mode` ran: weights are processed, raw logits are shifted."""
-        return bool(getattr(self.model, "compatibility_mode", False))
+class BridgeNames(Names):
+    """Names on a TransformerBridge, raw or in compatibility mode."""
 
     def hook_name(self, layer: int, point: str, *, write: bool = False) -> str:
         if point == "resid_mid" and write:
@@ -51,7 +49,7 @@ class BridgeBackend(Backend):
             )
         name = f"blocks.{layer}.{_POINT[point]}"
         # In compatibility mode the gated MLP reads its input without firing these hooks; the norm before it does fire.
-        if self.is_compatible and point in ("gate_in", "up_in") and self.check_hook(name):
+        if is_compatible(self.model) and point in ("gate_in", "up_in") and self.check_hook(name):
             if write:
                 raise UnknownSiteError(
                     f"{point} cannot be written on a TransformerBridge in compatibility mode",
@@ -60,16 +58,21 @@ class BridgeBackend(Backend):
             return self.check_hook(f"blocks.{layer}.ln2.hook_normalized")
         return self.check_hook(name)
 
-    def watch(self, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
-        generating = [0]
+    def read_as(self, layer: int, point: str) -> Callable[[Tensor], Tensor] | None:
+        return None
 
+
+class BridgeRunner(BlockRunner):
+    """Runs a TransformerBridge."""
+
+    def watch(self, begin: Begin, end: End) -> Remove:
         def checked(forward: Forward) -> None:
             if forward.attention_mask is None and not forward.is_filled and forward.tokens is not None:
                 self._refuse_unmasked_padding(forward.tokens)
-            begin(replace(forward, in_generate=True) if generating[0] else forward)
+            begin(forward)
 
-        undo = [watch_hf(self.model.original_model, checked, end)]
-        undo += [count_calls(self.model, name, generating) for name in ("generate", "hf_generate")]
+        undo = [watch_module(self.model.original_model, checked, end)]
+        undo += [count_calls(self.model, name) for name in ("generate", "hf_generate")]
 
         def remove() -> None:
             for step in reversed(undo):
@@ -109,7 +112,7 @@ class BridgeBackend(Backend):
         # In compatibility mode a padding query has no key to attend to: all its scores are -inf, and though its NaN
         # pattern is replaced by 0 in the forward, the softmax's backward multiplies 0 with NaN. Only padding changes.
         removes: list[Remove] = []
-        if self.is_compatible and attention_mask is not None:
+        if is_compatible(self.model) and attention_mask is not None:
             names = [f"blocks.{i}.attn.hook_attn_scores" for i in range(self.cfg.n_layers)]
             removes = [self.attach(name, _without_dead_queries) for name in names]
         try:
@@ -118,13 +121,17 @@ class BridgeBackend(Backend):
             for remove in removes:
                 remove()
 
+
+class BridgeWeights(Weights):
+    """Weights of a TransformerBridge."""
+
     def named_weights(self) -> dict[str, Tensor]:
         return {clean_name(n): p for n, p in self.model.original_model.named_parameters()}
 
     def processing(self) -> dict[str, Any]:
         # the bridge's own configuration does not tell rotary bases apart
         rope = str(getattr(self.model.original_model.config, "rope_parameters", None))
-        return {"compatibility_mode": self.is_compatible, "rope_parameters": rope}
+        return {"compatibility_mode": is_compatible(self.model), "rope_parameters": rope}
 
     def _linear(self, layer: int, name: str) -> nn.Module:
         module = self.model.blocks[layer]
@@ -143,65 +150,39 @@ class BridgeBackend(Backend):
         return weight if isinstance(linear, nn.Linear) else weight.T  # GPT-2's Conv1D is stored [d_in d_out]
 
     def norm_scale(self, layer: int, name: str) -> Tensor | None:
-        if name not in _NORM or self.is_compatible:
+        if name not in _NORM or is_compatible(self.model):
             return None
         return getattr(self.model.blocks[layer], _NORM[name]).original_component.weight
 
+    def set_weight(self, layer: int, name: str, weight: Tensor) -> Remove:
+        linear = self._linear(layer, name)
+        holder, attribute = self._used(layer, name, linear, "W", "weight")
+        stored = weight if isinstance(linear, nn.Linear) else weight.T
+        return _replace(holder, attribute, stored.contiguous())
+
     def get_bias(self, layer: int, name: str) -> Tensor | None:
-        holder, attribute = self._bias_of(layer, name)
+        holder, attribute = self._used(layer, name, self._linear(layer, name), "b", "bias")
         return getattr(holder, attribute)
 
-    def set_bias(self, layer: int, name: str, bias: Tensor | None) -> None:
-        holder, attribute = self._bias_of(layer, name)
-        if attribute == "bias":
-            setattr(holder, attribute, None if bias is None else nn.Parameter(bias, requires_grad=False))
-        else:
-            holder.__dict__[attribute] = bias
+    def set_bias(self, layer: int, name: str, bias: Tensor) -> Remove:
+        holder, attribute = self._used(layer, name, self._linear(layer, name), "b", "bias")
+        return _replace(holder, attribute, bias)
 
-    def _bias_of(self, layer: int, name: str) -> tuple[Any, str]:
-        """(object, attribute) of the bias that the forward uses."""
-        linear = self._linear(layer, name)
+    def _used(self, layer: int, name: str, linear: nn.Module, letter: str, attribute: str) -> tuple[Any, str]:
+        """(object, attribute) of the weight or bias that the forward uses."""
         mlp = getattr(self.model.blocks[layer], "mlp", None)
         if name in ("gate", "up", "down") and getattr(mlp, "_use_processed_weights", False):
             # in compatibility mode a gated MLP computes with copies of its own
-            return mlp, f"_processed_b_{_MAP[name].removeprefix('mlp.')}"
-        return linear, "bias"
+            return mlp, f"_processed_{letter}_{_MAP[name].removeprefix('mlp.')}"
+        return linear, attribute
 
 
-def watch_hf(hf: nn.Module, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
-    """See every forward of a Hugging Face module, whoever calls it, with what it was really given."""
-    keeps = [False]
-
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        tokens = args[0] if args else kwargs.get("input_ids")
-        shaped = tokens if tokens is not None else kwargs["inputs_embeds"]
-        mask, cache = kwargs.get("attention_mask"), kwargs.get("past_key_values")
-        keeps[0] = cache is not None or kwargs.get("use_cache") is True
-        begin(
-            Forward(
-                shape=(shaped.shape[0], shaped.shape[1]),
-                device=shaped.device,
-                tokens=tokens,
-                attention_mask=mask if isinstance(mask, Tensor) and mask.ndim == 2 else None,
-                cache=cache,
-                is_filled=cache is not None and int(cache.get_seq_length()) > 0,
-                keeps_cache=keeps[0],
-            )
-        )
-
-    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        end(getattr(output, "past_key_values", None) if keeps[0] else None)
-
-    handles = [
-        hf.register_forward_pre_hook(before, with_kwargs=True),
-        hf.register_forward_hook(after, with_kwargs=True),
-    ]
-
-    def remove() -> None:
-        for handle in handles:
-            handle.remove()
-
-    return remove
+def _replace(holder: Any, attribute: str, value: Tensor) -> Remove:
+    if attribute in ("weight", "bias"):
+        return replace_attribute(holder, attribute, nn.Parameter(value, requires_grad=False))
+    before = getattr(holder, attribute)
+    holder.__dict__[attribute] = value
+    return lambda: holder.__dict__.update({attribute: before})
 
 
 def _without_dead_queries(scores: Tensor) -> Tensor:
@@ -211,26 +192,3 @@ def _without_dead_queries(scores: Tensor) -> Tensor:
 def clean_name(name: str) -> str:
     """A bridge's parameter name as the wrapped Hugging Face model had it."""
     return name.replace("._original_component", "")
-
-
-def count_calls(model: Any, name: str, counter: list[int]) -> Remove:
-    """Count into `counter[0]` while `model.name(...)` runs; returns how to undo the wrap."""
-    inner, had = getattr(model, name), model.__dict__.get(name)
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        counter[0] += 1
-        try:
-            return inner(*args, **kwargs)
-        finally:
-            counter[0] -= 1
-
-    model.__dict__[name] = counted
-
-    def undo() -> None:
-        if model.__dict__.get(name) is counted:
-            if had is None:
-                del model.__dict__[name]
-            else:
-                model.__dict__[name] = had
-
-    return undo

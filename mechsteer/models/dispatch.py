@@ -6,10 +6,8 @@ from typing import Any
 
 from mechsteer.errors import ModelLoadError
 from mechsteer.models.backend import Backend
-from mechsteer.models.bridge import BridgeBackend
-from mechsteer.models.hooked import HookedBackend
-
-_BACKENDS: dict[str, type[Backend]] = {"TransformerBridge": BridgeBackend, "HookedTransformer": HookedBackend}
+from mechsteer.models.bridge import BridgeNames, BridgeRunner, BridgeWeights, is_compatible
+from mechsteer.models.hooked import HookedNames, HookedRunner, HookedWeights
 
 
 def backend_of(model: Any) -> Backend:
@@ -17,9 +15,16 @@ def backend_of(model: Any) -> Backend:
 
     Raises ModelLoadError for anything else.
     """
-    for cls in type(model).__mro__:
-        if cls.__name__ in _BACKENDS:
-            return _BACKENDS[cls.__name__](model)
+    classes = [cls.__name__ for cls in type(model).__mro__]
+    if "TransformerBridge" in classes:
+        kind = "bridge-compatibility" if is_compatible(model) else "bridge"
+        names = BridgeNames(model)
+        return Backend(kind=kind, model=model, names=names, runner=BridgeRunner(names), weights=BridgeWeights(model))
+    if "HookedTransformer" in classes:
+        names = HookedNames(model)
+        return Backend(
+            kind="hooked", model=model, names=names, runner=HookedRunner(names), weights=HookedWeights(model)
+        )
     raise ModelLoadError(
         f"{type(model).__name__} is neither a TransformerBridge nor a HookedTransformer",
         "wrap it: mechsteer.load_model(hf_model_or_path)",

@@ -45,8 +45,8 @@ def model_fingerprint(model: Any) -> str:
     """
     backend = backend_of(model)
     config = {key: _plain(getattr(backend.cfg, key, None)) for key in _CONFIG}
-    digest = hashlib.sha256(json.dumps([backend.kind, backend.processing(), config], sort_keys=True).encode())
-    for name, weight in sorted(backend.named_weights().items()):
+    digest = hashlib.sha256(json.dumps([backend.kind, backend.weights.processing(), config], sort_keys=True).encode())
+    for name, weight in sorted(backend.weights.named_weights().items()):
         flat = weight.detach().reshape(-1)
         index = torch.linspace(0, flat.numel() - 1, min(_SAMPLES, flat.numel()), dtype=torch.float64).long()
         sample = flat[index.to(flat.device)].to("cpu", torch.float32)

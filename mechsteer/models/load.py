@@ -29,8 +29,8 @@ from transformers import (
 from transformers.utils import logging as hf_logging
 
 from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError
-from mechsteer.models.backend import HookedModel
 from mechsteer.models.dispatch import backend_of
+from mechsteer.models.protocol import HookedModel
 from mechsteer.tokens import continuation_ids
 
 BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "models"
@@ -100,10 +100,10 @@ def _warn_unless_additive(model: Any) -> None:
     tokens = torch.arange(4, device=backend.device)[None] % model.cfg.d_vocab
     removes = []
     for point in ("resid_pre", "attn_out", "mlp_out", "resid_post"):
-        name = backend.hook_name(0, point)
-        removes.append(backend.attach(name, lambda acts, point=point: seen.update({point: acts.float()})))
+        name = backend.names.hook_name(0, point)
+        removes.append(backend.runner.attach(name, lambda acts, point=point: seen.update({point: acts.float()})))
     try:
-        backend.forward(tokens, None, None, use_cache=False)
+        backend.runner.forward(tokens, None, None, use_cache=False)
     finally:
         for remove in removes:
             remove()

@@ -11,32 +11,22 @@ from mechsteer.errors import UnknownSiteError, closest
 from mechsteer.models import MAPS, POINTS, backend_of
 
 # Order of the points within one forward of a block; reading may not come after writing.
-_ORDER = {
-    **{
-        "resid_pre": 0,
-        "q_in": 1,
-        "k_in": 1,
-        "v_in": 1,
-        "q": 2,
-        "k": 2,
-        "v": 2,
-        "q_out": 2,
-        "k_out": 2,
-        "v_out": 2,
-    },
-    **{
-        "z": 3,
-        "o_in": 3,
-        "o_out": 4,
-        "attn_out": 5,
-        "resid_mid": 6,
-        "gate_in": 7,
-        "up_in": 7,
-        "gate_out": 8,
-        "up_out": 8,
-    },
-    **{"mlp_post": 9, "down_in": 9, "down_out": 10, "mlp_out": 11, "resid_post": 12},
-}
+_STEPS = (
+    ("resid_pre",),
+    ("q_in", "k_in", "v_in"),
+    ("q", "k", "v", "q_out", "k_out", "v_out"),
+    ("z", "o_in"),
+    ("o_out",),
+    ("attn_out",),
+    ("resid_mid",),
+    ("gate_in", "up_in"),
+    ("gate_out", "up_out"),
+    ("mlp_post", "down_in"),
+    ("down_out",),
+    ("mlp_out",),
+    ("resid_post",),
+)
+_ORDER = {point: step for step, points in enumerate(_STEPS) for point in points}
 
 
 @dataclass(frozen=True)
@@ -86,7 +76,7 @@ class Site:
         """
         site = self.at(model)
         assert isinstance(site.layer, int)
-        return backend_of(model).hook_name(site.layer, site.point, write=write)
+        return backend_of(model).names.hook_name(site.layer, site.point, write=write)
 
     @property
     def order(self) -> tuple[float, int]:

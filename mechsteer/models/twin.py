@@ -10,29 +10,27 @@ both. Default attention (sdpa) differs from eager by about 3e-5 in float32 log-p
 from __future__ import annotations
 
 import copy
-import weakref
-from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from mechsteer.models.backend import Forward, Hook, Remove
-from mechsteer.models.bridge import BridgeBackend, clean_name, watch_hf
+from mechsteer.models.backend import Engine
+from mechsteer.models.bridge import BridgeNames, clean_name, is_compatible
 from mechsteer.models.dispatch import backend_of
+from mechsteer.models.names import Names
+from mechsteer.models.protocol import Begin, End, Hook, Remove
+from mechsteer.models.record import record_of
+from mechsteer.models.runner import Runner, in_this_context, watch_module
 
 
-class TwinBackend(BridgeBackend):
+class TwinRunner(Runner):
     """Sites are named as on the bridge; hooks and forwards run on the twin `hf`."""
 
-    def __init__(self, bridge: Any, hf: nn.Module) -> None:
-        super().__init__(bridge)
-        self.hf = hf
-
-    @property
-    def kind(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "twin"
+    def __init__(self, names: Names, hf: nn.Module) -> None:
+        self.names, self.hf = names, hf
 
     def supports(self, hook_name: str) -> bool:
         """The hook lies at the input or output of a module that the twin has too."""
@@ -40,10 +38,10 @@ class TwinBackend(BridgeBackend):
 
     def _locate(self, hook_name: str) -> tuple[nn.Module, str, bool] | None:
         """(module, "in" or "out", split into heads) of a hook name, or None."""
-        parts = self.hooks[self.check_hook(hook_name)].name.split(".")
+        parts = self.names.hooks[self.names.check_hook(hook_name)].name.split(".")
         if parts[0] != "blocks" or parts[-1] not in ("hook_in", "hook_out"):
             return None
-        component = self.model.blocks[int(parts[1])]
+        component = self.names.model.blocks[int(parts[1])]
         path = [component.name]
         for part in parts[2:-1]:
             component = component.submodules[part]
@@ -60,9 +58,12 @@ class TwinBackend(BridgeBackend):
         located = self._locate(name)
         assert located is not None  # the caller asked supports()
         module, end, by_head = located
-        d_head = self.cfg.d_head
+        d_head = self.names.cfg.d_head
+        is_here, leave = in_this_context()
 
         def run(acts: Tensor) -> Tensor | None:
+            if not is_here():
+                return None
             if not by_head:
                 return fn(acts)
             new = fn(acts.unflatten(-1, (-1, d_head)))
@@ -84,10 +85,15 @@ class TwinBackend(BridgeBackend):
             handle = module.register_forward_pre_hook(on_input, with_kwargs=True, prepend=first)
         else:
             handle = module.register_forward_hook(on_output, prepend=first)
-        return handle.remove
 
-    def watch(self, begin: Callable[[Forward], None], end: Callable[[object | None], None]) -> Remove:
-        return watch_hf(self.hf, begin, end)
+        def remove() -> None:
+            leave()
+            handle.remove()
+
+        return remove
+
+    def watch(self, begin: Begin, end: End) -> Remove:
+        return watch_module(self.hf, begin, end)
 
     def forward(
         self,
@@ -107,27 +113,40 @@ class TwinBackend(BridgeBackend):
         return out.logits, out.past_key_values
 
 
-_TWINS: weakref.WeakKeyDictionary[Any, tuple[nn.Module, dict[str, int]]] = weakref.WeakKeyDictionary()
+@dataclass(frozen=True, kw_only=True)
+class Twin(Engine):
+    """A raw bridge, run by its plain module."""
+
+    runner: TwinRunner
+
+    @property
+    def hf(self) -> nn.Module:
+        """The plain module."""
+        return self.runner.hf
+
+    def supports(self, hook_name: str) -> bool:
+        """The hook lies at the input or output of a module that the twin has too."""
+        return self.runner.supports(hook_name)
 
 
-def twin_of(model: Any) -> TwinBackend | None:
+def twin_of(model: Any) -> Twin | None:
     """The twin of a raw bridge that nobody else has hooked; None where the model itself must run.
 
     None for HookedTransformer, compatibility mode, weights that the bridge keeps copies of (GPT-NeoX's q, k, v),
     parameters the plain module has no place for (a folded bias), and hooks that others put on the bridge.
     """
-    backend = backend_of(model)
-    if not isinstance(backend, BridgeBackend) or backend.is_compatible or _has_foreign_hooks(model):
+    names = backend_of(model).names
+    if not isinstance(names, BridgeNames) or is_compatible(model) or _has_foreign_hooks(model):
         return None
-    weights = _weights(model.original_model)
+    weights, record = _weights(model.original_model), record_of(model)
     identity = {name: id(p) for name, p in weights.items()}
-    known = _TWINS.get(model)
-    if known is None or known[1] != identity:
-        hf = _build(model.original_model, weights)
-        if hf is None:
-            return None
-        known = _TWINS[model] = (hf, identity)
-    return TwinBackend(model, known[0])
+    with record.lock:
+        if record.twin is None or record.twin[1] != identity:
+            hf = _build(model.original_model, weights)
+            if hf is None:
+                return None
+            record.twin = (hf, identity)
+        return Twin(kind="twin", model=model, names=names, runner=TwinRunner(names, record.twin[0]))
 
 
 def _weights(hf: nn.Module) -> dict[str, nn.Parameter]:
@@ -186,4 +205,9 @@ def _has_foreign_hooks(model: Any) -> bool:
 
 # What mechsteer itself attaches, the bridge's own wiring of its input forks, and the recorders that transformers
 # leaves in place, idle, once hidden states or attentions were asked for (run_with_cache does).
-_OURS = ("Backend.attach.", "watch_hf.", "BlockBridge._maybe_wire_capture_hooks.", "install_output_capuring_hook.")
+_OURS = (
+    "BlockRunner.attach.",
+    "watch_module.",
+    "BlockBridge._maybe_wire_capture_hooks.",
+    "install_output_capuring_hook.",
+)

@@ -24,13 +24,14 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from mechsteer.errors import ConfigError, FileFormatError
+from mechsteer.files.tensors import read_tensors, write_tensors
 from mechsteer.pocket import training_text
 from mechsteer.pocket.tokenizer import CONTEXT, END, PAD, build_tokenizer
 
@@ -40,6 +41,7 @@ GIVEN_WEIGHT = 0.1
 WARMUP = 40
 REFINE_RATE = 0.5
 LOG = "training_log.jsonl"
+CHECKPOINT = "checkpoint of a pocket model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,32 +212,29 @@ def save_checkpoint(
     optimizers: list[torch.optim.Optimizer],
     recipe: Recipe,
 ) -> None:
-    """Weights and optimizer states in one safetensors file, replaced in one move."""
+    """Weights and optimizer states in one file, replaced in one move."""
     tensors = {f"model.{n}": p.detach() for n, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):
         for j, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{name}": value for name, value in state.items()}
-    partial = path.with_suffix(".partial")
-    save_file(
-        {n: t.contiguous() for n, t in tensors.items()},
-        partial,
-        {"step": str(step), "recipe": json.dumps(asdict(recipe))},
-    )
-    partial.replace(path)
+    write_tensors(path, tensors, {"step": step, "recipe": asdict(recipe)}, kind=CHECKPOINT, one_writer=True)
 
 
 def load_checkpoint(
     path: Path, model: Qwen3ForCausalLM, optimizers: list[torch.optim.Optimizer], recipe: Recipe
 ) -> int:
-    """Restore what `save_checkpoint` wrote; returns the number of steps done.
+    """Restore what `save_checkpoint` wrote; returns the number of steps done: 0 where there is no file.
 
     Raises:
-        FileFormatError: the checkpoint was made by another recipe.
+        FileFormatError: the checkpoint is damaged, or was made by another recipe.
     """
-    tensors = load_file(path)
-    header = _metadata(path)
-    if json.loads(header["recipe"]) != asdict(recipe):
-        raise FileFormatError(f"{path} was made by another recipe.", "delete it or choose another folder")
+    hint = "choose another folder: the training then starts from the beginning"
+    saved = read_tensors(path, kind=CHECKPOINT, hint=hint)
+    if saved is None:
+        return 0
+    tensors, header = saved
+    if header["recipe"] != asdict(recipe):
+        raise FileFormatError(f"{path} was made by another recipe.", hint)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             weight.copy_(tensors[f"model.{name}"])
@@ -246,13 +245,7 @@ def load_checkpoint(
             if kind == "optimizer" and at[0] == str(i):
                 states.setdefault(int(at[1]), {})[at[2]] = value
         optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(header["step"])
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(length))["__metadata__"]
+    return header["step"]
 
 
 def train(
@@ -285,7 +278,7 @@ def train(
     torch.nn.Module.to(model, device)
     optimizers = _optimizers(model, recipe)
     checkpoint, log = folder / "checkpoint.safetensors", folder / "training_log.jsonl"
-    done = load_checkpoint(checkpoint, model, optimizers, recipe) if checkpoint.exists() else 0
+    done = load_checkpoint(checkpoint, model, optimizers, recipe)
     lines = [line for line in log.read_text().splitlines() if json.loads(line)["step"] <= done] if done else []
     stop = min(recipe.steps, stop_at or recipe.steps)
     batches = itertools.islice(micro_batches(tokenizer, recipe), done * recipe.micro_batches, None)

@@ -36,7 +36,7 @@ class Start:
     def n_bytes(self, model: Any) -> int:
         """Memory held."""
         resid = 0 if self.resid is None else self.resid.untyped_storage().nbytes()
-        return resid + (0 if self.cache is None else backend_of(model).cache_bytes(self.cache))
+        return resid + (0 if self.cache is None else backend_of(model).runner.cache_bytes(self.cache))
 
 
 def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0) -> Start:
@@ -46,20 +46,20 @@ def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0) -> S
     with torch.no_grad(), hints(model, batch.prompt_lengths, batch.rows):
         if n_prefix:
             mask = None if batch.attention_mask is None else batch.attention_mask[:, :n_prefix]
-            with backend.shortened(unembed_at=nowhere):
-                _, cache = backend.forward(batch.tokens[:, :n_prefix], mask, None, use_cache=True)
+            with backend.runner.shortened(unembed_at=nowhere):
+                _, cache = backend.runner.forward(batch.tokens[:, :n_prefix], mask, None, use_cache=True)
             start = replace(start, cache=cache)
         if n_skipped:
-            last = backend.hook_name(n_skipped - 1, "resid_post")
+            last = backend.names.hook_name(n_skipped - 1, "resid_post")
             grabbed: list[Tensor] = []
-            remove = backend.attach(last, grabbed.append, first=True)  # before hooks that a restart runs again
+            remove = backend.runner.attach(last, grabbed.append, first=True)  # before hooks that a restart runs again
             try:
-                with backend.shortened(stop_at=n_skipped, unembed_at=nowhere):
+                with backend.runner.shortened(stop_at=n_skipped, unembed_at=nowhere):
                     _forward(model, batch, start)
             finally:
                 remove()
             start = replace(start, resid=grabbed[0])
-    cache = None if start.cache is None else backend.fork_cache(start.cache, n_skipped=n_skipped)
+    cache = None if start.cache is None else backend.runner.fork_cache(start.cache, n_skipped=n_skipped)
     return replace(start, cache=cache)
 
 
@@ -78,8 +78,8 @@ def logits_from(
     rows, columns = (at[:, start.n_prefix :]).nonzero(as_tuple=True)
     with (
         hints(model, batch.prompt_lengths, batch.rows),
-        backend.finite_gradients(batch.attention_mask),
-        backend.shortened(
+        backend.runner.finite_gradients(batch.attention_mask),
+        backend.runner.shortened(
             n_skipped=start.n_skipped,
             resid=start.resid,
             unembed_at=None if all_positions else (rows, columns),
@@ -93,7 +93,7 @@ def logits_from(
 def _forward(model: Any, batch: Batch, start: Start) -> Tensor:
     backend, n_prefix, cache = backend_of(model), start.n_prefix, None
     if start.cache is not None:
-        cache = backend.fork_cache(start.cache)
+        cache = backend.runner.fork_cache(start.cache)
         prefix = Forward(
             shape=(batch.tokens.shape[0], n_prefix),
             device=batch.tokens.device,
@@ -106,7 +106,7 @@ def _forward(model: Any, batch: Batch, start: Start) -> Tensor:
         for session in open_sessions(model):  # they did not see the prefix go by: tell them where the suffix stands
             session.begin(prefix)
             session.end(cache)
-    return backend.forward(batch.tokens[:, n_prefix:], batch.attention_mask, cache, use_cache=False)[0]
+    return backend.runner.forward(batch.tokens[:, n_prefix:], batch.attention_mask, cache, use_cache=False)[0]
 
 
 class Kept:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import HookNeverFiredError, ScopeError, ShapeError, UnknownSiteError
-from mechsteer.models import Backend, Forward
+from mechsteer.models import Engine, Forward
 from mechsteer.runtime.scopes import Context
 
 
@@ -70,7 +70,7 @@ class Session:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Engine,
         interventions: Sequence[Any],
         *,
         prompt_lengths: Tensor | Sequence[int] | None = None,
@@ -103,8 +103,8 @@ class Session:
                         f"the intervention reads at {iv.read} after it writes at {iv.site}",
                         "read no later in the forward than you write",
                     )
-                plan.append((self.backend.hook_name(iv.read.layer, iv.read.point), self._reader(i, iv.read)))
-            plan.append((self.backend.hook_name(iv.site.layer, iv.site.point, write=True), self._writer(i)))
+                plan.append((self.backend.names.hook_name(iv.read.layer, iv.read.point), self._reader(i, iv.read)))
+            plan.append((self.backend.names.hook_name(iv.site.layer, iv.site.point, write=True), self._writer(i)))
         return plan
 
     # -- attaching ---------------------------------------------------------------------------------------------
@@ -114,9 +114,9 @@ class Session:
         if not self.interventions:
             return
         try:
-            self._removes.append(self.backend.watch(self.begin, self.end))
+            self._removes.append(self.backend.runner.watch(self.begin, self.end))
             for name, fn in self.hooks:
-                self._removes.append(self.backend.attach(name, fn))
+                self._removes.append(self.backend.runner.attach(name, fn))
         except BaseException:
             self.close()
             raise
@@ -242,7 +242,7 @@ class Session:
     # -- hooks -------------------------------------------------------------------------------------------------
 
     def _reader(self, i: int, site: Any) -> Callable[[Tensor], None]:
-        read_as = self.backend.read_as(site.layer, site.point)
+        read_as = self.backend.names.read_as(site.layer, site.point)
 
         def read(acts: Tensor) -> None:
             self._reads[i] = acts if read_as is None else read_as(acts)
@@ -251,7 +251,7 @@ class Session:
 
     def _writer(self, i: int) -> Callable[[Tensor], Tensor | None]:
         iv = self.interventions[i]
-        assert self.backend.read_as(iv.site.layer, iv.site.point) is None  # other points are refused for writing
+        assert self.backend.names.read_as(iv.site.layer, iv.site.point) is None  # other points are refused for writing
         reads_elsewhere = iv.read is not None and iv.read != iv.site
         must_run = iv.adapter.stateful or iv.adapter.per_prompt
 

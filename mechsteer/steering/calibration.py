@@ -298,7 +298,7 @@ class _Continuations:
         backend, seen, removes = backend_of(self.model), {}, []
         try:
             for name in dict.fromkeys(names):
-                removes.append(backend.attach(name, functools.partial(_keep, seen, name), first=True))
+                removes.append(backend.runner.attach(name, functools.partial(_keep, seen, name), first=True))
             self._log_probs(batch, start)
         finally:
             for remove in removes:

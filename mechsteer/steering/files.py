@@ -1,30 +1,75 @@
 """Steering files: safetensors with everything needed to apply them again, bit-equal, to the same model only.
 
-The header holds format version, model fingerprint, sites, scopes, coefficients and each adapter's constructor
-arguments; no pickle is read or written.
+The header holds format version, model fingerprint, sites, scopes, coefficients and each adapter's name and constructor
+arguments, under a digest over it and the tensors (see `mechsteer.files.tensors`). A file names its adapters and never
+imports one; no pickle is read or written.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from torch import Tensor
 
-from mechsteer.adapters import ADAPTERS
-from mechsteer.errors import ConfigError, FileFormatError
-from mechsteer.files import write_atomically
+from mechsteer.adapters import ADAPTERS, Adapter
+from mechsteer.errors import ConfigError, FileFormatError, MechsteerError, closest
+from mechsteer.files import structured
+from mechsteer.files.tensors import read_tensors, write_tensors
 from mechsteer.models import backend_of, model_fingerprint, require_fingerprint
 from mechsteer.models.sites import Site
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten
 
-FORMAT_VERSION = 1
-_NAMES = {cls: name for name, cls in ADAPTERS.items()}
+FORMAT_VERSION = 2
+KIND = "steering file"
+AGAIN = "copy it again, or make it again: train, then mechsteer.save_steering"
+# what a class can raise that is built from a header of any content, its own checks included
+_UNBUILDABLE = (
+    *(MechsteerError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
+    *(RuntimeError, TypeError, ValueError),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedSite:
+    """A site of the model that the file is of."""
+
+    layer: int
+    point: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedEntry:
+    """One intervention. Entries with the same `module` number share one adapter, whose tensors carry that number."""
+
+    kind: Literal["intervention"]
+    name: str  # what the adapter is registered as
+    config: dict[str, Any]  # what its `blank` is given
+    module: int
+    site: SavedSite  # that it writes
+    reads: list[SavedSite]  # empty: the site that it writes
+    scope: dict[str, Any]
+    coeff: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeringHeader:
+    """What a steering file says beside its tensors."""
+
+    format_version: int
+    model_fingerprint: str
+    model_name: str
+    backend: str
+    d_model: int
+    coeff: float
+    entries: list[SavedEntry]
+    provenance: dict[str, Any]
 
 
 def save_steering(
@@ -33,43 +78,58 @@ def save_steering(
     """Write interventions with the fingerprint of `model`; returns the path.
 
     `provenance` (JSON-able: data hashes, metrics, licence, ...) is kept in the header. The file appears whole
-    or not at all. Raises StorageError when the disk refuses, UnknownSiteError for sites the model lacks.
+    or not at all. Raises StorageError when the disk refuses, UnknownSiteError for sites the model lacks, ConfigError
+    for adapters that are not registered and for what JSON cannot hold.
     """
     steering = steering if isinstance(steering, Steering) else Steering(flatten(steering))
-    tensors, entries, index = {}, [], {}
+    tensors: dict[str, Tensor] = {}
+    entries: list[SavedEntry] = []
+    index: dict[int, int] = {}
     for iv in steering.interventions:
-        located = iv.at(model)
-        if type(iv.adapter) not in _NAMES:
-            raise ConfigError(
-                f"{type(iv.adapter).__name__} is not a registered adapter",
-                f"add it to mechsteer.adapters.ADAPTERS: {list(ADAPTERS)}",
-            )
-        shared = index.setdefault(id(iv.adapter), len(index))  # one adapter at two sites is saved, and loaded, once
-        for name, tensor in iv.adapter.state_dict().items():
-            tensors[f"{shared}.{name}"] = tensor.detach().cpu().contiguous()
-        entries.append(
-            {
-                "adapter": _NAMES[type(iv.adapter)],
-                "config": iv.adapter.config(),
-                "tensors": shared,
-                "site": located.site.to_dict(),
-                "read": None if located.read is None else located.read.to_dict(),
-                "scope": iv.scope.to_dict(),
-                "coeff": iv.coeff,
-            }
+        number = index.setdefault(id(iv.adapter), len(index))  # one adapter at two sites is saved, and loaded, once
+        tensors |= {f"{number}.{name}": tensor for name, tensor in iv.adapter.state_dict().items()}
+        entries.append(_entry(iv.at(model), number))
+    header = SteeringHeader(
+        format_version=FORMAT_VERSION,
+        model_fingerprint=model_fingerprint(model),
+        model_name=_name(model),
+        backend=backend_of(model).kind,
+        d_model=model.cfg.d_model,
+        coeff=steering.coeff,
+        entries=entries,
+        provenance=_plain(dict(provenance or {}), "provenance"),
+    )
+    return write_tensors(path, tensors, dataclasses.asdict(header), kind=KIND)
+
+
+def _entry(iv: Intervention, number: int) -> SavedEntry:
+    """Of an intervention whose sites are the model's."""
+    cls = type(iv.adapter)
+    names = [name for name, known in ADAPTERS.items() if known is cls]
+    if not names:
+        raise ConfigError(
+            f"{cls.__name__} is not a registered adapter", f"add it to mechsteer.adapters.ADAPTERS: {list(ADAPTERS)}"
         )
-    header = {
-        "format_version": FORMAT_VERSION,
-        "model_fingerprint": model_fingerprint(model),
-        "model_name": _name(model),
-        "backend": backend_of(model).kind,
-        "d_model": model.cfg.d_model,
-        "coeff": steering.coeff,
-        "interventions": entries,
-        "provenance": dict(provenance or {}),
-    }
-    # sorted keys: the same steering gives the same bytes
-    return write_atomically(path, save(tensors, metadata={"mechsteer": json.dumps(header, sort_keys=True)}))
+    return SavedEntry(
+        kind="intervention",
+        name=names[0],
+        config=_plain(iv.adapter.config(), f"the configuration of {cls.__name__}"),
+        module=number,
+        site=SavedSite(**iv.site.to_dict()),
+        reads=[] if iv.read is None else [SavedSite(**iv.read.to_dict())],
+        scope=iv.scope.to_dict(),
+        coeff=iv.coeff,
+    )
+
+
+def _plain(data: dict[str, Any], what: str) -> dict[str, Any]:
+    """As JSON gives it back."""
+    try:
+        return json.loads(json.dumps(data))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(
+            f"{what} is nothing that JSON can hold: {error}", "use strings, numbers, lists and dicts"
+        ) from error
 
 
 def _name(model: Any) -> str:
@@ -78,69 +138,78 @@ def _name(model: Any) -> str:
     return Path(name).name if Path(name).is_absolute() else name
 
 
-def read_header(path: str | Path) -> dict[str, Any]:
-    """The header of a steering file. Raises FileFormatError for a missing, truncated or foreign file."""
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-    except FileNotFoundError as error:
-        raise FileFormatError(f"no steering file at {path}", "check the path") from error
-    except (SafetensorError, OSError) as error:
-        raise FileFormatError(
-            f"{path} is truncated or no safetensors file ({error})", "copy or train it again"
-        ) from error
-    if "mechsteer" not in metadata:
-        raise FileFormatError(
-            f"{path} is a safetensors file, but not one of mechsteer's steering files",
-            "save it with mechsteer.save_steering",
-        )
-    try:
-        header = json.loads(metadata["mechsteer"])
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"the header of {path} is corrupt", "copy or train it again") from error
-    if not isinstance(header, dict):
-        raise FileFormatError(f"the header of {path} is a {type(header).__name__}", "copy or train it again")
-    if header.get("format_version") != FORMAT_VERSION:
-        raise FileFormatError(
-            f"{path} has format version {header.get('format_version')}, this mechsteer reads {FORMAT_VERSION}",
-            "update mechsteer",
-        )
-    return header
+def read_header(path: str | Path) -> SteeringHeader:
+    """The header of a steering file, which is checked as a whole; needs no model and no adapter.
+
+    Raises FileFormatError for a missing, truncated, damaged or foreign file and for another version.
+    """
+    return _read(path)[0]
 
 
 def load_steering(path: str | Path, model: Any) -> Steering:
     """Read a steering file for `model`; logits under it are bit-equal to those before it was saved.
 
     Raises ModelMismatchError (naming both fingerprints) for another model, FileFormatError for a truncated,
-    corrupt or foreign file or an unknown version.
+    damaged or foreign file, an unknown version, or an adapter that nothing has registered.
     """
-    header = read_header(path)
-    require_fingerprint(model, header["model_fingerprint"], str(path))
-    device = backend_of(model).device
-    tensors: dict[int, dict[str, torch.Tensor]] = {}
-    with safe_open(str(path), framework="pt") as file:
-        for key in file.keys():  # noqa: SIM118  # not a dict
-            number, _, name = key.partition(".")
-            tensors.setdefault(int(number), {})[name] = file.get_tensor(key)
-    adapters: dict[int, Any] = {}
+    header, tensors = _read(path)
+    require_fingerprint(model, header.model_fingerprint, str(path))
     interventions = []
-    for entry in header["interventions"]:
-        if entry["adapter"] not in ADAPTERS:
+    adapters: dict[int, Adapter] = {}
+    for number, entry in enumerate(header.entries):
+        if entry.name not in ADAPTERS:
             raise FileFormatError(
-                f"{path} needs the adapter {entry['adapter']!r}, which this mechsteer does not have", "update mechsteer"
+                f"{path} needs the adapter {entry.name!r}, which nothing has registered",
+                f"import the module that registers it (a file never does); {_known(entry.name)}",
             )
-        number = entry["tensors"]
-        if number not in adapters:
-            adapter = ADAPTERS[entry["adapter"]].blank(entry["config"])
-            adapter.load_state_dict(tensors.get(number, {}), assign=True)
-            adapters[number] = adapter.to(device)
-        interventions.append(
-            Intervention(
-                adapters[number],
-                Site.from_dict(entry["site"]),
-                read=None if entry["read"] is None else Site.from_dict(entry["read"]),
-                scope=TokenScope.from_dict(entry["scope"]),
-                coeff=entry["coeff"],
-            )
+        try:
+            site, scope = Site(entry.site.layer, entry.site.point), TokenScope.from_dict(entry.scope)
+            read = Site(entry.reads[0].layer, entry.reads[0].point) if entry.reads else None
+            adapter = adapters.get(entry.module)
+            if adapter is None:
+                adapter = adapters[entry.module] = _adapter(entry, tensors[entry.module]).to(backend_of(model).device)
+            iv = Intervention(adapter, site, read=read, scope=scope, coeff=entry.coeff)
+            interventions.append(iv.at(model))
+        except _UNBUILDABLE as error:
+            raise FileFormatError(
+                f"{path} holds an intervention (number {number}) that cannot be: {error}", AGAIN
+            ) from error
+    return Steering(interventions, header.coeff)
+
+
+def _adapter(entry: SavedEntry, tensors: dict[str, Tensor]) -> Adapter:
+    adapter = ADAPTERS[entry.name].blank(entry.config)
+    adapter.load_state_dict(tensors, assign=True)
+    return adapter
+
+
+def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]]]:
+    """(header, tensors by module number), as far as they can be checked without a model."""
+    found = read_tensors(path, kind=KIND, hint=AGAIN)
+    if found is None:
+        raise FileFormatError(f"no steering file at {path}", "check the path")
+    tensors, raw = found
+    version = raw.get("format_version")
+    if version != FORMAT_VERSION:
+        raise FileFormatError(
+            f"{path} has format version {version}, this mechsteer reads {FORMAT_VERSION}", "update mechsteer"
         )
-    return Steering(interventions, header["coeff"])
+    header = structured(raw, SteeringHeader, what=f"the header of {path}", hint=AGAIN)
+    modules: dict[int, dict[str, Tensor]] = {entry.module: {} for entry in header.entries}
+    described: dict[int, tuple[str, dict[str, Any]]] = {}
+    for entry in header.entries:
+        if described.setdefault(entry.module, (entry.name, entry.config)) != (entry.name, entry.config):
+            raise FileFormatError(f"{path} describes adapter {entry.module} in two ways", AGAIN)
+    for key, tensor in tensors.items():
+        number, _, name = key.partition(".")
+        if not number.isdecimal() or int(number) not in modules:
+            raise FileFormatError(f"{path} holds a tensor {key!r} of no adapter", AGAIN)
+        modules[int(number)][name] = tensor
+    if not math.isfinite(header.coeff):
+        raise FileFormatError(f"the coefficient of {path} is {header.coeff}", AGAIN)
+    return header, modules
+
+
+def _known(name: str) -> str:
+    near = closest(name, ADAPTERS)
+    return f"closest are {near}" if near else f"registered are {list(ADAPTERS)}"

@@ -6,14 +6,13 @@ W x + b + c·v = W x + (b + c·v).
 
 from __future__ import annotations
 
-import weakref
 from typing import Any
 
 from torch import Tensor
 
 from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError
-from mechsteer.models import backend_of
+from mechsteer.models import backend_of, record_of
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.session import open_sessions
 from mechsteer.steering.interventions import Intervention, Interventions, flatten
@@ -25,7 +24,6 @@ _MAP = {
     **{f"{m}_out": m for m in ("q", "k", "v", "gate", "up")},
     **{m: m for m in ("q", "k", "v")},
 }
-_SAVED: weakref.WeakKeyDictionary[Any, dict[tuple[int, str], Tensor | None]] = weakref.WeakKeyDictionary()
 
 
 def fold(model: Any, steering: Interventions) -> None:
@@ -35,7 +33,8 @@ def fold(model: Any, steering: Interventions) -> None:
     adapters, scopes, the embedding, inputs of maps), for a model that is folded already, and inside a
     `steer` block.
     """
-    if model in _SAVED:
+    record = record_of(model)
+    if record.folded is not None:
         raise ConfigError("something is folded into this model already", "call mechsteer.unfold(model) first")
     if open_sessions(model):
         raise ConfigError("the model is inside a steer block", "fold outside of it")
@@ -46,28 +45,29 @@ def fold(model: Any, steering: Interventions) -> None:
         assert isinstance(iv.adapter, Static)
         delta = (iv.coeff * iv.adapter.vector.detach()).reshape(-1)
         added[key] = added[key] + delta if key in added else delta
-    saved: dict[tuple[int, str], Tensor | None] = {}
+    biases: dict[tuple[int, str], Tensor] = {}
     for key, delta in added.items():
-        bias = backend.get_bias(*key)
-        if delta.numel() != (width := backend.map_weight(*key).shape[0]):
+        bias = backend.weights.get_bias(*key)
+        if delta.numel() != (width := backend.weights.map_weight(*key).shape[0]):
             raise ConfigError(
                 f"the vector has {delta.numel()} entries, the map {key[1]} writes {width}",
                 "was it extracted at another site?",
             )
-        saved[key] = None if bias is None else bias.detach().clone()
-    for key, delta in added.items():
-        bias, delta = saved[key], delta.to(backend.device, backend.dtype)
-        backend.set_bias(*key, delta.clone() if bias is None else bias + delta)
-    _SAVED[model] = saved
+        delta = delta.to(backend.device, backend.dtype)
+        biases[key] = delta.clone() if bias is None else bias.detach() + delta
+    with record.lock:
+        record.folded = [backend.weights.set_bias(*key, bias) for key, bias in biases.items()]
 
 
 def unfold(model: Any) -> None:
     """Restore the weights that `fold` changed, to the bit. Raises ConfigError if nothing is folded."""
-    if model not in _SAVED:
+    record = record_of(model)
+    if record.folded is None:
         raise ConfigError("nothing is folded into this model", "call mechsteer.fold(model, steering) first")
-    backend = backend_of(model)
-    for key, bias in _SAVED.pop(model).items():
-        backend.set_bias(*key, bias)
+    with record.lock:
+        for restore in reversed(record.folded):
+            restore()
+        record.folded = None
 
 
 def _target(iv: Intervention, model: Any) -> tuple[int, str]:

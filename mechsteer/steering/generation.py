@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
-from mechsteer.models import Backend, backend_of, tokenize, twin_of
+from mechsteer.models import Engine, backend_of, tokenize, twin_of
 from mechsteer.runtime.session import Session, hints, open_sessions
 from mechsteer.steering.interventions import Interventions, flatten, steer
 
@@ -103,7 +103,7 @@ def default_stop_tokens(model: Any) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def _engine(model: Any, interventions: Interventions) -> Iterator[Backend]:
+def _engine(model: Any, interventions: Interventions) -> Iterator[Engine]:
     """The backend to decode on, with every intervention of this call and of enclosing blocks applied."""
     own = flatten(interventions)
     enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
@@ -123,7 +123,7 @@ def _engine(model: Any, interventions: Interventions) -> Iterator[Backend]:
 
 
 def _decode(
-    backend: Backend,
+    backend: Engine,
     rows: list[list[int]],
     max_new_tokens: int,
     pick: Callable[[Tensor, int], Tensor],
@@ -145,7 +145,7 @@ def _decode(
     current, cache = tokens, None
     for step in range(max_new_tokens):
         seen = None if mask is None else mask[:, : width + step]
-        logits, cache = backend.forward(current, seen, cache, use_cache=use_cache, last_only=True)
+        logits, cache = backend.runner.forward(current, seen, cache, use_cache=use_cache, last_only=True)
         chosen = pick(logits[:, -1], step)
         for i, token in enumerate(chosen.tolist()):
             if ended[i]:

@@ -62,7 +62,7 @@ def loss_recovered(run: Desk, trained: SAE[Any], at: Site, rows: list[list[int]]
     """(loss with a zeroed site − loss with the SAE's reconstruction) / (loss with a zeroed site − loss as it is)."""
     backend = backend_of(run.model)
     assert isinstance(at.layer, int)
-    name = backend.hook_name(at.layer, at.point)
+    name = backend.names.hook_name(at.layer, at.point)
     edits = {
         "as it is": lambda _acts: None,
         "spliced": lambda acts: trained.decode(trained.encode(acts)),
@@ -72,7 +72,7 @@ def loss_recovered(run: Desk, trained: SAE[Any], at: Site, rows: list[list[int]]
     for row in rows[:n]:
         tokens = torch.tensor([row])
         for how, edit in edits.items():
-            remove = backend.attach(name, edit)
+            remove = backend.runner.attach(name, edit)
             try:
                 logits = run.model(tokens)[0, :-1].log_softmax(-1)
             finally:

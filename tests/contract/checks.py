@@ -41,7 +41,7 @@ def padded(rows):
 
 def forward(model, rows):
     tokens, mask = padded(rows)
-    return backend_of(model).forward(tokens, mask, None, use_cache=False)[0]
+    return backend_of(model).runner.forward(tokens, mask, None, use_cache=False)[0]
 
 
 def steered(model, iv, rows, prompt_lengths=None):
@@ -54,10 +54,10 @@ def steps(model, rows, n_new):
     backend = backend_of(model)
     tokens, mask = padded(rows)
     first = tokens.shape[1] - n_new
-    logits, cache = backend.forward(tokens[:, :first], mask[:, :first], None, use_cache=True)
+    logits, cache = backend.runner.forward(tokens[:, :first], mask[:, :first], None, use_cache=True)
     yield logits
     for i in range(first, tokens.shape[1]):
-        logits, cache = backend.forward(tokens[:, i : i + 1], mask[:, : i + 1], cache, use_cache=True)
+        logits, cache = backend.runner.forward(tokens[:, i : i + 1], mask[:, : i + 1], cache, use_cache=True)
         yield logits
 
 
@@ -70,7 +70,9 @@ def acts_at(model, site, rows):
     """The real activation of an unsteered forward."""
     found, backend = [], backend_of(model)
     site = site.at(model)
-    remove = backend.attach(backend.hook_name(site.layer, site.point), lambda acts: found.append(acts.clone()))
+    remove = backend.runner.attach(
+        backend.names.hook_name(site.layer, site.point), lambda acts: found.append(acts.clone())
+    )
     with torch.no_grad():
         forward(model, rows)
     remove()
@@ -129,7 +131,7 @@ def weights_matter(case: Case, model) -> None:
 
 @check
 def model_is_restored(case: Case, model) -> None:
-    before = {name: w.clone() for name, w in backend_of(model).named_weights().items()}
+    before = {name: w.clone() for name, w in backend_of(model).weights.named_weights().items()}
     base, iv = forward(model, ROWS), case.at(case.perturbed(model))
     steered(model, iv, ROWS)
     try:
@@ -140,7 +142,7 @@ def model_is_restored(case: Case, model) -> None:
         pass
     assert toys.hooks_left(model) == 0
     assert torch.equal(forward(model, ROWS), base)
-    after = backend_of(model).named_weights()
+    after = backend_of(model).weights.named_weights()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[name], w) for name, w in before.items())
 
@@ -199,7 +201,7 @@ def gradients_reach_the_adapter_alone(case: Case, model) -> None:
         assert p.grad is not None, name
         assert p.grad.any(), name
         assert torch.isfinite(p.grad).all(), name
-    assert all(w.grad is None for w in backend_of(model).named_weights().values())
+    assert all(w.grad is None for w in backend_of(model).weights.named_weights().values())
 
 
 @check

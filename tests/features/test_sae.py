@@ -1,4 +1,3 @@
-import json
 from typing import get_args
 
 import pytest
@@ -24,6 +23,7 @@ from mechsteer.features.sae import (
     splice_fn,
     train_sae,
 )
+from mechsteer.files import read_record
 
 ARCHITECTURES = get_args(Architecture)
 QUICK = {"d_in": 8, "d_sae": 16, "k": 3, "batch_size": 32, "buffer_size": 128, "progress": False}
@@ -173,7 +173,7 @@ def test_saved_and_loaded(tmp_path, small):
     loaded = load_sae(tmp_path, fingerprint="abc", site="site-4")
     assert torch.equal(loaded.encode(x), trained.sae.encode(x))
     assert not loaded.W_dec.requires_grad
-    assert json.loads((tmp_path / "metrics.json").read_text()) == trained.metrics
+    assert read_record(tmp_path / "metrics.json") == trained.metrics
     with pytest.raises(ModelMismatchError, match="'abc', not 'xyz'"):
         load_sae(tmp_path, fingerprint="xyz")
     with pytest.raises(ModelMismatchError, match="'site-4', not 'site-5'"):
@@ -181,19 +181,6 @@ def test_saved_and_loaded(tmp_path, small):
     small["topk"].save_model(tmp_path / "foreign")
     with pytest.warns(MechsteerWarning, match="records no model_fingerprint"):
         load_sae(tmp_path / "foreign", fingerprint="abc")
-
-
-@pytest.mark.parametrize("file", ["cfg.json", "sae_weights.safetensors", "metrics.json"])
-def test_truncated_files_are_refused(tmp_path, file):
-    train_sae(quick_data(), **QUICK, n_steps=5, out=tmp_path)
-    path = tmp_path / file
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(FileFormatError, match=r"cannot be read"):
-        train_sae(quick_data(), **QUICK, n_steps=5, out=tmp_path)
-    path.unlink()
-    if file != "metrics.json":
-        with pytest.raises(FileFormatError, match="no SAE in"):
-            load_sae(tmp_path)
 
 
 def test_refusals(tmp_path):

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from mechsteer.errors import StorageError
 from mechsteer.features import sae_checkpoint
+from mechsteer.files import tensors
 
 
 def trainer(value: float) -> SimpleNamespace:
@@ -40,7 +41,7 @@ def half(tensors: dict, path: os.PathLike, metadata: dict) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name", "refusal"),
-    [(os, "fsync", no_space), (os, "replace", no_space), (sae_checkpoint, "save_file", half)],
+    [(os, "fsync", no_space), (os, "replace", no_space), (tensors, "save_file", half)],
 )
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, module, name, refusal) -> None:
     path = tmp_path / "new" / "checkpoint.safetensors"
@@ -49,4 +50,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch, module, na
     with pytest.raises(StorageError, match=r"No space left on device[\s\S]*hint: free some space"):
         sae_checkpoint.save_checkpoint(path, trainer(2.0), {"at": "second"})
     assert [p.name for p in path.parent.iterdir()] == [path.name]
-    assert sae_checkpoint.read_extra(path) == {"at": "first"}
+    checkpoint = sae_checkpoint.read_checkpoint(path)
+    assert checkpoint is not None
+    assert checkpoint[1]["extra"] == {"at": "first"}

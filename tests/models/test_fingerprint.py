@@ -55,7 +55,7 @@ def test_an_edited_weight_is_seen_and_undone(kind):
     """The first, the last and every small weight's every entry are among the samples; folding is seen too."""
     model = toys.load("gpt2", kind)
     before = model_fingerprint(model)
-    for name, weight in backend_of(model).named_weights().items():
+    for name, weight in backend_of(model).weights.named_weights().items():
         for index in (0, -1):
             flat = weight.detach().reshape(-1)
             kept = flat[index].clone()

@@ -32,7 +32,7 @@ def test_a_folder_gives_hugging_faces_logits(family, backend):
 @pytest.mark.parametrize("family", toys.FAMILIES)
 def test_frozen_and_in_eval_mode(family, kind):
     model = toys.shared(family, kind)
-    weights = backend_of(model).named_weights()
+    weights = backend_of(model).weights.named_weights()
     assert weights
     assert not any(p.requires_grad for p in [*model.parameters(), *weights.values()])
     assert not any(module.training for module in model.modules())
@@ -60,7 +60,7 @@ def test_qwen2_and_tied_and_biased_variants(tmp_path):
 @pytest.mark.parametrize("backend", ["bridge", "hooked"])
 def test_dtype_is_the_one_asked_for(backend):
     model = ms.load_model(str(toys.folder("qwen3")), backend=backend, dtype=torch.bfloat16)
-    assert {w.dtype for w in backend_of(model).named_weights().values()} == {torch.bfloat16}
+    assert {w.dtype for w in backend_of(model).weights.named_weights().values()} == {torch.bfloat16}
     with torch.no_grad():
         logits, exact = model(TOKENS), toys.hf_model("qwen3")(TOKENS).logits
     assert logits.dtype == torch.bfloat16
@@ -161,7 +161,7 @@ def test_weights_on_disk_are_not_touched(tmp_path):
     before = load_file(folder / "model.safetensors")
     model = ms.load_model(folder, backend="hooked")
     with torch.no_grad():
-        for weight in backend_of(model).named_weights().values():
+        for weight in backend_of(model).weights.named_weights().values():
             weight.zero_()
     after = load_file(folder / "model.safetensors")
     assert all(torch.equal(after[name], weight) for name, weight in before.items())

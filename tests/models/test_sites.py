@@ -72,12 +72,12 @@ def read(model, points):
     """point -> activation read through the site, heads flattened, through `read_as`."""
     backend, found, removes = backend_of(model), {}, []
     for point in points:
-        name, read_as = backend.hook_name(LAYER, point), backend.read_as(LAYER, point)
+        name, read_as = backend.names.hook_name(LAYER, point), backend.names.read_as(LAYER, point)
 
         def keep(acts, point=point, read_as=read_as):
             found[point] = (acts if read_as is None else read_as(acts)).clone()
 
-        removes.append(backend.attach(name, keep))
+        removes.append(backend.runner.attach(name, keep))
     with torch.no_grad():
         model(TOKENS)
     for remove in removes:
@@ -122,7 +122,7 @@ def test_maps_are_what_their_sites_say(family, kind):
     for name in MAPS:
         if f"{name}_out" not in acts:
             continue
-        weight, bias = backend.map_weight(LAYER, name), get_bias(backend, name)
+        weight, bias = backend.weights.map_weight(LAYER, name), get_bias(backend, name)
         expected = acts[f"{name}_in"] @ weight.T + (0 if bias is None else bias)
         torch.testing.assert_close(
             acts[f"{name}_out"], expected, rtol=1e-5, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}"
@@ -133,7 +133,7 @@ def test_maps_are_what_their_sites_say(family, kind):
 
 def get_bias(backend, name):
     try:
-        return backend.get_bias(LAYER, name)
+        return backend.weights.get_bias(LAYER, name)
     except UnknownSiteError:  # HookedTransformer's gate has none
         return None
 
@@ -145,8 +145,8 @@ def test_a_reading_map_reads_the_norm_times_its_scale(family, kind):
     model = toys.shared(family, kind)
     backend, acts = backend_of(model), read(model, points_of(model))
     for name, resid in (("q", "resid_pre"), ("up", "resid_pre" if family == "neox" else "resid_mid")):
-        scale, found = backend.norm_scale(LAYER, name), acts[f"{name}_in"]
-        expected = backend.normalize(acts[resid]) * (1 if scale is None else scale)
+        scale, found = backend.weights.norm_scale(LAYER, name), acts[f"{name}_in"]
+        expected = backend.weights.normalize(acts[resid]) * (1 if scale is None else scale)
         offset = found - expected  # the bias of a LayerNorm, or nothing
         torch.testing.assert_close(offset, offset[:1, :1].expand_as(offset), rtol=0, atol=5e-5)
         assert (scale is None) == (kind == "compatibility")
@@ -160,7 +160,7 @@ def test_sites_are_ordered_as_they_fire(family, kind):
     model = toys.shared(family, kind)
     backend, fired, removes = backend_of(model), [], []
     for site in list_sites(model):
-        removes.append(backend.attach(site.resolve(model), lambda acts, site=site: fired.append(site)))
+        removes.append(backend.runner.attach(site.resolve(model), lambda acts, site=site: fired.append(site)))
     with torch.no_grad():
         model(TOKENS)
     for remove in removes:

@@ -5,8 +5,7 @@ import torch
 import toys
 
 import mechsteer as ms
-from mechsteer.models import twin_of
-from mechsteer.models.backend import POINTS
+from mechsteer.models import POINTS, twin_of
 
 TOKENS = torch.tensor(toys.prompts(9, 9))
 SHARING = ("llama", "qwen3", "gpt2")
@@ -32,11 +31,11 @@ def test_logits_are_the_models(family):
     twin, mask = twin_of(model), torch.tensor([[0, 0] + [1] * 7, [1] * 9])
     with torch.no_grad():
         torch.testing.assert_close(
-            twin.forward(TOKENS, None, None, use_cache=False)[0], model(TOKENS), rtol=0, atol=5e-5
+            twin.runner.forward(TOKENS, None, None, use_cache=False)[0], model(TOKENS), rtol=0, atol=5e-5
         )
-        padded = twin.forward(TOKENS, mask, None, use_cache=False)[0]
+        padded = twin.runner.forward(TOKENS, mask, None, use_cache=False)[0]
         torch.testing.assert_close(padded[0, 2:], model(TOKENS[:1, 2:])[0], rtol=0, atol=5e-5)
-        last = twin.forward(TOKENS, None, None, use_cache=False, last_only=True)[0]
+        last = twin.runner.forward(TOKENS, None, None, use_cache=False, last_only=True)[0]
     assert last.shape == (2, 1, toys.D_VOCAB)
 
 
@@ -60,9 +59,9 @@ def test_hooks_on_the_twin_do_what_they_do_on_the_bridge(family):
                     noise = torch.randn(acts.shape[2:], generator=torch.Generator().manual_seed(0))
                 return acts + noise
 
-            remove = backend.attach(name, write)
+            remove = backend.runner.attach(name, write)
             with torch.no_grad():
-                logits.append(backend.forward(TOKENS, None, None, use_cache=False)[0])
+                logits.append(backend.runner.forward(TOKENS, None, None, use_cache=False)[0])
             remove()
         assert seen[0].shape == seen[1].shape
         torch.testing.assert_close(seen[1], seen[0], rtol=0, atol=5e-5, msg=str(site))
@@ -110,7 +109,7 @@ def test_folded_weights(family):
     if family == "gpt2":
         assert twin.hf is not base.hf
         with torch.no_grad():
-            logits = twin.forward(TOKENS, None, None, use_cache=False)[0]
+            logits = twin.runner.forward(TOKENS, None, None, use_cache=False)[0]
             torch.testing.assert_close(logits, model(TOKENS), rtol=0, atol=5e-5)
     else:
         assert twin is None

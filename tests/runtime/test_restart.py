@@ -32,7 +32,7 @@ def vector(seed: int = 1) -> Tensor:
 def whole_step(model, iv, batch: Batch) -> Tensor:
     """Log-probs by TransformerLens' own call over all positions."""
     kwargs = {"padding_side": "left"} if type(model).__name__ == "HookedTransformer" else {"use_cache": False}
-    finite = ms.models.backend_of(model).finite_gradients(batch.mask)
+    finite = ms.models.backend_of(model).runner.finite_gradients(batch.mask)
     with ms.steer(model, iv, prompt_lengths=batch.prompt_lengths), finite:
         return model(batch.tokens, attention_mask=batch.mask.long(), **kwargs)
 
@@ -64,7 +64,7 @@ def test_gradients_after_a_restart_equal_the_whole_steps_to_the_bit(model_of, ki
 def test_padding_changes_no_logit_of_a_real_token_where_gradients_are_made_finite(model_of, kind):
     model = model_of(kind)
     batch = batch_for(model)
-    with ms.models.backend_of(model).finite_gradients(batch.mask):
+    with ms.models.backend_of(model).runner.finite_gradients(batch.mask):
         finite = model(batch.tokens, attention_mask=batch.mask.long())
     assert torch.equal(finite[batch.mask], model(batch.tokens, attention_mask=batch.mask.long())[batch.mask])
 
@@ -134,7 +134,7 @@ def test_the_model_is_as_before_also_after_an_exception(model_of, kind):
         raise RuntimeError("stop")
 
     backend = ms.models.backend_of(model)
-    remove = backend.attach(backend.hook_name(2, "attn_out"), fail)
+    remove = backend.runner.attach(backend.names.hook_name(2, "attn_out"), fail)
     with pytest.raises(RuntimeError, match="stop"):
         logits_from(model, batch, start, batch.predicts_target)
     remove()

@@ -90,7 +90,7 @@ def test_cached_decoding_touches_the_same(scope, kind, chunks):
     with torch.no_grad(), ms.steer(model, ones(scope), LENGTHS, record=True) as session:
         for n in chunks:
             end = start + n
-            _, cache = backend.forward(TOKENS[:, start:end], MASK[:, :end], cache, use_cache=True)
+            _, cache = backend.runner.forward(TOKENS[:, start:end], MASK[:, :end], cache, use_cache=True)
             start = end
     assert torch.equal(torch.cat(session.recorded[0], 1).any(-1), expected_mask(scope))
 
@@ -105,9 +105,9 @@ def test_a_prefill_of_the_prompts_and_then_tokens(scope):
     mask = torch.tensor([[0, 1, 1, 1, 1, 1], [1] * 6])
     new = torch.tensor([rows[0][3:5], rows[1][4:6]])
     with torch.no_grad(), ms.steer(model, ones(scope), record=True) as session:
-        _, cache = backend.forward(prompts, mask[:, :4], None, use_cache=True)
+        _, cache = backend.runner.forward(prompts, mask[:, :4], None, use_cache=True)
         for i in range(2):
-            _, cache = backend.forward(new[:, i : i + 1], mask[:, : 5 + i], cache, use_cache=True)
+            _, cache = backend.runner.forward(new[:, i : i + 1], mask[:, : 5 + i], cache, use_cache=True)
         touched = torch.cat(session.recorded[0], 1).any(-1)
     assert touched[0, 1:].nonzero()[:, 0].tolist() == EXPECTED[scope][0]
     assert not touched[0, 0]

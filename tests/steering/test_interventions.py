@@ -10,7 +10,8 @@ import mechsteer as ms
 from mechsteer.errors import (
     UnknownSiteError,
 )
-from mechsteer.models import Backend, backend_of
+from mechsteer.models import backend_of
+from mechsteer.models.runner import BlockRunner
 from mechsteer.runtime.session import open_sessions
 from mechsteer.steering.interventions import flatten
 from mechsteer.steering.presets import bias_only
@@ -33,8 +34,8 @@ def test_afterwards_the_model_is_one_that_never_saw_us(family, kind):
     assert toys.hooks_left(model) == 0
     assert open_sessions(model) == []
     assert torch.equal(run(model), base)
-    theirs = backend_of(untouched).named_weights()
-    for name, weight in backend_of(model).named_weights().items():
+    theirs = backend_of(untouched).weights.named_weights()
+    for name, weight in backend_of(model).weights.named_weights().items():
         assert torch.equal(weight, theirs[name]), name
 
 
@@ -42,7 +43,7 @@ def test_afterwards_the_model_is_one_that_never_saw_us(family, kind):
 @pytest.mark.parametrize("at", [0, 1, 2])
 def test_attaching_that_fails_half_way_leaves_nothing(family, kind, at, monkeypatch):
     model = toys.shared(family, kind)
-    base, attach, calls = run(model), Backend.attach, []
+    base, attach, calls = run(model), BlockRunner.attach, []
 
     def failing(self, name, fn):
         if len(calls) == at:
@@ -50,7 +51,7 @@ def test_attaching_that_fails_half_way_leaves_nothing(family, kind, at, monkeypa
         calls.append(name)
         return attach(self, name, fn)
 
-    monkeypatch.setattr(Backend, "attach", failing)
+    monkeypatch.setattr(BlockRunner, "attach", failing)
     with pytest.raises(RuntimeError, match="no room"), ms.steer(model, [static(), static(2, 0), static(3, 2)]):
         raise AssertionError("the block must not run")
     assert toys.hooks_left(model) == 0
@@ -207,7 +208,7 @@ def test_backward_gives_the_model_no_gradient():
     with ms.steer(model, iv):
         model(TOKENS)[:, -1].sum().backward()
     assert iv.adapter.vector.grad.any()
-    assert all(w.grad is None for w in backend_of(model).named_weights().values())
+    assert all(w.grad is None for w in backend_of(model).weights.named_weights().values())
 
 
 SCOPES = {

@@ -74,10 +74,10 @@ def test_hidden_padding_does_not_count():
 
 def decode(backend, row, n_new, cache=None):
     """Cached greedy-free decoding of known tokens, one forward per step."""
-    logits, cache = backend.forward(torch.tensor([row[:-n_new]]), None, cache, use_cache=True)
+    logits, cache = backend.runner.forward(torch.tensor([row[:-n_new]]), None, cache, use_cache=True)
     yield logits[:, -1], cache
     for token in row[-n_new:]:
-        logits, cache = backend.forward(torch.tensor([[token]]), None, cache, use_cache=True)
+        logits, cache = backend.runner.forward(torch.tensor([[token]]), None, cache, use_cache=True)
         yield logits[:, -1], cache
 
 
@@ -100,12 +100,12 @@ def test_a_cache_from_elsewhere_cannot_be_continued(family, kind):
     model = toys.shared(family, kind)
     backend, token = backend_of(model), TOKENS[:, :1]
     with torch.no_grad():
-        _, cache = backend.forward(TOKENS, None, None, use_cache=True)
+        _, cache = backend.runner.forward(TOKENS, None, None, use_cache=True)
         with (
             pytest.raises(ScopeError, match=r"(?s)continues a cache.*run the prefill inside"),
             ms.steer(model, static()),
         ):
-            backend.forward(token, None, cache, use_cache=True)
+            backend.runner.forward(token, None, cache, use_cache=True)
     assert toys.hooks_left(model) == 0
 
 
@@ -113,9 +113,9 @@ def test_a_cache_of_other_rows_cannot_be_continued():
     model = toys.shared("llama")
     backend = backend_of(model)
     with torch.no_grad(), ms.steer(model, static()):
-        _, cache = backend.forward(TOKENS, None, None, use_cache=True)
+        _, cache = backend.runner.forward(TOKENS, None, None, use_cache=True)
         with pytest.raises(ScopeError, match="filled with 2 rows, this forward has 1"):
-            backend.forward(TOKENS[:1, :1], None, cache, use_cache=True)
+            backend.runner.forward(TOKENS[:1, :1], None, cache, use_cache=True)
     assert toys.hooks_left(model) == 0
 
 
@@ -152,7 +152,7 @@ def test_unknown_names(family, kind):
     with pytest.raises(UnknownSiteError, match=r"(?s)no layer 3 in a model with 3 layers.*0 to 2"):
         run(model, static(layer=3))
     with pytest.raises(UnknownSiteError, match=r"(?s)no hook 'blocks.0.hook_resid_psot'.*blocks.0.hook_resid_post"):
-        backend_of(model).check_hook("blocks.0.hook_resid_psot")
+        backend_of(model).names.check_hook("blocks.0.hook_resid_psot")
 
 
 @pytest.mark.parametrize("kind", ["bridge", "compatibility"])

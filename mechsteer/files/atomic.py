@@ -47,6 +47,16 @@ def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:
     return Path(path)
 
 
+def remove(path: Path) -> None:
+    """Remove a file if it is there. Raises StorageError."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(
+            f"cannot remove {path}: {error.strerror or error}", "give a folder that can be written"
+        ) from error
+
+
 def rename(source: Path, target: Path) -> None:
     """Rename, and make the rename itself survive a power cut. `source` must be synced already."""
     source.replace(target)

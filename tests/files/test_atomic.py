@@ -52,7 +52,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path, one_writer):
             part.write_text("half")
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    done = subprocess.run([sys.executable, "-c", child], cwd=Path(__file__).parents[1], check=False)
+    done = subprocess.run([sys.executable, "-c", child], cwd=Path(__file__).parents[2], check=False)
     assert done.returncode == -signal.SIGKILL
     assert path.read_text(encoding="utf-8") == "old"
     with atomic_path(path, one_writer=one_writer) as part:

@@ -1,0 +1,218 @@
+"""Arms: what is compared. Each is a steering, or what is put behind the prompt, or both, and says what it is for.
+
+The controls of a steering are built from what it really adds: its deltas are recorded, so that an adapter of any
+kind has a no-op and random directions of equal norm at its own sites and over its own scopes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mechsteer.adapters import Adapter, Static
+from mechsteer.directions import mean_difference, random_direction
+from mechsteer.errors import ConfigError, DataError
+from mechsteer.models import tokenize_continuation
+from mechsteer.models.sites import Site
+from mechsteer.runtime.batches import make_batches
+from mechsteer.runtime.reach import touched
+from mechsteer.runtime.restart import Start, logits_from
+from mechsteer.runtime.scopes import Context, TokenScope
+from mechsteer.shapes import Samples
+from mechsteer.steering.generation import generate
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, steer
+from mechsteer.tokens import continuation_text
+
+Role = Literal["base", "treated", "no_op", "prompt", "random", "control"]
+MeanScore = Callable[[Interventions, str], float]  # of a steering, kept under a name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """One condition of an experiment.
+
+    `prefix` (text, or token ids) is put behind the prompt, before what the model writes. `role` says what the arm
+    is to the others: the "base" all are compared with, a "treated" one, a hook that adds nothing ("no_op"), another
+    "prompt", a "random" direction, or any other "control".
+    """
+
+    name: str
+    steering: Interventions = ()
+    prefix: str | tuple[int, ...] = ""
+    note: str = ""
+    role: Role = "control"
+
+    def prefix_ids(self, model: Any) -> list[int]:
+        """Token ids of the prefix. Raises ConfigError for a text that has none."""
+        if not self.prefix:
+            return []
+        ids = tokenize_continuation(model, self.prefix)
+        if not ids:
+            raise ConfigError(f"the prefix {self.prefix!r} of arm {self.name!r} has no tokens", "give a word")
+        return ids
+
+    def prefix_text(self, model: Any) -> str:
+        """The prefix as text; empty where the model has no tokenizer."""
+        if isinstance(self.prefix, str) or model.tokenizer is None:
+            return self.prefix if isinstance(self.prefix, str) else ""
+        return continuation_text(model.tokenizer, self.prefix)
+
+
+def base_arm(name: str = "base", note: str = "the model as it is") -> Arm:
+    """The model as it is."""
+    return Arm(name=name, note=note, role="base")
+
+
+def treated_arm(steering: Interventions, name: str = "adapter", note: str = "") -> Arm:
+    """The steering under study."""
+    return Arm(name=name, steering=steering, note=note or _sites(steering), role="treated")
+
+
+def no_op_arm(steering: Interventions, name: str = "no-op hook", note: str = "a hook that adds zero") -> Arm:
+    """Hooks at the sites and over the scopes of `steering` that add exactly zero: what hooking alone does."""
+    nothing = [Intervention(AddsZero(), iv.site, scope=iv.scope) for iv in flatten(steering)]
+    return Arm(name=name, steering=nothing[0] if len(nothing) == 1 else Steering(nothing), note=note, role="no_op")
+
+
+def prompt_arm(prefix: str | Sequence[int], name: str = "careful prefix", note: str = "") -> Arm:
+    """Words put behind the prompt instead of a steering. Raises ConfigError for none."""
+    if not prefix:
+        raise ConfigError(f"arm {name!r} puts nothing behind the prompt", "give a text, with its leading space")
+    return Arm(name=name, prefix=prefix if isinstance(prefix, str) else tuple(prefix), note=note, role="prompt")
+
+
+def mean_difference_arm(
+    site: Site,
+    pos: Samples,
+    neg: Samples,
+    norm: float,
+    *,
+    score: MeanScore,
+    scope: TokenScope | None = None,
+    name: str = "mean difference",
+    note: str = "mean(positive) − mean(negative), norm of the adapter, sign chosen on dev",
+) -> Arm:
+    """mean(pos) − mean(neg) of activations [n d_model] at `site`, scaled to `norm`.
+
+    `score` (see `mean_score`) is asked for both signs on dev data, under the names "sign +1" and "sign -1"; the
+    better one is taken, the positive one in a tie. Raises as `mechsteer.directions.mean_difference`.
+    """
+    vector = mean_difference(pos, neg).vector
+    vector = vector * (norm / float(vector.norm()))
+    plus, minus = (Intervention(Static(sign * vector), site, scope=scope) for sign in (1.0, -1.0))
+    better = score(plus, "sign +1") >= score(minus, "sign -1")
+    return Arm(name=name, steering=plus if better else minus, note=note, role="control")
+
+
+def random_arms(
+    model: Any,
+    steering: Interventions,
+    prompts: Sequence[str | Sequence[int]],
+    n: int = 5,
+    *,
+    generator: Callable[[int], torch.Generator] | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 32,
+    batch_size: int = 32,
+    name: str = "random {}",
+    note: str = "a random direction of equal norm",
+) -> list[Arm]:
+    """`n` arms that add a random direction where `steering` adds its deltas, as long as these are on average.
+
+    The deltas of an adapter of any kind are recorded on `prompts` and what the steered model writes after them (see
+    `delta_vectors`). Arm i (from 0) draws its directions, site by site, from `generator(i)`, by default one of
+    (seed, i): it is the same whatever `n` is. `name` takes i + 1.
+
+    Raises DataError where the steering touches no token of these texts, or adds nothing at a site.
+    """
+    vectors = delta_vectors(model, steering, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    arms = []
+    for i in range(n):
+        drawn = generator(i) if generator is not None else torch.Generator().manual_seed(1_000_003 * seed + i)
+        directions = [
+            Intervention(Static(random_direction(vector, drawn)), iv.site, scope=iv.scope)
+            for iv, vector in zip(flatten(steering), vectors, strict=True)
+        ]
+        control = directions[0] if len(directions) == 1 else Steering(directions)
+        arms.append(Arm(name=name.format(i + 1), steering=control, note=note, role="random"))
+    return arms
+
+
+@torch.no_grad()
+def delta_vectors(
+    model: Any,
+    steering: Interventions,
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    max_new_tokens: int = 32,
+    batch_size: int = 32,
+) -> list[Tensor]:
+    """Per intervention a vector [d] as long as its deltas are on average over the tokens that it touches.
+
+    Where all deltas are the same vector, it is that vector to the bit; else it points along their mean (along the
+    first axis where that is zero). The tokens are the prompts' and those that the steered model writes itself.
+    Raises DataError where an intervention touches no token, or adds nothing.
+    """
+    interventions = flatten(steering)
+    out = generate(model, prompts, interventions, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    pairs = list(zip(out.prompt_tokens, out.tokens, strict=True))
+    rows: list[list[Tensor]] = [[] for _ in interventions]
+    for batch in make_batches(model, pairs, batch_size, sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))):
+        at = torch.zeros_like(batch.mask)
+        at[:, batch.n_prompt - 1] = True  # no logits are looked at; this column is real in every row
+        with steer(model, interventions, record=True) as session:
+            logits_from(model, batch, Start(), at)
+        assert session.recorded is not None
+        active = [k for k, iv in enumerate(interventions) if iv.coeff != 0]  # others are not run
+        for k, recorded in zip(active, session.recorded, strict=True):
+            here = touched([interventions[k]], batch.context())
+            rows[k].append(recorded[-1].flatten(2)[here])
+    return [
+        _typical(torch.cat(deltas) if deltas else torch.zeros(0), iv)
+        for deltas, iv in zip(rows, interventions, strict=True)
+    ]
+
+
+def _typical(deltas: Tensor, iv: Intervention) -> Tensor:
+    """A vector of the mean norm of `deltas` [n_touched d]."""
+    if not len(deltas):
+        raise DataError(
+            f"the intervention at {iv.site} touches no token of these prompts",
+            "is its coefficient 0, or its scope elsewhere? Pass other prompts or more max_new_tokens",
+        )
+    if bool((deltas == deltas[:1]).all()):
+        vector = deltas[0]
+    else:
+        size, mean = deltas.double().norm(dim=-1).mean(), deltas.double().mean(0)
+        if not bool(mean.norm() > 0):
+            mean = torch.eye(1, deltas.shape[-1], dtype=torch.float64, device=deltas.device)[0]
+        vector = (mean * (size / mean.norm())).to(deltas)
+    if not bool(vector.norm() > 0):
+        raise DataError(f"the intervention at {iv.site} adds nothing", "train it first: no direction has norm 0")
+    return vector
+
+
+def _sites(steering: Interventions) -> str:
+    names = list(dict.fromkeys(f"{type(iv.adapter).__name__.lower()} at {iv.site}" for iv in flatten(steering)))
+    return ", ".join(names)
+
+
+class AddsZero(Adapter):
+    """Adds exactly zero, whatever the site's shape: the hook runs, nothing changes."""
+
+    linear_in_coeff = True
+    identity_at_init = True
+
+    def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:  # noqa: ARG002
+        return torch.zeros_like(acts), None
+
+    def config(self) -> dict[str, Any]:
+        return {}
+
+    @classmethod
+    def blank(cls, config: Mapping[str, Any]) -> AddsZero:  # noqa: ARG003
+        return cls()

@@ -1,0 +1,108 @@
+"""Verified: a model writes on problems, greedily or by sampling, and a task's verifier says what is right."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mechsteer.errors import ConfigError, DataError
+from mechsteer.evaluation.arms import Arm
+from mechsteer.evaluation.scoring import Keep, Scored, at_once
+from mechsteer.models import tokenize
+from mechsteer.steering.generation import generate
+from mechsteer.tasks import Item, Task
+from mechsteer.tokens import continuation_text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """Right or wrong, by `task`'s verifier. Frozen, as every scoring.
+
+    Greedy where `temperature` is 0. Above it every item is answered once per seed of `seeds`; a row's draws depend
+    on its seed and its number alone. At most `max_new_tokens` are written, fewer where a prompt leaves less room.
+    `batch_size` rows run at once.
+    """
+
+    task: Task
+    max_new_tokens: int = 200
+    temperature: float = 0.0
+    seeds: tuple[int, ...] = ()
+    batch_size: int = 64
+    stop_tokens: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.task.can_verify:
+            raise ConfigError(f"the answers to {self.task.name!r} cannot be verified", "score them by LogOdds")
+        if bool(self.seeds) != (self.temperature > 0):
+            raise ConfigError(
+                f"temperature={self.temperature} with seeds={self.seeds}",
+                "greedy decoding (temperature 0) takes no seeds, sampling at least one",
+            )
+
+    @property
+    def metric(self) -> str:
+        return "accuracy"
+
+    @property
+    def unit(self) -> str:
+        return "share of problems solved"
+
+    def prompt(self, model: Any, item: Item) -> list[int]:
+        """Token ids of the item's prompt."""
+        return tokenize(model, [item.prompt])[0]
+
+    def score(
+        self, model: Any, arm: Arm, items: Sequence[Item], *, keep: Keep = at_once, progress: bool = False
+    ) -> Scored:
+        """Texts on every item under the arm, judged. Kept: the new tokens, under the arm's name (and the seed)."""
+        tail = arm.prefix_ids(model)
+        prompts = [self.prompt(model, item) + tail for item in items]
+        runs = [self._run(model, arm, prompts, seed, keep, progress) for seed in self.seeds or (None,)]
+        tokens = [tuple(ids) for run in runs for ids in run]
+        texts = ["" if model.tokenizer is None else continuation_text(model.tokenizer, ids) for ids in tokens]
+        prefix, n = arm.prefix_text(model), len(items)
+        traces = tuple(
+            self.task.trace(items[i % n], prefix + text, source=arm.name, sample=i // n) for i, text in enumerate(texts)
+        )
+        most = room(model, prompts, self.max_new_tokens)
+        return Scored(
+            scores=np.array([bool(trace.correct) for trace in traces]),
+            groups=tuple(trace.group for trace in traces),
+            traces=traces,
+            tokens=tuple(tokens),
+            stopped=tuple(len(ids) < most for ids in tokens),
+            seeds=self.seeds,
+        )
+
+    def _run(
+        self, model: Any, arm: Arm, prompts: list[list[int]], seed: int | None, keep: Keep, progress: bool
+    ) -> list[list[int]]:
+        def write() -> list[list[int]]:
+            out = generate(
+                model,
+                prompts,
+                arm.steering,
+                max_new_tokens=room(model, prompts, self.max_new_tokens),
+                temperature=self.temperature,
+                generator=None if seed is None else torch.Generator().manual_seed(seed),
+                stop_tokens=self.stop_tokens,
+                batch_size=self.batch_size,
+                progress=progress,
+            )
+            return out.tokens
+
+        return keep(arm.name if seed is None else f"{arm.name}, seed {seed}", write)
+
+
+def room(model: Any, prompts: Sequence[Sequence[int]], most: int) -> int:
+    """New tokens that fit behind the longest prompt, at most `most`. Raises DataError where none do."""
+    left = model.cfg.n_ctx - max(len(p) for p in prompts)
+    if left < 1:
+        raise DataError(
+            f"a prompt fills the context of {model.cfg.n_ctx}", "leave it out, or use a model with a longer context"
+        )
+    return min(most, left)
