@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from mechsteer.errors import FileFormatError
+from mechsteer.files import read_record, write_record
 from mechsteer.results import plain
 from mechsteer.studies.graph import Declaration
-from mechsteer.studies.sealed import read_sealed, write_sealed
 
 
 class Desk:
@@ -80,10 +80,10 @@ class Desk:
         """A piece of the stage as plain data: what an interrupted run has kept, or `compute()`, kept."""
         path = self.checkpoint(f"{name}.json")
         try:
-            kept = read_sealed(path, "")
+            kept = read_record(path)
         except FileFormatError:
             kept = None  # it is made again
         if kept is None:
             kept = {"value": plain(compute())}
-            write_sealed(path, kept)
+            write_record(path, kept)
         return kept["value"]

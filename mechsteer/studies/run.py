@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import shutil
 import time
@@ -24,13 +25,11 @@ from mechsteer.configs.fields import flat, nested
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import KEYS, changed, explicit, over
 from mechsteer.errors import FileFormatError
-from mechsteer.files import write_atomically
+from mechsteer.files import digest_of, folder_lock, read_record, write_atomically, write_record
 from mechsteer.models import load_model, model_fingerprint
 from mechsteer.results import plain
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.graph import Declaration, declared_keys
-from mechsteer.studies.lock import folder_lock
-from mechsteer.studies.sealed import SEAL, digest_of, file_digest, read_sealed, to_json, write_sealed
 
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
 FORMAT = 2  # of stage files
@@ -67,10 +66,14 @@ def open_run(
     """The run in the folder `given["out"]`, held against other processes: its own settings, given ones over them.
 
     `steers` tells from the result of the first stage whether this run has stages that steer; `again`: stages that
-    run though they are done. Raises StorageError (the folder is in use), FileFormatError (its settings are damaged).
+    run though they are done. Raises ConfigError (the folder is in use), FileFormatError (its settings are damaged).
     """
     folder = Path(given.get("out", Settings().out))
-    with folder_lock(folder):
+    existed = folder.exists()
+    with contextlib.ExitStack() as stack:
+        if not existed:
+            stack.callback(_remove_if_empty, folder)
+        stack.enter_context(folder_lock(folder))
         before = None if again == set(stages) else read_settings(folder)
         settings = over(given, before)
         if before is not None and say is not None:
@@ -80,10 +83,15 @@ def open_run(
         yield Run(settings, stages, steers=steers, progress=progress, say=say, again=again)
 
 
+def _remove_if_empty(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def read_settings(folder: Path) -> Settings | None:
     """The settings of the run in a folder; None where there is none. Raises FileFormatError, ConfigError."""
     remedy = f"give its settings again: mechsteer study out={folder} --again key=value ... starts it over with them"
-    content = read_sealed(folder / CONFIG, remedy)
+    content = read_record(folder / CONFIG, hint=remedy)
     return None if content is None else over(explicit(content["settings"]))
 
 
@@ -140,7 +148,7 @@ class Run:
             content = self._content(name)
             if (why := self._stale(name, content, made_from)) is None:
                 assert content is not None
-                done[name] = Finished(result=content["result"], digest=content[SEAL])
+                done[name] = Finished(result=content["result"], digest=digest_of(content))
             else:
                 self.say(f"{name} is left out: {why}; {self._command(name)} makes it again")
         return {name: stage.result for name, stage in done.items()}
@@ -175,7 +183,7 @@ class Run:
             content = None
         if content is None:
             content = self._make(name, inputs, made_from)
-        self._finished[name] = Finished(result=content["result"], digest=content[SEAL])
+        self._finished[name] = Finished(result=content["result"], digest=digest_of(content))
         return self._finished[name]
 
     def _make(self, name: str, inputs: Mapping[str, Finished], made_from: Mapping[str, Any]) -> dict[str, Any]:
@@ -187,13 +195,13 @@ class Run:
             result = plain(stage.function(desk))
             files = {file: self._digest(file) for file in stage.declared.writes if (self.folder / file).exists()}
             content = {"made_from": dict(made_from), "files": files, "result": result}
-            digest = write_sealed(self._file(name), content)
+            write_record(self._file(name), content)
         for old in (self.folder / CHECKPOINTS).glob(f"{name}-*"):
             shutil.rmtree(old, ignore_errors=True)
         seconds = time.perf_counter() - began
-        write_atomically(self.folder / "timings.json", to_json(self.timings() | {name: seconds}))
+        write_atomically(self.folder / "timings.json", json.dumps(self.timings() | {name: seconds}, indent=1))
         self.say(f"{name} done in {seconds:.0f} s")
-        return {**content, SEAL: digest}
+        return content
 
     def _desk(
         self, name: str, declared: Declaration, inputs: Mapping[str, Finished], made_from: Mapping[str, Any]
@@ -230,7 +238,7 @@ class Run:
 
     def _content(self, name: str) -> dict[str, Any] | None:
         """The stage's file. Raises FileFormatError for a damaged one."""
-        return read_sealed(self._file(name), f"{self._command(name)} makes it again")
+        return read_record(self._file(name), hint=f"{self._command(name)} makes it again")
 
     def _stale(self, name: str, content: dict[str, Any] | None, made_from: Mapping[str, Any]) -> str | None:
         """Why a stage's file is not this run's, or None. Raises FileFormatError where a file it wrote was changed."""
@@ -256,7 +264,7 @@ class Run:
         path = self.folder / file
         if not path.is_dir():
             return file_digest(path)
-        return digest_of({str(p.relative_to(path)): p.stat().st_size for p in path.rglob("*") if p.is_file()})
+        return digest_of({str(p.relative_to(path)): p.stat().st_size for p in sorted(path.rglob("*")) if p.is_file()})
 
     def _file(self, name: str) -> Path:
         return self.folder / "stages" / f"{name}.json"
@@ -270,7 +278,7 @@ class Run:
         path = self.folder / CONFIG
         before = path.read_bytes() if path.exists() else None
         tree = {key: value for key, value in flat(self.settings).items() if not key.startswith(("heatmap.", "out"))}
-        write_sealed(path, {"settings": nested(tree)})
+        write_record(path, {"settings": nested(tree)})
         try:
             yield
         except FileFormatError as error:
@@ -302,3 +310,13 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     told = [f"{', '.join(keys)} changed"] if keys else []
     told += [f"{', '.join(reads)} ran again"] if reads else []
     return " and ".join(told) or "it is of another version"
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file; of a folder, of the names and contents of all its files; "absent" where there is neither."""
+    if path.is_file():
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    if not path.is_dir():
+        return "absent"
+    return digest_of({str(p.relative_to(path)): file_digest(p) for p in sorted(path.rglob("*")) if p.is_file()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,11 +16,11 @@ from mechsteer.configs.settings import as_tree, explicit
 from mechsteer.errors import ConfigError
 from mechsteer.features import groups_for
 from mechsteer.files import write_atomically
+from mechsteer.results import plain
 from mechsteer.studies import evaluate, explain, features, measure, traces, train
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.page import page
 from mechsteer.studies.run import CONFIG, Run, Say, Stage, open_run
-from mechsteer.studies.sealed import to_json
 from mechsteer.studies.verdict import first_screen
 
 FUNCTIONS = {
@@ -69,7 +70,7 @@ def study(
     they concern. A run that was interrupted is resumed, and ends equal to an undisturbed one (timings aside).
     `again` runs every stage though it is done.
 
-    Raises ConfigError (unknown keys), StorageError (another process runs in the folder) and what the stages raise.
+    Raises ConfigError (unknown keys; another process in the folder) and what the stages raise.
     """
     with opened(explicit(config, **overrides), progress=progress, say=say, again=set(STAGES) if again else ()) as run:
         return complete(run)
@@ -143,6 +144,11 @@ def told(run: Run) -> str | None:
     """The verdict in a sentence or three; None where nothing was steered or probed."""
     verdict = first_screen(run.finished())
     return None if verdict is None else verdict.statement
+
+
+def to_json(value: Any) -> str:
+    """Plain data as JSON text."""
+    return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
 def brief(result: dict[str, Any]) -> dict[str, Any]:
