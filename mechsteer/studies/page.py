@@ -8,15 +8,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mechsteer.configs.settings import changed
+from mechsteer.configs.schema import Settings
+from mechsteer.configs.settings import as_tree, changed
 from mechsteer.report import Details, Report, Section, Table, Text, decimal, figures, number
-from mechsteer.study import sections
-from mechsteer.study.verdict import QUESTION, first_screen
+from mechsteer.studies import sections
+from mechsteer.studies.verdict import QUESTION, first_screen
 
 Results = dict[str, Any]
 
 
-def page(results: Results, *, config: Results, versions: dict[str, str], timings: Results, fingerprint: str) -> Report:
+def page(
+    results: Results, *, settings: Settings, versions: dict[str, str], timings: Results, fingerprint: str | None
+) -> Report:
     """The report of whatever stages have run."""
     evaluation, metric = results.get("evaluate"), results["traces"]["metric"]
     blocks = [
@@ -29,16 +32,16 @@ def page(results: Results, *, config: Results, versions: dict[str, str], timings
         *(_traces(results["traces"]) if "traces" in results else []),
     ]
     return Report(
-        title=f"mechsteer study: {config['model']} on {config['data']}",
+        title=f"mechsteer study: {settings.model} on {settings.data}",
         question=QUESTION[metric if evaluation else "traces"],
         verdict=first_screen(results),
         sections=blocks,
-        config=config,
+        config=as_tree(settings),
         versions=versions,
-        seeds={"seed": config["seed"]},
+        seeds={"seed": settings.seed},
         timings=timings,
-        fingerprint=fingerprint,
-        command=" ".join(["mechsteer study", *map(shlex.quote, changed(config))]),
+        fingerprint=fingerprint or "",
+        command=" ".join(["mechsteer study", *map(shlex.quote, changed(settings))]),
     )
 
 

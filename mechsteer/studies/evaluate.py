@@ -12,19 +12,19 @@ from mechsteer.directions import mean_difference, random_direction
 from mechsteer.evaluation import compare_paired, compare_scores, holm
 from mechsteer.models.sites import Site
 from mechsteer.steering.interventions import Steering
-from mechsteer.study import traces as data
-from mechsteer.study.run import Run
-from mechsteer.study.scoring import continuation, dev_scorer, outcomes
-from mechsteer.study.train import adapter, intervention, vector_of
+from mechsteer.studies import traces as data
+from mechsteer.studies.desk import Desk
+from mechsteer.studies.scoring import continuation, dev_scorer, outcomes
+from mechsteer.studies.train import adapter, intervention, vector_of
 from mechsteer.tasks import Trace
 
 
-def evaluate(run: Run) -> dict[str, Any]:
+def evaluate(run: Desk) -> dict[str, Any]:
     """Every arm on the same held-out problems, greedy, once."""
     task, problems = data.items(run, "test", run.config["evaluate"]["n_problems"])
     arms = all_arms(run, adapter(run))
     found = {
-        name: outcomes(run, task, problems, steering, kept=("evaluate", name), prefix=prefix)
+        name: outcomes(run, task, problems, steering, kept=name, prefix=prefix)
         for name, (steering, prefix, _) in arms.items()
     }
     report = {name: arm_summary(run, *found[name]) | {"note": arms[name][2]} for name in arms}
@@ -39,7 +39,7 @@ def evaluate(run: Run) -> dict[str, Any]:
     }
 
 
-def all_arms(run: Run, chosen: Steering) -> dict[str, tuple[Any, str, str]]:
+def all_arms(run: Desk, chosen: Steering) -> dict[str, tuple[Any, str, str]]:
     """Name -> (steering, what is put behind the prompt, a note on what the arm controls for)."""
     iv = chosen.flat()[0]
     vector = vector_of(chosen) * iv.coeff
@@ -62,7 +62,7 @@ def all_arms(run: Run, chosen: Steering) -> dict[str, tuple[Any, str, str]]:
     return arms
 
 
-def arm_summary(run: Run, scores: np.ndarray, judged: list[Trace], tokens: list[list[int]]) -> dict[str, Any]:
+def arm_summary(run: Desk, scores: np.ndarray, judged: list[Trace], tokens: list[list[int]]) -> dict[str, Any]:
     result: dict[str, Any] = {"score": float(scores.mean())}
     if judged:
         result |= {k: v for k, v in data.summary(judged).items() if k == "styles"}
@@ -75,7 +75,7 @@ def arm_summary(run: Run, scores: np.ndarray, judged: list[Trace], tokens: list[
     return result
 
 
-def comparisons(run: Run, found: dict[str, Any], groups: list[str]) -> dict[str, Any]:
+def comparisons(run: Desk, found: dict[str, Any], groups: list[str]) -> dict[str, Any]:
     """Each arm against base; the adapter also against every control. p-values of the controls are Holm-corrected."""
     names = np.array(groups)
     compare = compare_paired if found["base"][0].dtype == bool else compare_scores
@@ -124,7 +124,7 @@ def style_share(found: dict[str, Any], seed: int) -> dict[str, Any] | None:
     return result
 
 
-def control_direction(run: Run, site: Site, norm: float) -> Tensor | None:
+def control_direction(run: Desk, site: Site, norm: float) -> Tensor | None:
     """mean(right) − mean(wrong) of the training traces at the site, scaled to `norm`; its sign is chosen on dev."""
     if data.metric(run) == "log_odds":
         ends = [continuation(run, run.config[name]) for name in ("positive", "negative")]
@@ -139,6 +139,6 @@ def control_direction(run: Run, site: Site, norm: float) -> Tensor | None:
         pos, neg = states[labels], states[~labels]
     vector = mean_difference(pos, neg).vector
     vector = vector * (norm / float(vector.norm()))
-    score = dev_scorer(run, "evaluate")
+    score = dev_scorer(run)
     plus, minus = (score(intervention(run, sign * vector, site), f"sign {sign:+g}") for sign in (1.0, -1.0))
     return vector if plus >= minus else -vector

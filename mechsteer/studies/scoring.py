@@ -14,28 +14,28 @@ from mechsteer.runtime.batches import make_batches
 from mechsteer.runtime.restart import Start, logits_from
 from mechsteer.steering.generation import generate
 from mechsteer.steering.interventions import steer
-from mechsteer.study import traces as data
-from mechsteer.study.run import Run
+from mechsteer.studies import traces as data
+from mechsteer.studies.desk import Desk
 from mechsteer.tasks import Item, Task, Trace
 from mechsteer.tokens import continuation_text
 
 
 def outcomes(
-    run: Run, task: Task, problems: Sequence[Item], steering: Any, *, kept: tuple[str, str], prefix: str = ""
+    run: Desk, task: Task, problems: Sequence[Item], steering: Any, *, kept: str, prefix: str = ""
 ) -> tuple[np.ndarray, list[Trace], list[list[int]]]:
     """Score per problem (right or wrong; or log-odds), greedy traces and their tokens.
 
-    `kept`: the stage, and the name under which what the model said outlives an interruption.
+    `kept`: the name under which what the model said outlives an interruption.
     """
     prompts = [data.prompt_ids(run, item) for item in problems]
     if prefix:
         tail = continuation(run, prefix)
         prompts = [p + tail for p in prompts]
     if data.metric(run) == "log_odds":
-        return np.array(run.piece(*kept, lambda: log_odds(run, prompts, steering).tolist())), [], []
+        return np.array(run.piece(kept, lambda: log_odds(run, prompts, steering).tolist())), [], []
     most, size = data.room(run, prompts), run.config["batch_size"]
     new = run.piece(
-        *kept,
+        kept,
         lambda: (
             generate(run.model, prompts, steering, max_new_tokens=most, batch_size=size, progress=run.progress).tokens
         ),
@@ -46,7 +46,7 @@ def outcomes(
 
 
 @torch.no_grad()
-def log_odds(run: Run, prompts: Sequence[Sequence[int]], steering: Any) -> np.ndarray:
+def log_odds(run: Desk, prompts: Sequence[Sequence[int]], steering: Any) -> np.ndarray:
     """ln P(positive) − ln P(negative), each summed over the continuation's tokens, per prompt."""
     scores = torch.zeros(len(prompts), dtype=torch.float64)
     for sign, name in ((1, "positive"), (-1, "negative")):
@@ -60,17 +60,17 @@ def log_odds(run: Run, prompts: Sequence[Sequence[int]], steering: Any) -> np.nd
     return scores.numpy()
 
 
-def dev_scorer(run: Run, stage: str) -> Callable[[Any, str], float]:
+def dev_scorer(run: Desk) -> Callable[[Any, str], float]:
     """Mean dev score of a steering, kept by name: accuracy of greedy traces, or log-odds."""
     task, problems = data.items(run, "dev", run.config["traces"]["n_dev"])
 
     def score(steering: Any, name: str) -> float:
-        return float(np.mean(outcomes(run, task, problems, steering, kept=(stage, f"dev-{name}"))[0]))
+        return float(np.mean(outcomes(run, task, problems, steering, kept=f"dev-{name}")[0]))
 
     return score
 
 
-def continuation(run: Run, text: str) -> list[int]:
+def continuation(run: Desk, text: str) -> list[int]:
     """Token ids of a continuation. Raises ConfigError for an empty one."""
     ids = tokenize_continuation(run.model, text)
     if not ids:

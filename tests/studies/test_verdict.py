@@ -5,8 +5,8 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from mechsteer.study import evaluate
-from mechsteer.study.verdict import first_screen, kind, statement, verdict
+from mechsteer.studies import evaluate
+from mechsteer.studies.verdict import first_screen, kind, statement, verdict
 from mechsteer.tasks import Trace
 
 N = 400
@@ -22,7 +22,7 @@ def arm(right, style="careful"):
 
 
 class FakeRun:
-    config: ClassVar = {"max_new_tokens": 8}
+    config: ClassVar = {"max_new_tokens": 8, "data": "pocket", "metric": "accuracy"}
 
     def seed(self, *names):
         return 0

@@ -16,16 +16,16 @@ from mechsteer.steering.calibration import strengths
 from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.generation import default_stop_tokens
 from mechsteer.steering.interventions import Intervention, Steering
-from mechsteer.study import traces as data
-from mechsteer.study.run import Run
-from mechsteer.study.scoring import continuation, dev_scorer
+from mechsteer.studies import traces as data
+from mechsteer.studies.desk import Desk
+from mechsteer.studies.scoring import continuation, dev_scorer
 from mechsteer.training import CrossEntropy, FitConfig, fit
 
 FILE = "adapter.safetensors"
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Desk) -> dict[str, Any]:
     """adapter.safetensors: one static vector; layer and strength are chosen on dev.
 
     Cross-entropy on the model's own verified-correct training samples (or the positive continuation) + KL on what
@@ -51,10 +51,10 @@ def train(run: Run) -> dict[str, Any]:
                 l2_weight=how["l2_weight"] / rms**2,  # the penalty, as the step, is in the residual's own units
             ),
             FitConfig(lr=how["lr"] * rms, epochs=how["epochs"], seed=run.seed("adapter", site.layer)),
-            checkpoint=run.checkpoint("train", f"adapter-{site.layer}.safetensors"),
+            checkpoint=run.checkpoint(f"adapter-{site.layer}.safetensors"),
             progress=run.progress,
         )
-    score = dev_scorer(run, "train")
+    score = dev_scorer(run)
     prompts = [data.prompt_ids(run, item) for item in data.items(run, "dev", N_KL)[1]]
     coeffs = how["coeffs"] if data.metric(run) == "accuracy" else [1.0]
     for site, result in fitted.items():
@@ -71,7 +71,7 @@ def train(run: Run) -> dict[str, Any]:
         "chosen_on_dev": best,
         "metric": data.metric(run),
     }
-    save_steering(chosen, run.folder / FILE, run.model, provenance=provenance)
+    save_steering(chosen, run.write(FILE), run.model, provenance=provenance)
     return {
         "n_samples": len(samples),
         "n_neutral": len(neutral),
@@ -84,11 +84,19 @@ def train(run: Run) -> dict[str, Any]:
         "base_dev_score": score((), "base"),
         "tried": tried,
         "best_epoch": fitted[site].best_epoch,
-        "history": fitted[site].to_dict()["history"],
+        "history": [
+            {
+                name: epoch[name] and dict(sorted(epoch[name].items()))
+                if isinstance(epoch[name], dict)
+                else epoch[name]
+                for name in sorted(epoch)
+            }
+            for epoch in fitted[site].to_dict()["history"]
+        ],
     }
 
 
-def training_samples(run: Run, split: str, most: int) -> list[Sample]:
+def training_samples(run: Desk, split: str, most: int) -> list[Sample]:
     """Verified-correct traces with the stop token behind them; or prompts with the positive continuation."""
     found = data.load(run, split)
     if data.metric(run) == "log_odds":
@@ -107,7 +115,7 @@ def training_samples(run: Run, split: str, most: int) -> list[Sample]:
     return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= run.model.cfg.n_ctx]
 
 
-def questions(run: Run) -> list[list[int]]:
+def questions(run: Desk) -> list[list[int]]:
     """The training problems, on which the steered model is to predict as it did; without them nothing would hold
     back a vector whose scope holds only target tokens. Log-odds steers every token, so its prompts do that."""
     if data.metric(run) == "log_odds":
@@ -116,18 +124,18 @@ def questions(run: Run) -> list[list[int]]:
     return [data.prompt_ids(run, item) for item in problems]
 
 
-def median_norm(run: Run, site: Site) -> float:
+def median_norm(run: Desk, site: Site) -> float:
     """Median norm of the residual over the training traces at a site (a mean would be that of attention sinks)."""
     norms = [chunk.float().norm(dim=-1) for chunk in data.store(run)[site].flat_batches()]
     return float(torch.cat(norms).median())
 
 
-def scope(run: Run) -> TokenScope:
+def scope(run: Desk) -> TokenScope:
     """What the model writes, and the position that predicts its first token; every token where one answer is scored."""
     return TokenScope.all() if data.metric(run) == "log_odds" else TokenScope.generated(include_last_prompt=True)
 
 
-def intervention(run: Run, vector: Tensor, site: Site, coeff: float = 1.0) -> Intervention:
+def intervention(run: Desk, vector: Tensor, site: Site, coeff: float = 1.0) -> Intervention:
     return Intervention(Static(vector), site, scope=scope(run), coeff=coeff)
 
 
@@ -137,7 +145,6 @@ def vector_of(steering: Steering) -> Tensor:
     return adapter.vector.detach().clone()
 
 
-def adapter(run: Run) -> Steering:
+def adapter(run: Desk) -> Steering:
     """The chosen adapter."""
-    run.result("train")
-    return load_steering(run.folder / FILE, run.model)
+    return load_steering(run.read(FILE), run.model)

@@ -14,14 +14,14 @@ from mechsteer.attribution import (
     metrics,
 )
 from mechsteer.bases import Basis, from_sae, singular, top_tokens
-from mechsteer.study import features
-from mechsteer.study import traces as data
-from mechsteer.study.run import Run
-from mechsteer.study.scoring import continuation
-from mechsteer.study.train import adapter
+from mechsteer.studies import features
+from mechsteer.studies import traces as data
+from mechsteer.studies.desk import Desk
+from mechsteer.studies.scoring import continuation
+from mechsteer.studies.train import adapter
 
 
-def attribution(run: Run) -> dict[str, Any]:
+def attribution(run: Desk) -> dict[str, Any]:
     """The adapter in SAE features, singular directions and logits; effect shares, sufficiency and necessity."""
     how, model = run.config["attribute"], run.model
     chosen = adapter(run)
@@ -60,7 +60,7 @@ def attribution(run: Run) -> dict[str, Any]:
             )
             return found.to_dict(k=12)
 
-        effects[name] = run.piece("attribute", name, effect)
+        effects[name] = run.piece(name, effect)
         promoted(run, basis, effects[name]["directions"])
     join_features(run, [readings["decoder"]["top"], readings["encoder"]["top"], effects["SAE features"]["directions"]])
     return {
@@ -72,7 +72,7 @@ def attribution(run: Run) -> dict[str, Any]:
     }
 
 
-def contexts(run: Run) -> tuple[list[list[int]], list[list[int]] | None, Any, str]:
+def contexts(run: Desk) -> tuple[list[list[int]], list[list[int]] | None, Any, str]:
     """(prompts, continuations, metric, its name): dev problems with the model's own right and wrong traces; or dev prompts."""
     n = run.config["attribute"]["n_prompts"]
     if data.metric(run) == "log_odds":
@@ -103,7 +103,7 @@ def one_map(basis: Basis) -> tuple[str, Basis]:
     return next((name, block) for name, block in basis.split().items() if name.startswith("down"))
 
 
-def join_features(run: Run, tables: list[list[dict[str, Any]]]) -> None:
+def join_features(run: Desk, tables: list[list[dict[str, Any]]]) -> None:
     """Put ReasonScore, density, tokens and contexts of each SAE feature into the rows that name it."""
     scores = run.result("reasonscore").get("scores")
     rows = [row for table in tables for row in table]
@@ -112,12 +112,12 @@ def join_features(run: Run, tables: list[list[dict[str, Any]]]) -> None:
         row |= {"reason_score": None if scores is None else scores[row["direction"]], **seen[row["direction"]]}
 
 
-def named_directions(run: Run, att: Any, k: int = 5) -> dict[str, Any]:
+def named_directions(run: Desk, att: Any, k: int = 5) -> dict[str, Any]:
     """Shares of the deltas, and the top directions with what the unembedding makes of them."""
     return shares(att) | {"top": promoted(run, att.basis, att.top(k).to_dict("records"))}
 
 
-def promoted(run: Run, basis: Basis, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def promoted(run: Desk, basis: Basis, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The rows, each with the tokens that its direction promotes through the unembedding."""
     if rows:
         tokens = top_tokens(run.model, basis.select([row["direction"] for row in rows]), 5)["promoted"]

@@ -11,20 +11,20 @@ from torch import Tensor
 
 from mechsteer.errors import DataError
 from mechsteer.probes import LinearProbe, evaluate_probe, partial_effect
-from mechsteer.study import traces as data
-from mechsteer.study.run import Run
+from mechsteer.studies import traces as data
+from mechsteer.studies.desk import Desk
 from mechsteer.tasks import Trace
 from mechsteer.topology import trace_frame
 
 
-def judged(run: Run) -> tuple[list[Trace], list[Tensor]]:
+def judged(run: Desk) -> tuple[list[Trace], list[Tensor]]:
     """Training traces with a verdict and a text, and their activations at the site."""
     pairs = zip(data.load(run, "train"), data.responses(run, data.site(run)), strict=True)
     kept = [(t, acts) for t, acts in pairs if t.correct is not None and len(acts)]
     return [t for t, _ in kept], [acts for _, acts in kept]
 
 
-def probe(run: Run) -> dict[str, Any]:
+def probe(run: Desk) -> dict[str, Any]:
     """Right or wrong from the mean state of what the model wrote, beside length, steps and style alone."""
     found, acts = judged(run)
     try:
@@ -33,7 +33,7 @@ def probe(run: Run) -> dict[str, Any]:
         return {"dropped": error.message}
 
 
-def _probe(run: Run, found: list[Trace], acts: list[Tensor]) -> dict[str, Any]:
+def _probe(run: Desk, found: list[Trace], acts: list[Tensor]) -> dict[str, Any]:
     if not found:
         raise DataError("no trace has a verified answer", "give problems with answers")
     how = run.config["probe"]
@@ -70,7 +70,7 @@ def baselines(found: list[Trace], acts: list[Tensor]) -> dict[str, np.ndarray]:
     return known
 
 
-def topology(run: Run) -> dict[str, Any]:
+def topology(run: Desk) -> dict[str, Any]:
     """Persistent entropy of each trajectory at matched length, and whether it says more than length does."""
     found, acts = judged(run)
     if not found:

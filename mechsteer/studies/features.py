@@ -14,8 +14,8 @@ from mechsteer.features import ContextAccumulator, ReasonScoreAccumulator
 from mechsteer.features.sae import SAE, encode, load_sae, train_sae
 from mechsteer.models import backend_of
 from mechsteer.models.sites import Site
-from mechsteer.study import traces as data
-from mechsteer.study.run import Run
+from mechsteer.studies import traces as data
+from mechsteer.studies.desk import Desk
 from mechsteer.tokens import token_text
 
 N_FEATURES, N_CONTEXTS = 8, 4
@@ -23,7 +23,7 @@ MEASURED_ON = {"eval_batches": "traces of dev problems", "training stream": "the
 N_SEEN = 32  # contexts kept while reading: samples of one problem share its text, which would fill all places
 
 
-def train(run: Run) -> dict[str, Any]:
+def train(run: Desk) -> dict[str, Any]:
     """sae/: an SAE of the residual stream at the adapter's site, measured on the traces of other problems."""
     how, at = run.config["sae"], data.site(run)
     acts = data.store(run)[at]
@@ -39,7 +39,7 @@ def train(run: Run) -> dict[str, Any]:
         seed=run.seed("sae"),
         metadata={"model_fingerprint": run.fingerprint, "site": str(at)},
         eval_batches=unseen,
-        out=run.folder / "sae",
+        out=run.write("sae"),
         checkpoint_every=100,
         progress=run.progress,
     )
@@ -52,14 +52,13 @@ def train(run: Run) -> dict[str, Any]:
     return {"site": str(at), "metrics": metrics}
 
 
-def sae(run: Run) -> SAE[Any]:
+def sae(run: Desk) -> SAE[Any]:
     """The SAE of this run, refused if it is of another model or site."""
-    run.result("sae")
-    return load_sae(run.folder / "sae", fingerprint=run.fingerprint, site=str(data.site(run)))
+    return load_sae(run.read("sae"), fingerprint=run.fingerprint, site=str(data.site(run)))
 
 
 @torch.no_grad()
-def loss_recovered(run: Run, trained: SAE[Any], at: Site, rows: list[list[int]], n: int = 24) -> float | None:
+def loss_recovered(run: Desk, trained: SAE[Any], at: Site, rows: list[list[int]], n: int = 24) -> float | None:
     """(loss with a zeroed site − loss with the SAE's reconstruction) / (loss with a zeroed site − loss as it is)."""
     backend = backend_of(run.model)
     assert isinstance(at.layer, int)
@@ -83,14 +82,14 @@ def loss_recovered(run: Run, trained: SAE[Any], at: Site, rows: list[list[int]],
     return (losses["zeroed"] - losses["spliced"]) / span if span > 0 else None
 
 
-def encoded(run: Run, trained: SAE[Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def encoded(run: Desk, trained: SAE[Any]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(tokens, feature_acts, mask) per batch of training traces."""
     with torch.no_grad():
         for batch in data.store(run)[data.site(run)].batches(64):
             yield batch.tokens, encode(trained, batch.values.float()), batch.mask
 
 
-def reasonscore(run: Run) -> dict[str, Any]:
+def reasonscore(run: Desk) -> dict[str, Any]:
     """ReasonScore of every feature, the top ones in context; dropped, with the reason, where no word occurs."""
     trained = sae(run)
     groups, tokenizer = data.vocabulary(run), run.model.tokenizer
@@ -121,7 +120,7 @@ def reasonscore(run: Run) -> dict[str, Any]:
     }
 
 
-def in_context(run: Run, features: Sequence[int]) -> dict[int, dict[str, Any]]:
+def in_context(run: Desk, features: Sequence[int]) -> dict[int, dict[str, Any]]:
     """Density, the tokens a feature fires on and its strongest contexts in the training traces, per feature."""
     trained, tokenizer = sae(run), run.model.tokenizer
     seen = ContextAccumulator(features, n=N_SEEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,26 +15,34 @@ from mechsteer.errors import ConfigError
 from mechsteer.features.sae import encode
 from mechsteer.models import tokenize
 from mechsteer.report import Heatmap, Report, Section, Text
-from mechsteer.study import features
-from mechsteer.study import traces as data
-from mechsteer.study.run import Run
+from mechsteer.studies import features
+from mechsteer.studies import traces as data
+from mechsteer.studies.desk import Desk
+from mechsteer.studies.graph import Declaration
+from mechsteer.studies.run import Run
 from mechsteer.tokens import token_text
 
 
 def heatmap(run: Run, n: int = 6) -> Path:
-    """heatmap.html: per token the projection on the probe's direction, or the activation of a feature.
+    """heatmap-probe.html, heatmap-f3.html, ...: per token the projection on the probe's direction, or the activation of a feature.
 
     On `heatmap.text`, or on the first traces of the run. Raises ConfigError for a feature that the SAE does not
     have, or where there is no probe.
     """
-    how = run.config["heatmap"]
-    site = data.site(run)
+    declared = Declaration(
+        about="a heatmap",
+        reads=("traces", "capture", "train", "probe" if run.settings.heatmap.show == "probe" else "sae"),
+        keys=("heatmap", "batch_size"),
+    )
+    desk = run.handed(declared, "heatmap")
+    how = desk.config["heatmap"]
+    site = data.site(desk)
     given: Sequence[Any] = [how["text"]]
     if how["text"] is None:
-        given = [data.whole(run, t)[0] for t in data.load(run, "train")[:n]]
+        given = [data.whole(desk, t)[0] for t in data.load(desk, "train")[:n]]
     rows = tokenize(run.model, given)
     acts = capture(run.model, rows, [site], progress=False)[site]
-    values, label, what = _readings(run, acts.values, how)
+    values, label, what = _readings(desk, acts.values, how)
     blocks: list[Any] = [Text(what)]
     for i, row in enumerate(rows):
         tokens = [token_text(run.model.tokenizer, t) for t in row]
@@ -44,11 +53,14 @@ def heatmap(run: Run, n: int = 6) -> Path:
     page = Report(
         title=f"mechsteer heatmap: {label} at {site}", sections=[Section("Tokens", blocks)], question=question
     )
-    return page.save_html(run.folder / "heatmap.html")
+    name = "probe" if how["show"] == "probe" else f"f{how['feature']}"
+    if how["text"] is not None:  # each text has its page
+        name += f"-{hashlib.sha256(how['text'].encode()).hexdigest()[:8]}"
+    return page.save_html(run.folder / f"heatmap-{name}.html")
 
 
 @torch.no_grad()
-def _readings(run: Run, values: Tensor, how: dict[str, Any]) -> tuple[Tensor, str, str]:
+def _readings(run: Desk, values: Tensor, how: dict[str, Any]) -> tuple[Tensor, str, str]:
     if how["show"] == "probe":
         direction = run.result("probe").get("direction")
         if direction is None:

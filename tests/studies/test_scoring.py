@@ -8,12 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import mechsteer as ms
-from mechsteer.study import scoring
+from mechsteer.studies import scoring
 
 
 @pytest.fixture
 def run():
-    settings = {"positive": " happy today", "negative": " sad", "batch_size": 3}
+    settings = {"data": "x", "metric": "log_odds", "positive": " happy today", "negative": " sad", "batch_size": 3}
     return SimpleNamespace(model=ms.load_model("pocket"), config=settings)
 
 

@@ -1,23 +1,28 @@
 """The whole loop on the bundled model, small: its files, a kill in the middle, free texts, ready-made traces."""
 
+import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 import torch
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.configs.settings import resolve
+from mechsteer.configs.settings import explicit
 from mechsteer.pocket import problems
 from mechsteer.steering.interventions import Steering
-from mechsteer.study import NEEDS_STEERING, STAGES, explain, open_run
-from mechsteer.study import traces as data
-from mechsteer.study.evaluate import all_arms
-from mechsteer.study.train import adapter, vector_of
+from mechsteer.studies import explain
+from mechsteer.studies import traces as data
+from mechsteer.studies.evaluate import all_arms
+from mechsteer.studies.graph import STAGES
+from mechsteer.studies.study import opened
+from mechsteer.studies.train import adapter, vector_of
 
 SMALL = [
     *("traces.n_problems=24", "traces.n_dev=12", "traces.n_samples=3", "adapter.epochs=1", "adapter.coeffs=[1.0]"),
@@ -25,6 +30,10 @@ SMALL = [
     *("probe.n_boot=50", "probe.n_splits=3", "attribute.n_prompts=6", "attribute.n_random=2", "attribute.k=[1,4]"),
     *("topology.n_points=16", "max_new_tokens=120"),
 ]
+
+
+def stage_result(folder, name):
+    return json.loads((folder / "stages" / f"{name}.json").read_text())["result"]
 
 
 def files(folder):
@@ -77,18 +86,21 @@ def test_base_arm_is_the_model_that_never_saw_us(undisturbed):
         out = hf.generate(**ids, max_new_tokens=120, do_sample=False)
         text = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
         right.append(ms.pocket.is_correct(problem, text))
-    evaluation = json.loads((undisturbed / "stages" / "evaluate.json").read_text())
+    evaluation = stage_result(undisturbed, "evaluate")
     assert evaluation["arms"]["base"]["score"] == pytest.approx(sum(right) / 12)
 
 
-def reopened(folder):
-    return open_run(resolve(None, [f"out={folder}", *SMALL]))
+@contextlib.contextmanager
+def desk_of(folder, name, *overrides):
+    """What a stage of a run is handed."""
+    with opened(explicit(None, [f"out={folder}", *overrides])) as run:
+        yield run.handed(STAGES[name], name)
 
 
 def test_controls_are_what_they_are_called(undisturbed):
-    run = reopened(undisturbed)
-    chosen = adapter(run)
-    arms = all_arms(run, chosen)
+    with desk_of(undisturbed, "evaluate") as run:
+        chosen = adapter(run)
+        arms = all_arms(run, chosen)
     vectors = {name: vector_of(Steering([arm[0]])) for name, arm in arms.items() if isinstance(arm[0], ms.Intervention)}
     steered = vector_of(chosen) * chosen.flat()[0].coeff
     assert arms["base"][:2] == ((), "")
@@ -105,16 +117,17 @@ def test_controls_are_what_they_are_called(undisturbed):
 
 
 def test_the_effect_sets_right_traces_above_wrong_ones(undisturbed):
-    run = reopened(undisturbed)
-    _, targets, metric, _ = explain.contexts(run)
-    verdicts = {tuple(data.whole(run, t)[0][data.whole(run, t)[1] :]): t.correct for t in data.load(run, "dev")}
+    with desk_of(undisturbed, "attribute") as run:
+        _, targets, metric, _ = explain.contexts(run)
+        verdicts = {tuple(data.whole(run, t)[0][data.whole(run, t)[1] :]): t.correct for t in data.load(run, "dev")}
     assert {-1.0, 1.0} == set(metric.weights)
     assert list(metric.weights) == [1.0 if verdicts[tuple(target)] else -1.0 for target in targets]
 
 
 def test_batches_of_traces_are_drawn_apart(tmp_path):
     small = ["traces.n_problems=1", "traces.n_samples=8", "batch_size=4", "traces.temperature=1.5"]
-    traces = data.sample(open_run(resolve(None, [f"out={tmp_path}", *small])), "train", 1, 8)
+    with desk_of(tmp_path, "traces", *small) as run:
+        traces = data.sample(run, "train", 1, 8)
     texts = [t.text for t in traces]
     assert texts[:4] != texts[4:]  # the same prompt: equal draws would give equal texts
 
@@ -123,7 +136,7 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "mechsteer.cli", "study", f"out={folder}", *SMALL]
     # kill -9 between two batches of traces, in the capture, after the first arm
-    for sign in ("checkpoints/traces/*.json", "stages/traces.json", "checkpoints/evaluate/*.json"):
+    for sign in ("checkpoints/traces-*/*.json", "stages/traces.json", "checkpoints/evaluate-*/*.json"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while not list(folder.glob(sign)):
             assert process.poll() is None
@@ -138,20 +151,81 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
 
 
 def test_commands_read_back_what_is_done(undisturbed, capsys):
-    assert cli.main(["probe", f"out={undisturbed}", *SMALL]) == 0
-    assert json.loads(capsys.readouterr().out)["site"] == "resid_post@3"
-    assert cli.main(["heatmap", f"out={undisturbed}", *SMALL, "heatmap.show=feature", "heatmap.feature=3"]) == 0
-    assert (undisturbed / "heatmap.html").stat().st_size > 1000
-    assert cli.main(["heatmap", f"out={undisturbed}", *SMALL, "heatmap.show=feature", "heatmap.feature=64"]) == 2
+    assert cli.main(["probe", f"out={undisturbed}"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["site"] == "resid_post@3"
+    assert "..." not in told.err  # no stage ran
+    assert cli.main(["heatmap", f"out={undisturbed}", "heatmap.show=feature", "heatmap.feature=3"]) == 0
+    assert cli.main(["heatmap", f"out={undisturbed}", "heatmap.text=Lily: she's happy, [ok]"]) == 0
+    assert len({p.name for p in undisturbed.glob("heatmap-*.html")}) == 2
+    assert cli.main(["heatmap", f"out={undisturbed}", "heatmap.show=feature", "heatmap.feature=64"]) == 2
     assert "give 0 to 63" in capsys.readouterr().err
+    assert cli.main(["report", f"out={undisturbed}"]) == 0
 
 
 def test_an_adapter_or_sae_of_another_model_is_refused(undisturbed, tmp_path, capsys):
     other = ms.load_model("pocket", backend="hooked")
     with pytest.raises(ms.errors.ModelMismatchError, match="fingerprint"):
         ms.load_steering(undisturbed / "adapter.safetensors", other)
-    assert cli.main(["sae", f"out={undisturbed}", *SMALL, "backend=hooked"]) == 2
-    assert "other settings (backend differ)" in capsys.readouterr().err
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    assert cli.main(["traces", f"out={out}", "backend=hooked"]) == 0
+    told = capsys.readouterr().err
+    assert "traces runs again: it was made with another model" in told
+    assert "sae is left out: it was made with another model" in told
+
+
+def test_a_lost_part_is_made_again_as_it_was(undisturbed, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    for name in ("activations", "sae"):
+        shutil.rmtree(out / name)
+    (out / "adapter.safetensors").unlink()
+    (out / "traces-dev.jsonl").unlink()
+    assert cli.main(["study", f"out={out}"]) == 0
+    told = capsys.readouterr().err
+    for name in ("activations", "sae", "adapter.safetensors", "traces-dev.jsonl"):
+        assert f"{name} is gone" in told
+    assert "evaluate ..." not in told  # all came out as it was
+    mine, theirs = files(out), files(undisturbed)
+    assert [name for name in theirs if mine.get(name) != theirs[name] and "heatmap" not in name] == []
+
+
+def test_a_damaged_adapter_is_named_with_its_stage(undisturbed, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    path = out / "adapter.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    assert cli.main(["evaluate", f"out={out}"]) == 2
+    told = capsys.readouterr().err
+    assert "adapter.safetensors is not as train wrote it" in told
+    assert f"mechsteer train out={out} --again" in told
+
+
+def test_a_changed_key_reruns_what_it_concerns(undisturbed, tmp_path, capsys):
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed, out)
+    assert cli.main(["study", f"out={out}", "attribute.n_random=3"]) == 0
+    told = capsys.readouterr().err
+    assert "now attribute.n_random=3" in told
+    assert "attribute runs again: attribute.n_random changed" in told
+    assert told.count(" ...\n") == 1
+
+
+def test_a_sweep_names_what_failed_and_goes_on(tmp_path, capsys):
+    out = tmp_path / "sweep"
+    options = [f"out={out}", "traces.n_problems=8", "traces.n_dev=4", "traces.n_samples=2", "max_new_tokens=16"]
+    for ran in (2, 0):  # the second time all is done
+        assert cli.main(["capture", "--multirun", *options, "layers=[0],[99],[1]"]) == 1
+        told = capsys.readouterr()
+        assert told.err.count("capture ...\n") == ran
+    assert "layers=_99_" in told.err
+    table = pd.read_csv(out / "runs.csv")
+    assert list(table["layers"]) == ["[0]", "[99]", "[1]"]
+    assert [status.split(":")[0] for status in table["status"]] == ["done", "failed", "done"]
+    assert "no layer 99" in table["status"][1]
+    assert "runs.html" in told.out
+    assert all((out / folder / "report.html").exists() for folder in table["folder"][[0, 2]])
 
 
 def test_free_texts_are_scored_by_log_odds(tmp_path, capsys):
@@ -162,11 +236,11 @@ def test_free_texts_are_scored_by_log_odds(tmp_path, capsys):
     options = [o for o in SMALL if not o.startswith(("max_new", "topology", "adapter.epochs"))]
     options += ["adapter.epochs=6", "evaluate.n_problems=20"]
     assert cli.main(["study", f"out={out}", f"data={data}", *options, "max_new_tokens=24", "topology.n_points=8"]) == 0
-    evaluation = json.loads((out / "stages" / "evaluate.json").read_text())
+    evaluation = stage_result(out, "evaluate")
     assert evaluation["metric"] == "log_odds"
     assert evaluation["comparisons"]["adapter − base"]["difference"]["value"] > 0
     assert evaluation["comparisons"]["no-op hook − base"]["difference"]["value"] == 0
-    assert "no trace has a verified answer" in json.loads((out / "stages" / "probe.json").read_text())["dropped"]
+    assert "no trace has a verified answer" in stage_result(out, "probe")["dropped"]
 
 
 def ready_made(path, n=16):
@@ -190,8 +264,8 @@ def test_ready_made_traces_are_measured_and_not_steered(tmp_path, capsys):
     data, out = ready_made(tmp_path / "solutions.jsonl"), tmp_path / "run"
     assert cli.main(["study", f"out={out}", f"data={data}", *SMALL, "topology.n_points=12"]) == 0
     done = {p.stem for p in (out / "stages").iterdir()}
-    assert done == set(STAGES) - set(NEEDS_STEERING)
-    assert json.loads((out / "stages" / "probe.json").read_text())["probe"]["auroc"]["value"] > 0.9  # planted
+    assert done == {name for name, declared in STAGES.items() if not declared.steers}
+    assert stage_result(out, "probe")["probe"]["auroc"]["value"] > 0.9  # planted
     capsys.readouterr()
     assert cli.main(["train", f"out={out}", f"data={data}", *SMALL, "topology.n_points=12"]) == 2
     assert "nothing to train" in capsys.readouterr().err
@@ -207,8 +281,8 @@ def test_one_class_and_no_words_are_said_not_hidden(tmp_path, capsys):
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = [*SMALL, "topology.n_points=12", f"vocabulary={words}"]
     assert cli.main(["study", f"out={out}", f"data={data}", *options]) == 0
-    assert "two classes are needed" in json.loads((out / "stages" / "probe.json").read_text())["dropped"]
-    assert json.loads((out / "stages" / "reasonscore.json").read_text())["dropped"]
+    assert "two classes are needed" in stage_result(out, "probe")["dropped"]
+    assert stage_result(out, "reasonscore")["dropped"]
     assert "No ReasonScore" in (out / "report.md").read_text()
 
 

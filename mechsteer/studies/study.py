@@ -1,0 +1,156 @@
+"""`study(config, **overrides)`, what `mechsteer study` runs: all stages of a run folder, and its report."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mechsteer.configs.schema import Settings
+from mechsteer.configs.settings import as_tree, explicit
+from mechsteer.errors import ConfigError
+from mechsteer.features import groups_for
+from mechsteer.files import write_atomically
+from mechsteer.results import plain
+from mechsteer.studies import evaluate, explain, features, measure, traces, train
+from mechsteer.studies.graph import STAGES
+from mechsteer.studies.page import page
+from mechsteer.studies.run import CONFIG, Run, Say, Stage, open_run
+from mechsteer.studies.verdict import first_screen
+
+FUNCTIONS = {
+    "traces": traces.write,
+    "capture": traces.keep,
+    "train": train.train,
+    "sae": features.train,
+    "reasonscore": features.reasonscore,
+    "probe": measure.probe,
+    "topology": measure.topology,
+    "evaluate": evaluate.evaluate,
+    "attribute": explain.attribution,
+}
+PACKAGES = (
+    "mechsteer",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "sae-lens",
+    "scikit-learn",
+    "ripser",
+    "persim",
+    "circuitsvis",
+)
+
+
+@dataclass(frozen=True)
+class StudyResult:
+    """A finished study: its folder and the result of each stage."""
+
+    folder: Path
+    metrics: dict[str, Any]
+
+
+def study(
+    config: Mapping[str, Any] | str | Path | None = None,
+    *,
+    progress: bool = False,
+    say: Say | None = None,
+    again: bool = False,
+    **overrides: Any,
+) -> StudyResult:
+    """Run the whole loop and write one folder: report.html, results.json, the adapter, configuration, timings.
+
+    `config`: a mapping or a YAML file with keys of `mechsteer study --help`; `overrides` go over it (nested as
+    dicts). A folder that holds a run keeps its settings; keys given explicitly go over them and rerun the stages
+    they concern. A run that was interrupted is resumed, and ends equal to an undisturbed one (timings aside).
+    `again` runs every stage though it is done.
+
+    Raises ConfigError (unknown keys; another process in the folder) and what the stages raise.
+    """
+    with opened(explicit(config, **overrides), progress=progress, say=say, again=set(STAGES) if again else ()) as run:
+        return complete(run)
+
+
+@contextlib.contextmanager
+def opened(
+    given: Mapping[str, Any], *, progress: bool = False, say: Say | None = None, again: Collection[str] = ()
+) -> Iterator[Run]:
+    """The run in a folder, with all stages of a study."""
+    stages = {name: Stage(declared=declared, function=FUNCTIONS[name]) for name, declared in STAGES.items()}
+    steers = lambda result: result["source"] != "ready-made"  # noqa: E731
+    with open_run(given, stages, steers=steers, progress=progress, say=say, again=again) as run:
+        yield run
+
+
+def complete(run: Run) -> StudyResult:
+    """Every stage that the run's data can have, and the report."""
+    check(run)
+    for name in run.stages:
+        if run.has(name):
+            run.result(name)
+    return finish(run)
+
+
+def check(run: Run) -> None:
+    """What is wrong with the settings is said before anything long begins. Raises ConfigError, UnknownSiteError."""
+    traces.sites_of(run.model, run.settings.layers)
+    groups_for(run.model.tokenizer, run.settings.vocabulary)
+
+
+def stage(run: Run, name: str) -> dict[str, Any]:
+    """The result of one stage, what it stands on brought up to date first; raises ConfigError where there can be none."""
+    if run.stages[name].declared.steers and traces.is_ready_made(run.settings.data):
+        raise ConfigError(
+            f"{run.settings.data} holds traces that somebody else wrote: there is nothing to {name}",
+            "give problems (data=pocket, or GSM8K's own file) to steer the model on",
+        )
+    check(run)
+    return run.result(name)
+
+
+def require_run(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a folder without a run."""
+    folder = Path(given.get("out", Settings().out))
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"nothing has run in {folder}", "give the folder of a run with out=..., or run the study")
+
+
+def finish(run: Run) -> StudyResult:
+    """Write results.json and report.html from whatever stages are up to date; raises ConfigError if none is."""
+    results = run.finished()
+    if not results:
+        raise ConfigError(f"nothing has run in {run.folder}", "give the folder of a run with out=..., or run the study")
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    config, fingerprint = as_tree(run.settings), run.recorded_fingerprint()
+    summary = {
+        "config": config,
+        "model_fingerprint": fingerprint,
+        "versions": versions,
+        "stages": {name: brief(result) for name, result in results.items()},
+    }
+    write_atomically(run.folder / "results.json", to_json(summary))
+    report = page(results, settings=run.settings, versions=versions, timings=run.timings(), fingerprint=fingerprint)
+    report.save_html(run.folder / "report.html")
+    report.save_markdown(run.folder / "report.md")
+    return StudyResult(run.folder, summary["stages"])
+
+
+def told(run: Run) -> str | None:
+    """The verdict in a sentence or three; None where nothing was steered or probed."""
+    verdict = first_screen(run.finished())
+    return None if verdict is None else verdict.statement
+
+
+def to_json(value: Any) -> str:
+    """Plain data as JSON text."""
+    return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def brief(result: dict[str, Any]) -> dict[str, Any]:
+    """A stage's result without the long columns that only pictures need."""
+    return {k: v for k, v in result.items() if not (isinstance(v, list) and len(v) > 100)}
