@@ -51,6 +51,48 @@ _MODULES = {  # rooms, and what lies in one but is asked for by its own name
 }
 
 
+# class of a result -> the file of `mechsteer.report.sections` and the function there that makes its section
+_SECTIONS = {
+    "EffectAttribution": ("effect", "effect"),
+    "Attribution": ("readings", "attribution"),
+    "LogitAttribution": ("logits", "logits"),
+    "FeatureScores": ("features", "features"),
+    "RatioScores": ("features", "ratios"),
+    "FeatureContexts": ("features", "feature_contexts"),
+    "FeatureInWords": ("features", "feature_in_words"),
+    "SAEQuality": ("features", "quality"),
+    "ProbeEvaluation": ("probe", "probe"),
+    "PartialEffect": ("probe", "partial"),
+    "TrajectoryTopology": ("trajectories", "trajectories"),
+    "TopologySummary": ("topology", "summary"),
+    "FitResult": ("training", "training"),
+    "SteeringChoice": ("training", "adapter"),
+    "Strengths": ("strengths", "strengths"),
+    "SignChoice": ("strengths", "sign"),
+    "Evaluation": ("arms", "arms"),
+    "Comparison": ("arms", "comparison"),
+    "PairedComparison": ("arms", "comparison"),
+    "ScoreComparison": ("arms", "comparison"),
+    "SwitchAndRest": ("arms", "style"),
+    "PooledSeeds": ("arms", "seeds"),
+}
+
+
+def show(result: Any) -> str:
+    """A result as HTML for a notebook: its section of a report, or a table of its fields, in a frame of its own.
+
+    Results lie below reports and may not import them: they ask here, where modules are loaded by name.
+    """
+    notebook = importlib.import_module("mechsteer.report.notebook")
+    known = [_SECTIONS[cls.__name__] for cls in type(result).__mro__ if cls.__name__ in _SECTIONS]
+    if known:
+        file, name = known[0]
+        sections = getattr(importlib.import_module(f"mechsteer.report.sections.{file}"), name)(result)
+    else:
+        sections = notebook.of_fields(result)
+    return notebook.of_section(type(result).__name__, sections)
+
+
 def __getattr__(name: str) -> Any:
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)

@@ -44,6 +44,7 @@ OWNERS = {
     "persim": "mechsteer.topology.persistence",
     "circuitsvis": "mechsteer.report.heatmaps",
     "matplotlib": "mechsteer.report",
+    "jinja2": "mechsteer.report.templates",
     "gguf": "mechsteer.steering.exports",
     "gradio": "mechsteer.lab",
 }

@@ -8,14 +8,17 @@ attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
 from mechsteer.attribution import metrics
 from mechsteer.attribution.decompose import Attribution, attribute, attribute_encoder, attribute_maps
 from mechsteer.attribution.deltas import Deltas, SiteDeltas, deltas
-from mechsteer.attribution.effect import EffectAttribution, attribute_effect
+from mechsteer.attribution.effect import EffectAttribution, EffectSettings, attribute_effect
+from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
 from mechsteer.attribution.pursuit import matching_pursuit
 
 __all__ = [
     "Attribution",
     "Deltas",
+    "DirectionFacts",
     "EffectAttribution",
+    "EffectSettings",
     "LogitAttribution",
     "SiteDeltas",
     "attribute",
@@ -24,6 +27,7 @@ __all__ = [
     "attribute_logits",
     "attribute_maps",
     "deltas",
+    "direction_facts",
     "matching_pursuit",
     "metrics",
 ]

@@ -12,6 +12,7 @@ ones it is the delta carried unchanged, as if nothing between had answered to it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -24,28 +25,49 @@ from torch import Tensor
 from mechsteer.attribution.deltas import Deltas, SiteDeltas
 from mechsteer.attribution.pursuit import matching_pursuit
 from mechsteer.bases import Basis, from_sae
-from mechsteer.errors import ConfigError, ModelMismatchError, NonFiniteError, ShapeError
+from mechsteer.errors import ConfigError, DataError, ModelMismatchError, NonFiniteError, ShapeError
 from mechsteer.features.encoding import encode
 from mechsteer.models.sites import Site
-from mechsteer.results import plain
+from mechsteer.results import Result, live
 
 _ENTRIES = 2**24  # of the largest dense tensor of feature activations
 
 Reading = Literal["projection", "pursuit", "encoder"]
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Attribution:
+@dataclass(frozen=True, eq=False)
+class Coded:
+    """Deltas and their sparse code, token by token."""
+
+    directions: Float[Tensor, "n_dirs d_model"]
+    codes: Tensor  # sparse [n_distinct n_dirs]: equal deltas share a code
+    distinct: Float[Tensor, "n_distinct d_model"]  # the deltas themselves
+    code_of: Tensor  # [n_tokens] -> row of `codes` and `distinct`
+
+    @property
+    def components(self) -> Tensor:
+        """coefficients @ directions, [n_distinct d_model]."""
+        return torch.sparse.mm(self.codes, self.directions.to(self.codes.dtype))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution(Result):
     """Deltas in a basis. Everything is float64; means are over the touched tokens.
 
     `coefficients` [n_dirs]: mean coefficient. `energy` [n_dirs]: Σ coefficient² / Σ ‖delta‖², a partition of
     `explained` where the basis is orthonormal, a measure of size elsewhere. `explained`: 1 − Σ‖residual‖² / Σ‖delta‖²
     (below 0 where the reading makes things worse; nan for deltas of zero). `residual`: mean ‖residual‖, to be held
     against `norm`, the mean ‖delta‖. `expressed`: "delta", or "norm(h + delta) − norm(h)" for what maps read.
+    `labels`, `source`, `singular_values` [n_dirs] are those of the basis.
+
+    What there is for every token (`tokens`, `deltas`, `components`, `residuals`) and the basis itself stay in the
+    process that computed them: in a result that was read from a file they raise DataError.
     """
 
-    basis: Basis
     site: Site
+    labels: tuple[str, ...]
+    source: Mapping[str, Any]
+    singular_values: Float[Tensor, " n_dirs"] | None = None
     reading: Reading
     expressed: str
     k: int | None  # atoms per token of a pursuit
@@ -55,28 +77,32 @@ class Attribution:
     explained: float
     residual: float
     norm: float
-    codes: Tensor  # sparse [n_distinct n_dirs]: equal deltas share a code
-    distinct: Float[Tensor, "n_distinct d_model"]  # the deltas themselves
-    code_of: Tensor  # [n_tokens] -> row of `codes` and `distinct`
+    basis: Basis | None = live()
+    coded: Coded | None = live()
 
     @property
-    def labels(self) -> tuple[str, ...]:
-        return self.basis.labels
+    def _coded(self) -> Coded:
+        if self.coded is None:
+            raise DataError(
+                "this attribution was read from a file: the values of single tokens are not in it",
+                "attribute the deltas again, in this process",
+            )
+        return self.coded
 
     @property
     def deltas(self) -> Tensor:
         """What was expressed, [n_tokens d_model], rows of touched tokens in the order of prompts and positions."""
-        return self.distinct[self.code_of]
+        return self._coded.distinct[self._coded.code_of]
 
     @cached_property
     def tokens(self) -> Tensor:
         """Coefficients per touched token: a sparse tensor [n_tokens n_dirs]."""
-        return self.codes.index_select(0, self.code_of).coalesce()
+        return self._coded.codes.index_select(0, self._coded.code_of).coalesce()
 
     @property
     def components(self) -> Tensor:
         """coefficients @ directions per touched token, [n_tokens d_model]."""
-        return torch.sparse.mm(self.codes, self.basis.directions.to(self.codes.dtype))[self.code_of]
+        return self._coded.components[self._coded.code_of]
 
     @property
     def residuals(self) -> Tensor:
@@ -89,8 +115,8 @@ class Attribution:
         Sorted by energy.
         """
         columns: dict[str, Any] = {"label": list(self.labels), "coefficient": self.coefficients, "energy": self.energy}
-        if self.basis.values is not None:
-            columns["singular_value"] = self.basis.values
+        if self.singular_values is not None:
+            columns["singular_value"] = self.singular_values
         table = pd.DataFrame({name: v.numpy() if isinstance(v, Tensor) else v for name, v in columns.items()})
         table = table.loc[table["energy"] > 0]
         return table.sort_values("energy", ascending=False, kind="stable").reset_index(names="direction")
@@ -98,24 +124,6 @@ class Attribution:
     def top(self, k: int = 10) -> pd.DataFrame:
         """The k rows of `frame` with the most energy."""
         return self.frame().head(k)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data: provenance, shares and the directions that take part."""
-        return plain(
-            {
-                "site": str(self.site),
-                "reading": self.reading,
-                "expressed": self.expressed,
-                "k": self.k,
-                "n_tokens": self.n_tokens,
-                "n_dirs": len(self.basis),
-                "source": self.basis.source,
-                "explained": self.explained,
-                "residual": self.residual,
-                "norm": self.norm,
-                "directions": self.frame().to_dict("records"),
-            }
-        )
 
 
 def attribute(d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None) -> Attribution:
@@ -231,12 +239,15 @@ def _attribution(
     sums = torch.zeros(2, len(basis), dtype=torch.float64)
     sums[0].index_add_(0, column, value * times[row])
     sums[1].index_add_(0, column, value.square() * times[row])
-    residuals = distinct - torch.sparse.mm(codes, basis.directions.double())
+    coded = Coded(basis.directions, codes, distinct, code_of)
+    residuals = distinct - coded.components
     norms, missed = distinct.norm(dim=1), residuals.norm(dim=1)
     total = times @ norms.square()
     return Attribution(
-        basis=basis,
         site=part.site,
+        labels=basis.labels,
+        source=basis.source,
+        singular_values=basis.values,
         reading=reading,
         expressed="delta" if basis.norm is None else "norm(h + delta) − norm(h)",
         k=k,
@@ -246,7 +257,6 @@ def _attribution(
         explained=float(1 - times @ missed.square() / total),
         residual=float(times @ missed / len(code_of)),
         norm=float(times @ norms / len(code_of)),
-        codes=codes,
-        distinct=distinct,
-        code_of=code_of,
+        basis=basis,
+        coded=coded,
     )

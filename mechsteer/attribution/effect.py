@@ -12,7 +12,7 @@ and one random direction of the kept part's norm.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,15 +29,31 @@ from mechsteer.attribution.replay import Runner, prepare
 from mechsteer.bases import Basis
 from mechsteer.errors import ConfigError, DataError, ShapeError
 from mechsteer.models.sites import Site
-from mechsteer.results import Interval, cluster_weights, plain
+from mechsteer.results import Interval, Result, cluster_weights, live, plain
 from mechsteer.steering.interventions import Interventions
 
 _MEASURED = ("sufficiency", "necessity")
 _CONTROLS = ("random_sufficiency", "random_necessity", "matched_norm_random")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class EffectAttribution:
+@dataclass(frozen=True, kw_only=True)
+class EffectSettings(Result):
+    """How an effect was attributed and checked."""
+
+    k: tuple[int, ...]
+    n_random: int
+    integrated: int
+    """steps of integrated gradients; 0: the gradient at the base run"""
+    atoms: int
+    """of matching pursuit a token, in an overcomplete basis"""
+    seed: int
+    n_bootstrap: int
+    held: tuple[Site, ...]
+    """sites of the same steering that stay on in every run"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectAttribution(Result):
     """Effects are means over prompts of metric(steered) − metric(base), in the metric's units.
 
     `interval`: percentile bootstrap over prompts. `contributions` [n_dirs]: gradient x delta; `shares`
@@ -52,10 +68,12 @@ class EffectAttribution:
     random direction that has the kept part's norm at every token.
 
     `nothing_to_attribute`: the interval holds 0; then shares and the check are nan and `reason` says why.
+    `labels` and `source` are those of the basis, which itself stays in the process that computed this.
     """
 
-    basis: Basis
     site: Site
+    labels: tuple[str, ...]
+    source: Mapping[str, Any]
     total: float
     interval: tuple[float, float]
     base: Float[Tensor, " n_prompts"]
@@ -69,11 +87,8 @@ class EffectAttribution:
     check: pd.DataFrame
     nothing_to_attribute: bool
     reason: str
-    settings: dict[str, Any]
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.basis.labels
+    settings: EffectSettings
+    basis: Basis | None = live()
 
     @property
     def residual_share(self) -> float:
@@ -90,12 +105,12 @@ class EffectAttribution:
         """The k rows of `frame` with the largest shares."""
         return self.frame().head(k)
 
-    def to_dict(self, k: int = 50) -> dict[str, Any]:
-        """Plain data, with the k largest shares and the whole check."""
+    def summary(self, k: int = 50) -> dict[str, Any]:
+        """The k largest shares and the whole check, for reading only."""
         return plain(
             {
                 "site": str(self.site),
-                "source": self.basis.source,
+                "source": self.source,
                 "n_prompts": len(self.base),
                 "total": self.total,
                 "interval": self.interval,
@@ -178,8 +193,9 @@ def attribute_effect(
                 [arms.row(order, size, n_random, generator, bar) for size in sizes], columns=_columns()
             )
     return EffectAttribution(
-        basis=basis,
         site=runner.site,
+        labels=basis.labels,
+        source=basis.source,
         total=total.value,
         interval=(total.low, total.high),
         base=base,
@@ -193,15 +209,16 @@ def attribute_effect(
         check=check.astype(dict.fromkeys(_columns()[1:], float)),
         nothing_to_attribute=nothing,
         reason=reason,
-        settings={
-            "k": sizes,
-            "n_random": n_random,
-            "integrated": integrated,
-            "atoms": atoms,
-            "seed": seed,
-            "n_bootstrap": n_bootstrap,
-            "held": [str(other.site) for other in runner.others],
-        },
+        settings=EffectSettings(
+            k=tuple(sizes),
+            n_random=n_random,
+            integrated=integrated,
+            atoms=atoms,
+            seed=seed,
+            n_bootstrap=n_bootstrap,
+            held=tuple(other.site for other in runner.others),
+        ),
+        basis=basis,
     )
 
 

@@ -19,14 +19,14 @@ from mechsteer.attribution.deltas import Deltas
 from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import backend_of, model_fingerprint
 from mechsteer.models.sites import Site
-from mechsteer.results import plain
+from mechsteer.results import Result, plain
 from mechsteer.tokens import token_text
 
 _ENTRIES = 2**24  # of one tensor of logits
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
-class LogitAttribution:
+@dataclass(frozen=True, kw_only=True)
+class LogitAttribution(Result):
     """Mean change of every token's logit over the touched tokens, float64 [d_vocab].
 
     `direct` and `whole` as above. `explained`: 1 − Σ‖whole − direct‖² / Σ‖whole‖² (nan if nothing changes);
@@ -57,8 +57,8 @@ class LogitAttribution:
         """The k tokens whose logit the delta itself lowers most."""
         return self.frame().tail(k).iloc[::-1].reset_index(drop=True)
 
-    def to_dict(self, k: int = 20) -> dict[str, Any]:
-        """Plain data with the k most promoted and suppressed tokens."""
+    def summary(self, k: int = 20) -> dict[str, Any]:
+        """The k most promoted and suppressed tokens and the shares, for reading only."""
         return plain(
             {
                 "site": str(self.site),

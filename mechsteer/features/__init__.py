@@ -5,6 +5,7 @@
 
 from mechsteer.errors import MechsteerWarning
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
+from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
 from mechsteer.features.reason_score import (
     FeatureScores,
     RatioScores,
@@ -30,5 +31,9 @@ __all__ = [
     "ContextAccumulator",
     "FeatureContexts",
     "Context",
+    "ContextInWords",
+    "FeatureInWords",
+    "SAEQuality",
+    "in_words",
     "token_shares",
 ]

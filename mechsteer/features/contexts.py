@@ -8,18 +8,18 @@ tokens. (The dear part, injecting these tokens into neutral text, needs the mode
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
+from mechsteer.results import Result
 from mechsteer.shapes import FeatureActs, Mask, Tokens
 
 
-@dataclass(frozen=True)
-class Context:
+@dataclass(frozen=True, kw_only=True)
+class Context(Result):
     """A stretch of one prompt around an activation; `activations[i]` belongs to `tokens[i]`.
 
     `position` is the peak's index in its row; `tokens[peak]` is the same token. Masked tokens are left out.
@@ -33,8 +33,8 @@ class Context:
     activations: list[float]
 
 
-@dataclass(frozen=True)
-class FeatureContexts:
+@dataclass(frozen=True, kw_only=True)
+class FeatureContexts(Result):
     """One feature over a corpus. Activations are in the units that were passed in.
 
     `density`: share of kept tokens with activation > 0; `mean` is over all kept tokens; `f_max` is 0 for a dead
@@ -50,10 +50,6 @@ class FeatureContexts:
     contexts: tuple[Context, ...]
     token_shares: tuple[tuple[int, float], ...]
     top5_share: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
-        return asdict(self)
 
 
 class ContextAccumulator:

@@ -23,13 +23,13 @@ import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.errors import ConfigError, DataError, MechsteerWarning, NonFiniteError, ShapeError
+from mechsteer.results import Result
 from mechsteer.shapes import FeatureActs, Mask, Tokens
 
 EPS = 1e-12
@@ -38,8 +38,8 @@ _CHUNK_ELEMENTS = 2**22  # of activations copied at a time: bounds the working m
 Groups = Mapping[str, Sequence[Sequence[int]]]
 
 
-@dataclass(frozen=True)
-class _Ranked:
+@dataclass(frozen=True, kw_only=True)
+class _Ranked(Result):
     score: Float[Tensor, " d_sae"]
 
     def top(self, k: int) -> Int[Tensor, " k"]:
@@ -52,7 +52,7 @@ class _Ranked:
         return order[self.score[order] >= torch.quantile(self.score, q)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureScores(_Ranked):
     """ReasonScore of every feature with what it is made of; float64, [d_sae] each.
 
@@ -68,12 +68,8 @@ class FeatureScores(_Ranked):
     n_pos: int
     n_neg: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
-        return _plain(self)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RatioScores(_Ranked):
     """Per-prompt ratio of every feature. `n_prompts` [d_sae]: prompts behind each; `n_with_words`: all that could."""
 
@@ -81,10 +77,6 @@ class RatioScores(_Ranked):
     counts: dict[str, int]
     k: int
     n_with_words: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers, for JSON."""
-        return _plain(self)
 
 
 class _Matcher:
@@ -325,7 +317,3 @@ def _check_shapes(tokens: Tensor, feature_acts: Tensor, mask: Tensor | None, d_s
         )
     if mask is not None and mask.shape != tokens.shape:
         raise ShapeError(f"mask {tuple(mask.shape)} does not fit tokens {tuple(tokens.shape)}", "one flag per token")
-
-
-def _plain(scores: _Ranked) -> dict[str, Any]:
-    return {name: value.tolist() if isinstance(value, Tensor) else value for name, value in vars(scores).items()}

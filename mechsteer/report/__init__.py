@@ -1,22 +1,25 @@
 """Reports: one HTML file that works offline, and the same content as Markdown.
 
 A `Report` opens with its `Verdict` (question, difference, interval, all arms, the size of effect the test
-could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `Heatmap`, `Details`, `Note`,
-`Code`. `mechsteer.report.figures` makes the usual figures.
+could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `Heatmap`, `Forest`, `Details`,
+`Note`, `Code`. `mechsteer.report.figures` makes the usual figures, `mechsteer.report.sections` sections of results.
 """
 
-from mechsteer.report.blocks import Block, Code, Details, Note, Page, Text, escape, visible
+from mechsteer.report.blocks import Block, Code, Details, Note, Page, Text
+from mechsteer.report.escaping import escape, visible
 from mechsteer.report.figures import Figure
+from mechsteer.report.forest import Arm, Forest
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Report, Section
 from mechsteer.report.tables import Table, decimal, number
-from mechsteer.report.verdict import Arm, Verdict
+from mechsteer.report.verdict import Verdict
 
 __all__ = [
     "Report",
     "Section",
     "Verdict",
     "Arm",
+    "Forest",
     "Block",
     "Text",
     "Table",

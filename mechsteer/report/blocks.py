@@ -1,71 +1,16 @@
-"""What a report is made of: the block protocol, plain blocks, and the escaping that all of them share.
-
-A block writes itself twice: `html(page)` and `markdown()`. Text from models and data may hold anything, so
-every string passes through `escape` (HTML) or `escape_markdown`; characters a reader cannot see (newlines,
-tabs, controls, zero-width and direction marks) are shown as glyphs or as their code point.
-"""
+"""What a report is made of: the block protocol and plain blocks. A block writes itself as HTML and as Markdown."""
 
 from __future__ import annotations
 
-import html
 import re
-import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-_GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
-# Format (zero-width, direction), line and paragraph separators, and lone surrogates, which no file can hold.
-_HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
+from markupsafe import Markup
 
-
-def _visible_char(char: str) -> str:
-    if char in _GLYPHS:
-        return _GLYPHS[char]
-    code = ord(char)
-    if code < 0x20:
-        return chr(0x2400 + code)  # Unicode's pictures of the control characters
-    noncharacter = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
-    if noncharacter or 0x80 <= code < 0xA0 or unicodedata.category(char) in _HIDDEN:
-        return f"⟨U+{code:04X}⟩"
-    return char
-
-
-def visible(text: str) -> str:
-    r"""`text` with every invisible character replaced by a glyph or its code point; spaces stay.
-
-    >>> visible("a\tb\n\u200b")
-    'a⇥b↵⟨U+200B⟩'
-    """
-    return text if text.isascii() and text.isprintable() else "".join(map(_visible_char, text))
-
-
-def escape(text: object) -> str:
-    """`text` as HTML that shows it and does nothing else; safe in elements and in quoted attributes."""
-    return html.escape(visible(str(text)), quote=True)
-
-
-def escape_lines(text: str) -> str:
-    """As `escape`, for preformatted text: line breaks stay line breaks."""
-    return "\n".join(escape(line) for line in text.split("\n"))
-
-
-def escape_markdown(text: object) -> str:
-    r"""`text` as one line of Markdown (GitHub flavour) that shows it and does nothing else.
-
-    >>> escape_markdown("a|b <img> *c*")
-    'a\\|b \\<img\\> \\*c\\*'
-    """
-    return re.sub(r"([\\`*_{}\[\]<>|~&#!$])", r"\\\1", visible(str(text)))
-
-
-def slug(text: str) -> str:
-    """An id made of `text`: lower-case words joined by hyphens.
-
-    >>> slug("Does it help? (held-out)")
-    'does-it-help-held-out'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-") or "section"
+from mechsteer.report.escaping import escape_lines, escape_markdown, visible
+from mechsteer.report.templates import render
 
 
 class Page:
@@ -98,6 +43,11 @@ class Block(Protocol):
         ...
 
 
+def fragments(blocks: Iterable[Block], page: Page) -> list[Markup]:
+    """The blocks as HTML for a template, which would escape mere strings."""
+    return [Markup(block.html(page)) for block in blocks]
+
+
 @dataclass(frozen=True)
 class Text:
     """Plain paragraphs, separated by blank lines; nothing in them is markup."""
@@ -111,7 +61,7 @@ class Text:
 
     def html(self, _page: Page, /) -> str:
         """One `<p>` per paragraph."""
-        return "\n".join(f"<p>{escape(part)}</p>" for part in self.paragraphs())
+        return render("text.html", paragraphs=self.paragraphs())
 
     def markdown(self) -> str:
         """The paragraphs, escaped."""
@@ -127,8 +77,7 @@ class Note:
 
     def html(self, page: Page, /) -> str:
         """A marked box; its kind is written out, not only coloured."""
-        kind, body = escape(self.kind), Text(self.text).html(page)
-        return f'<aside class="note {kind}"><strong>{kind.capitalize()}</strong>{body}</aside>'
+        return render("note.html", kind=self.kind, body=Markup(Text(self.text).html(page)))
 
     def markdown(self) -> str:
         """A block quote."""
@@ -145,8 +94,7 @@ class Details:
 
     def html(self, page: Page, /) -> str:
         """A closed `<details>`."""
-        body = "\n".join(block.html(page) for block in self.blocks)
-        return f"<details><summary>{escape(self.summary)}</summary>\n{body}\n</details>"
+        return render("details.html", summary=self.summary, blocks=fragments(self.blocks, page))
 
     def markdown(self) -> str:
         """A bold line and the blocks: Markdown cannot fold."""
@@ -161,7 +109,7 @@ class Code:
 
     def html(self, _page: Page, /) -> str:
         """A `<pre>` that wraps."""
-        return f"<pre>{escape_lines(self.text)}</pre>"
+        return render("code.html", text=Markup(escape_lines(self.text)))
 
     def markdown(self) -> str:
         """An indented block, which no content can close."""

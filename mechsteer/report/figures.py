@@ -20,15 +20,18 @@ from typing import Any
 
 import matplotlib.style
 import numpy as np
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from mechsteer.errors import DataError, ShapeError
-from mechsteer.report.blocks import Page, escape, escape_markdown, visible
+from mechsteer.report.blocks import Page
+from mechsteer.report.escaping import escape_markdown, visible
+from mechsteer.report.forest import AnyArm, Arm
 from mechsteer.report.tables import aligned, number
-from mechsteer.report.verdict import Arm
+from mechsteer.report.templates import render
 
 # Okabe and Ito's palette; every pair of series also differs in marker or line.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a929b", "#1b1f24"
@@ -119,10 +122,7 @@ class Figure:
         """Title, drawing, caption."""
         name = page.new_id("figure")
         drawing = _for_page(self._drawing, name, self.alt)
-        return (
-            f'<figure id="{name}"><p class="title">{escape(self.title)}</p>\n{drawing}\n'
-            f"<figcaption>{escape(self.caption)}</figcaption></figure>"
-        )
+        return render("figure.html", id=name, title=self.title, drawing=Markup(drawing), caption=self.caption)
 
     def markdown(self) -> str:
         """Title, caption and the description: the drawing itself is in the HTML report."""
@@ -177,29 +177,8 @@ def _arm_axes(arms: Sequence[Arm], unit: str, reference: float | None) -> tuple[
     return canvas, axes
 
 
-def forest(
-    arms: Sequence[Arm | tuple[str, float, tuple[float, float], str]],
-    *,
-    unit: str,
-    title: str,
-    caption: str,
-    reference: float | None = None,
-    highlight: str = "",
-) -> Figure:
-    """A dot and an interval for each arm, one row each; `highlight` is filled; dashed line at `reference`."""
-    rows = [Arm(*arm) for arm in arms]
-    with _style():
-        canvas, axes = _arm_axes(rows, unit, reference)
-        for i, arm in enumerate(rows):
-            color = BLUE if arm.name == highlight else INK
-            axes.plot(arm.interval, [i, i], color=color, solid_capstyle="butt")
-            face = color if arm.name == highlight else "white"
-            axes.plot([arm.value], [i], "o", color=color, markerfacecolor=face, markersize=5.5)
-    return Figure(canvas, title, caption, f"Forest plot, {unit}: {_arm_text(rows)}.")
-
-
 def bars(
-    arms: Sequence[Arm | tuple[str, float, tuple[float, float], str]],
+    arms: Sequence[AnyArm],
     *,
     unit: str,
     title: str,

@@ -22,8 +22,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mechsteer.errors import DataError, FileFormatError, ShapeError
-from mechsteer.report.blocks import Page, escape, escape_markdown, visible
+from mechsteer.report.blocks import Page
+from mechsteer.report.escaping import escape_markdown, visible
 from mechsteer.report.tables import number
+from mechsteer.report.templates import render
 
 # Okabe and Ito's sky blue and orange: told apart by colour-blind readers, and light enough for black text.
 POSITIVE, NEGATIVE = "#56B4E9", "#E69F00"
@@ -99,28 +101,24 @@ class Heatmap:
             "paddingBottom": 0,
         }
 
-    def _legend(self) -> str:
-        values, limit = self._array(), number(self._limit())
-        signed = bool((values < 0).any())
-        missing = int(np.isnan(values).sum())
-        low = f"−{limit} " if signed else ""
-        bar = "signed" if signed else "positive"
-        count = f"; {missing} undefined, left white" if missing else ""
-        return (
-            f'<span class="legend">{escape(self.label)}: {low}{"" if signed else "0 "}<i class="{bar}"></i> '
-            f"{'+' if signed else ''}{limit}{count}</span>"
-        )
-
     def html(self, page: Page, /) -> str:
         """A figure that shows the plain text until (and unless) the script colours it."""
         name = page.new_id("heatmap")
         # ASCII JSON; `</` cannot end the script element.
         props = json.dumps(self.props(), allow_nan=False).replace("</", "<\\/")
         page.calls.append(f'CircuitsVis.render("{name}", CircuitsVis.ColoredTokens, {props});')
-        plain = escape("".join(self.tokens))
-        return (
-            f'<figure class="heatmap"><div class="tokens" id="{name}">{plain}</div>\n'
-            f"<figcaption>{escape(self.caption)} {self._legend()}</figcaption></figure>"
+        values, limit = self._array(), number(self._limit())
+        signed = bool((values < 0).any())
+        return render(
+            "heatmap.html",
+            id=name,
+            text="".join(self.tokens),
+            caption=self.caption,
+            label=self.label,
+            bar="signed" if signed else "positive",
+            low=f"−{limit}" if signed else "0",
+            high=f"+{limit}" if signed else limit,
+            missing=int(np.isnan(values).sum()),
         )
 
     def markdown(self) -> str:

@@ -14,18 +14,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import yaml
+from markupsafe import Markup
 
 from mechsteer.files import write_atomically
 from mechsteer.report import heatmaps
-from mechsteer.report.blocks import Block, Code, Details, Page, Text, escape, escape_markdown, slug
+from mechsteer.report.blocks import Block, Code, Details, Page, Text, fragments
+from mechsteer.report.escaping import escape_markdown, slug
 from mechsteer.report.tables import Table
+from mechsteer.report.templates import render, source
 from mechsteer.report.verdict import Verdict
-
-_FOLDER = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,7 @@ class Section:
 
     def html(self, page: Page, name: str) -> str:
         """The section under the anchor `name`."""
-        body = "\n".join(block.html(page) for block in self.blocks)
-        link = f'<a class="anchor" href="#{name}" aria-label="Link to this section">#</a>'
-        return f'<section id="{name}"><h2>{escape(self.title)} {link}</h2>\n{body}\n</section>'
+        return render("section.html", id=name, title=self.title, blocks=fragments(self.blocks, page))
 
     def markdown(self) -> str:
         """A second-level heading and the blocks."""
@@ -99,24 +97,25 @@ class Report:
         """The whole page as one string; circuitsvis' bundle is in it once if there is a heatmap, else not at all."""
         page = Page()
         sections = [(page.new_id(slug(part.id or part.title)), part) for part in self._all_sections()]
-        question = escape(self._question())
-        title = escape(self.title)
-        head = f'<p class="eyebrow">{title}</p>\n<h1>{question}</h1>' if question else f"<h1>{title}</h1>"
         verdict = self.verdict.html(page) if self.verdict else ""
-        body = "\n".join(part.html(page, name) for name, part in sections)
-        links = "\n".join(f'<li><a href="#{name}">{escape(part.title)}</a></li>' for name, part in sections)
-        toc = f'<nav class="toc" aria-label="Contents"><h2>Contents</h2><ol>{links}</ol></nav>' if links else ""
+        parts = [Markup(part.html(page, name)) for name, part in sections]
         scripts = [heatmaps.bundle(), "\n".join(page.calls)] if page.calls else []
-        return Template((_FOLDER / "page.html").read_text(encoding="utf-8")).substitute(
-            title=title,
-            policy=_policy(scripts),
-            style=(_FOLDER / "style.css").read_text(encoding="utf-8"),
-            head=head,
-            verdict=verdict,
-            toc=toc,
-            body=body,
-            scripts="\n".join(f"<script>{script}</script>" for script in scripts),
+        html = render(
+            "page.html",
+            title=self.title,
+            question=self._question(),
+            policy=Markup(_policy(scripts)),
+            style=source("style.css"),
+            verdict=Markup(verdict),
+            contents=[(name, part.title) for name, part in sections],
+            sections=parts,
+            scripts=[Markup(script) for script in scripts],
         )
+        return html + "\n"
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page in a frame of its own."""
+        return framed(self.to_html(), height="48rem")
 
     def to_markdown(self) -> str:
         """The same content as Markdown; figures are described, not drawn."""
@@ -134,6 +133,12 @@ class Report:
     def save_markdown(self, path: str | os.PathLike[str]) -> Path:
         """Write the Markdown to `path`, whole or not at all. Raises StorageError when the disk refuses."""
         return write_atomically(path, self.to_markdown())
+
+
+def framed(page: str, *, height: str = "32rem") -> str:
+    """`page`, a whole HTML document, for a notebook: in a sandboxed frame, which reaches neither notebook nor network."""
+    quoted = page.replace("&", "&amp;").replace('"', "&quot;")  # an attribute; nothing in it is to be seen otherwise
+    return render("frame.html", page=Markup(quoted), height=height)
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from mechsteer.errors import DataError
-from mechsteer.report.blocks import Page, escape, escape_markdown
+from mechsteer.report.blocks import Page
+from mechsteer.report.escaping import escape_markdown
+from mechsteer.report.templates import render
 
 UNDEFINED = "undefined"
 
@@ -136,22 +138,13 @@ class Table:
         names, rows = self.cells()
         frame = self.frame()
         columns = [list(frame.iloc[:, i]) for i in range(frame.shape[1])]
-        css = [
-            ' class="num"' if all(_is_number(v) or cell(v) == UNDEFINED for v in column) else "" for column in columns
-        ]
-
-        def row(tag: str, start: str, texts: list[str]) -> str:
-            pairs = zip(texts, css, strict=True)
-            return start + "".join(f"<{tag}{c}>{escape(text)}</{tag[:2]}>" for text, c in pairs) + "</tr>"
-
-        marked = self._marked()
-        starts = ['<tr class="highlight">' if i in marked else "<tr>" for i in range(len(rows))]
-        body = "\n".join(row("td", start, texts) for start, texts in zip(starts, rows, strict=True))
-        head, caption = row('th scope="col"', "<tr>", names), escape(self.caption)
-        return (
-            f'<div class="table" role="region" tabindex="0" aria-label="{caption}">'
-            f"<table><caption>{caption}</caption>\n<thead>{head}</thead>\n"
-            f"<tbody>\n{body}\n</tbody></table></div>"
+        return render(
+            "table.html",
+            caption=self.caption,
+            names=names,
+            rows=rows,
+            numeric=[all(_is_number(v) or cell(v) == UNDEFINED for v in column) for column in columns],
+            marked=self._marked(),
         )
 
     def markdown(self) -> str:

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
 from mechsteer.models import backend_of
-from mechsteer.results import Result
+from mechsteer.results import Result, live
 from mechsteer.runtime.batches import Batch, make_batches
 from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, touched
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
@@ -50,15 +50,11 @@ class Strengths(Result):
 class SignChoice(Result):
     """The sign that scored better on held-out data."""
 
-    intervention: Any  # with its coefficient's sign set
     sign: int
     score_plus: float
     score_minus: float
     n_held_out: int
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields but the intervention itself."""
-        return {k: getattr(self, k) for k in ("sign", "score_plus", "score_minus", "n_held_out")}
+    intervention: Any = live()  # with its coefficient's sign set
 
 
 def calibrate(

@@ -40,7 +40,7 @@ def attribution(run: Desk) -> dict[str, Any]:
         "encoder": named_directions(run, attribute_encoder(d, atoms), 10),
         "read downstream": {name: named_directions(run, att) for name, att in attribute_maps(d, reading).items()},
         "written upstream": {name: named_directions(run, att) for name, att in attribute_maps(d, writing).items()},
-        "logits": attribute_logits(model, d).to_dict(k=12),
+        "logits": attribute_logits(model, d).summary(k=12),
     }
     effects = {}
     for name, basis in {"SAE features": atoms, f"singular directions written by {written}": down}.items():
@@ -58,7 +58,7 @@ def attribution(run: Desk) -> dict[str, Any]:
                 seed=run.seed("attribute"),  # one bootstrap: one total effect, whatever the basis
                 progress=run.progress,
             )
-            return found.to_dict(k=12)
+            return found.summary(k=12)
 
         effects[name] = run.piece(name, effect)
         promoted(run, basis, effects[name]["directions"])

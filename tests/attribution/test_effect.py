@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
@@ -140,7 +139,7 @@ def test_one_planted_direction_is_sufficient_and_necessary():
         assert row[f"{control}_low"] <= row[control] <= row[f"{control}_high"]
     assert row["energy"] == pytest.approx(0.05**2 / (0.05**2 + 10 * 0.01**2), rel=1e-3)
     assert eff.shares[3] == pytest.approx(1, abs=0.1)
-    json.dumps(eff.to_dict(), allow_nan=False)
+    assert type(eff).from_dict(eff.to_dict()) == eff
 
 
 @pytest.mark.parametrize("settings", [{"coeff": 0.0}, {"v": torch.zeros(32)}])
@@ -154,7 +153,7 @@ def test_without_an_effect_there_is_nothing_to_attribute(model_of, settings):
     assert math.isnan(eff.residual_share)
     assert eff.check["k"].tolist() == [1, 4, 16]
     assert bool(eff.check.drop(columns="k").isna().all(axis=None))
-    json.dumps(eff.to_dict(), allow_nan=False)
+    assert type(eff).from_dict(eff.to_dict()) == eff
 
 
 def test_an_effect_within_noise_is_not_attributed(model_of):
@@ -188,7 +187,7 @@ def test_other_sites_stay_on(model_of):
     eff = ms.attribute_effect(model, ms.Steering([early, late]), PROMPTS, basis, ODDS, site=SITE, k=32, n_random=1)
     torch.testing.assert_close(eff.base, odds(model, early), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(eff.steered, odds(model, [early, late]), rtol=1e-4, atol=1e-4)
-    assert eff.settings["held"] == ["resid_post@0"]
+    assert eff.settings.held == (ms.Site(0, "resid_post"),)
     with ms.steer(model, early):
         enclosed = ms.attribute_effect(model, late, PROMPTS, basis, ODDS, k=32, n_random=1)
     torch.testing.assert_close(enclosed.steered, eff.steered, rtol=1e-4, atol=1e-4)

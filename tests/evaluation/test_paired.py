@@ -1,7 +1,5 @@
 """Paired statistics against statsmodels, scipy and simulation."""
 
-import json
-
 import numpy as np
 import pytest
 import scipy.stats
@@ -11,6 +9,7 @@ from statsmodels.stats.multitest import multipletests
 
 from mechsteer.errors import DataError, ShapeError
 from mechsteer.evaluation import (
+    PairedComparison,
     compare_paired,
     compare_scores,
     detectable_difference,
@@ -18,6 +17,7 @@ from mechsteer.evaluation import (
     mcnemar_exact,
     mcnemar_power,
 )
+from mechsteer.results import from_json, to_json
 
 
 def arms(both, lost, gained, neither):
@@ -110,10 +110,10 @@ def test_detectable_difference():
     assert np.isnan(detectable_difference(500, 0.0))
 
 
-def test_to_dict_is_json():
-    result = compare_paired(*arms(3, 0, 0, 3), n_boot=10).to_dict()
-    assert json.loads(json.dumps(result, allow_nan=False))["detectable"] is None
-    assert result["p_value"] == 1.0
+def test_json_and_back():
+    result = compare_paired(*arms(3, 0, 0, 3), n_boot=10)
+    assert np.isnan(result.detectable)
+    assert from_json(PairedComparison, to_json(result)) == result
 
 
 def test_refusals():

@@ -102,7 +102,7 @@ def test_planted_feature_wins():
     assert scores.score.argmin() == 9
     assert scores.entropy[8] < 1e-6 < 0.9 < scores.entropy[7]
     assert scores.quantile(0.97).tolist() == [7]
-    assert scores.to_dict()["score"] == scores.score.tolist()
+    assert type(scores).from_dict(scores.to_dict()) == scores
 
 
 def test_absent_words_warn_count_in_the_entropy_and_none_at_all_raises():

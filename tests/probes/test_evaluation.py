@@ -1,7 +1,5 @@
 """Probe evaluation: planted confounders, and AUROC and regression against other libraries."""
 
-import json
-
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -85,7 +83,7 @@ def test_a_real_signal_is_seen_within_problems_and_beyond_baselines():
     assert result.gains["both"].low > 0
     assert abs(result.baselines["style"].auroc.value - 0.5) < 0.1
     assert abs(result.shuffled.value - 0.5) < 0.1
-    json.dumps(result.to_dict(), allow_nan=False)
+    assert type(result).from_dict(result.to_dict()) == result
 
 
 def test_intervals_resample_groups_not_rows():

@@ -25,7 +25,7 @@ def every_figure() -> list[Figure]:
     rng = np.random.default_rng(0)
     nans = [math.nan] * 3
     return [
-        figures.forest(ARMS, unit="accuracy", reference=0.6, highlight="base", **WORDS),
+        figures.bars(ARMS, unit="accuracy", reference=0.6, highlight="base", **WORDS),
         figures.bars(ARMS, unit="AUROC", reference=0.5, **WORDS),
         figures.recovery_curve([1, 4, 16], [0.1, 0.5, 0.9], nans, ([0, 0, 0], [0.1, 0.2, 0.3]), **WORDS),
         figures.recovery_curve([1, 4, 16], nans, nans, (nans, nans), **WORDS),
@@ -60,23 +60,23 @@ def test_several_figures_share_a_page():
 
 
 def test_labels_are_text_not_mathematics_or_markup():
-    drawing = figures.forest(ARMS, unit="accuracy", **WORDS).html(Page())
+    drawing = figures.bars(ARMS, unit="accuracy", **WORDS).html(Page())
     assert "$x_1$ &lt;b&gt;</text>" in drawing
     assert ">accuracy</text>" in drawing
-    assert 'role="img" aria-label="Forest plot, accuracy: base 0.600 [0.500, 0.700];' in drawing
+    assert 'role="img" aria-label="Bars from 0, accuracy: base 0.600 [0.500, 0.700];' in drawing
     assert "none undefined [undefined, undefined]" in drawing
 
 
 def test_labels_with_characters_that_xml_or_the_font_lack():
     arms = [("漢\x00\ufffe\u200b", 1.0, (0.5, 2.0), "")]
-    assert "漢␀⟨U+FFFE⟩⟨U+200B⟩" in figures.forest(arms, unit="x", **WORDS).html(Page())
+    assert "漢␀⟨U+FFFE⟩⟨U+200B⟩" in figures.bars(arms, unit="x", **WORDS).html(Page())
 
 
-def test_forest_dots_lie_at_the_values():
-    figure = figures.forest(ARMS[:2], unit="accuracy", **WORDS)
+def test_bars_end_at_the_values():
+    figure = figures.bars(ARMS[:2], unit="accuracy", reference=0.5, **WORDS)
     (axes,) = figure.canvas.axes
-    dots = [line.get_xydata()[0].tolist() for line in axes.lines if line.get_marker() == "o"]
-    assert dots == [[0.6, 0], [0.65, 1]]
+    ends = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
+    assert ends == [pytest.approx((0.5, 0.6)), pytest.approx((0.5, 0.65))]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first arm is on top
 
 

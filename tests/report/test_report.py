@@ -89,7 +89,7 @@ def make_report(n_heatmaps: int = 2, text: str = "plain") -> Report:
     blocks = [
         Text(f"one {text}\n\ntwo"),
         Table([(text, math.nan)], text, columns=[text, "x"]),
-        figures.forest([(text, 1.0, (0.5, 2.0), "")], unit=text, title=text, caption=text),
+        figures.bars([(text, 1.0, (0.5, 2.0), "")], unit=text, title=text, caption=text),
         Note(text, "limits"),
         Details(text, [Code(text), *maps]),
     ]

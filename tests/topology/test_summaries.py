@@ -1,13 +1,12 @@
 """Persistent entropy: the edge cases of its definition, and clouds whose bars are known."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from ripser import ripser  # noqa: TID251  the oracle
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from mechsteer.results import from_json, to_json
 from mechsteer.topology import h0_batch, prepare, summarize
 
 SCALARS = ("entropy_nats", "n_bars", "n_zero", "total", "max", "deficit", "normalized", "collapsed")
@@ -124,7 +123,6 @@ def test_refusals():
         summarize(np.zeros((2, 2)), metric="cosine")
 
 
-def test_to_dict_is_json():
-    text = json.dumps(summarize(np.ones((2, 3))).to_dict(), allow_nan=False)
-    assert json.loads(text)["h0"]["deficit"] is None
-    json.dumps(h0_batch(np.zeros((2, 3, 1)), [3, 1]).to_dict(), allow_nan=False)
+def test_json_and_back():
+    for summary in (summarize(np.ones((2, 3))), h0_batch(np.zeros((2, 3, 1)), [3, 1])):
+        assert from_json(type(summary), to_json(summary)) == summary

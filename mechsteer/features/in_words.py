@@ -1,0 +1,68 @@
+"""A feature as a reader meets it: how often it fires, on which tokens, and its strongest contexts, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mechsteer.features.contexts import FeatureContexts
+from mechsteer.results import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextInWords(Result):
+    """A stretch of one prompt with the feature's activation at each token."""
+
+    prompt_id: int
+    tokens: tuple[str, ...]
+    activations: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureInWords(Result):
+    """`FeatureContexts` with token texts for token ids."""
+
+    feature: int
+    density: float
+    """share of tokens with activation > 0"""
+    top5_share: float
+    """share of the feature's mass on its five commonest tokens; nan for a dead one"""
+    fires_on: tuple[tuple[str, float], ...]
+    """(token, share of the mass), largest first"""
+    contexts: tuple[ContextInWords, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEQuality(Result):
+    """What is known of an SAE. Undefined values are nan."""
+
+    site: str
+    l0: float
+    """active features per token"""
+    explained_variance: float
+    loss_recovered: float = float("nan")
+    """(loss with a zeroed site − loss with the reconstruction) / (loss with a zeroed site − loss as it is)"""
+    dead_share: float
+    n_tokens: int
+    evaluated_on: str
+
+
+def in_words(
+    seen: FeatureContexts, text: Callable[[int], str], *, n_contexts: int = 4, n_tokens: int = 5
+) -> FeatureInWords:
+    """`seen` with the `text` of each token id. Of contexts with equal tokens only the strongest is kept: samples of one
+    problem share its text."""
+    distinct = {tuple(c.tokens): c for c in reversed(seen.contexts)}  # of equal ones the strongest, last
+    strongest = sorted(distinct.values(), key=lambda c: -max(c.activations))[:n_contexts]
+    return FeatureInWords(
+        feature=seen.feature,
+        density=seen.density,
+        top5_share=seen.top5_share,
+        fires_on=tuple((text(token), share) for token, share in seen.token_shares[:n_tokens]),
+        contexts=tuple(
+            ContextInWords(
+                prompt_id=c.prompt_id, tokens=tuple(map(text, c.tokens)), activations=tuple(map(float, c.activations))
+            )
+            for c in strongest
+        ),
+    )
