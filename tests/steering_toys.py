@@ -47,3 +47,17 @@ class Copy(Adapter):
     @classmethod
     def blank(cls, config):  # noqa: ARG003
         return cls()
+
+
+def until(row: list[int], stops: set[int]) -> list[int]:
+    """What is left of a row that ends before its first stop token."""
+    return next((row[:k] for k, token in enumerate(row) if token in stops), row)
+
+
+def varied_stops(rows: list[list[int]], n: int = 3) -> set[int]:
+    """`n` stop tokens under which as many rows as possible end at different lengths."""
+    stops: set[int] = set()
+    for _ in range(n):
+        found = sorted({token for row in rows for token in row} - stops)
+        stops.add(max(found, key=lambda token: len({len(until(row, stops | {token})) for row in rows})))
+    return stops

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -44,6 +44,35 @@ def tokenizer() -> PreTrainedTokenizerFast:
     fast.add_tokens([f"<f{i}>" for i in range(D_VOCAB - len(fast))])
     # transformer_lens rebuilds a tokenizer from its path unless it says that it adds BOS itself
     fast.init_kwargs |= {"name_or_path": "toy", "add_bos_token": True}
+    return fast
+
+
+def sentencepiece() -> PreTrainedTokenizerFast:
+    """As Llama's and the story models' tokenizers: a space before every text, none at the start of what is decoded."""
+    pieces = [
+        "<unk>",
+        "▁",
+        "▁a",
+        "▁happy",
+        "▁so",
+        "▁and",
+        "▁on",
+        "▁two",
+        "happy",
+        "a",
+        "\n",
+        "h",
+        "p",
+        "y",
+        "t",
+        "w",
+        "o",
+    ]
+    core = Tokenizer(models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    fast = PreTrainedTokenizerFast(tokenizer_object=core, unk_token="<unk>")
+    fast.init_kwargs |= {"name_or_path": "toy", "add_bos_token": True}  # as above
     return fast
 
 

@@ -1,35 +1,85 @@
-"""The decode loop: batched, left-padded, cached, and aware of positions, masks and per-row state.
+"""Generation: prompts continued under interventions, in batches, on the fastest engine that gives the same tokens.
 
 Raw bridges decode on their twin (see `mechsteer.models.twin`), everything else on the model itself; the loop
-is the same, and so are the tokens. `Generation.engine` says which ran.
+(`mechsteer.steering.decoding`) is the same, and so are the tokens. `Generation.engine` says which ran.
 """
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechsteer.errors import ConfigError, DataError, NonFiniteError
+from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import Engine, backend_of, tokenize, twin_of
+from mechsteer.results import Result
 from mechsteer.runtime.session import Session, hints, open_sessions
-from mechsteer.steering.interventions import Interventions, flatten, steer
+from mechsteer.steering.decoding import Decoding, decode
+from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
+from mechsteer.steering.readings import TokenReadings, gather_readings, last_readings
+from mechsteer.tokens import continuation_text, token_text
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generation:
+class Generation(Result):
     """New tokens per prompt, in the order of the prompts."""
 
     tokens: list[list[int]]  # new-token ids; the stop token is not among them
-    texts: list[str]  # decoded new tokens; empty strings where the model has no tokenizer
+    texts: list[str]  # the new tokens as they read behind the prompt; empty where the model has no tokenizer
     prompt_tokens: list[list[int]]
     stopped: list[bool]  # a stop token came before max_new_tokens
     engine: str  # "twin", "bridge", "bridge-compatibility" or "hooked"
+    interrupted: bool = False  # `stop` ended the run while rows were going on
+    # per intervention of the call: name -> [n_prompts pos ...] float32; position 0 is the prompt's first token,
+    # a row ends with its last new token; NaN where nothing was noted. Empty without `record`.
+    readings: list[dict[str, Tensor]] = field(default_factory=list)
+
+    def by_token(self, tokenizer: Any, name: str = "delta_norm", *, intervention: int = 0) -> list[TokenReadings]:
+        """Per prompt, one reading of one intervention beside the tokens it belongs to, ready to be drawn.
+
+        `tokenizer` None shows token ids. Raises ConfigError where there is no such reading.
+        """
+        known = self.readings[intervention] if intervention < len(self.readings) else {}
+        if name not in known:
+            raise ConfigError(
+                f"there is no reading {name!r} of intervention {intervention}",
+                f"it noted {sorted(known)}" if self.readings else "call generate(..., record=True)",
+            )
+        rows = [[*prompt, *new] for prompt, new in zip(self.prompt_tokens, self.tokens, strict=True)]
+        return [
+            TokenReadings(
+                tokens=[str(t) if tokenizer is None else token_text(tokenizer, t) for t in row],
+                values=values[: len(row)],
+            )
+            for row, values in zip(rows, known[name], strict=True)
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of one batch: what the prompts in it that are still running got."""
+
+    index: int  # 0 at the first new token of a batch
+    rows: tuple[int, ...]  # the prompts that got a token
+    tokens: tuple[int, ...]  # the new token of each
+    texts: tuple[str, ...]  # the new text of each so far, as it reads behind the prompt
+    stopped: tuple[int, ...]  # the prompts that ended with a stop token
+    # per intervention: name -> [n_rows ...] at the position whose logits gave the token. Empty without `record`.
+    readings: tuple[dict[str, Tensor], ...] = ()
+
+
+class Event(Protocol):
+    """What threading.Event has."""
+
+    def is_set(self) -> bool: ...
 
 
 def generate(
@@ -43,6 +93,9 @@ def generate(
     use_cache: bool = True,
     stop_tokens: Sequence[int] | None = None,
     batch_size: int | None = None,
+    record: bool = False,
+    on_token: Callable[[Step], None] | None = None,
+    stop: Callable[[], bool] | Event | None = None,
     progress: bool = False,
 ) -> Generation:
     """Continue each prompt, steered by `interventions` (after those of an enclosing `steer` block).
@@ -50,7 +103,13 @@ def generate(
     `prompts`: strings or lists of token ids; no chat template is added. `temperature` 0 is greedy; above 0 one
     uniform number per row and step is drawn from `generator`, so a row's sample does not depend on the batch it
     is in. `stop_tokens` None means generation_config's, then the tokenizer's; () means none. `use_cache=False`
-    runs the whole row at every step: slow, for checking. `batch_size` None runs all prompts in one batch.
+    runs the whole row at every step: slow, for checking. `batch_size` None runs all prompts in one batch. Rows
+    that have stopped leave their batch.
+
+    `record` keeps what the interventions note, and the norm of their deltas, in `readings`. `on_token` is called
+    after each step, in the context of the caller (the model it may run is not steered by this call); what it raises
+    ends the run. `stop`, a function that answers True or an event that is set,
+    ends the run before its next step; what was generated until then is returned, `interrupted`.
 
     Raises DataError (empty or too long prompts), NonFiniteError (logits that are NaN), and what `steer` raises.
     """
@@ -65,32 +124,99 @@ def generate(
             f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed the context of {model.cfg.n_ctx}",
             f"at most {model.cfg.n_ctx - longest} new tokens fit the longest prompt",
         )
-    stop = frozenset(default_stop_tokens(model) if stop_tokens is None else stop_tokens)
+    how = Decoding(
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        stop_tokens=frozenset(default_stop_tokens(model) if stop_tokens is None else stop_tokens),
+        pad=getattr(model.tokenizer, "pad_token_id", None) or 0,
+        use_cache=use_cache,
+        halted=_halted(stop),
+    )
     uniform = None if temperature == 0 else _uniforms(len(rows), max_new_tokens, generator)
     size = len(rows) if batch_size is None else batch_size
     order = sorted(range(len(rows)), key=lambda i: len(rows[i])) if size < len(rows) else list(range(len(rows)))
-    new: list[list[int]] = [[] for _ in rows]
-    stopped = [False] * len(rows)
-    pad = _pad_id(model)
+    written = _Written(how, len(rows))
+    told = None if on_token is None else functools.partial(contextvars.copy_context().run, on_token)
+    own = flatten(interventions)
     with (
         torch.inference_mode(),
-        _engine(model, interventions) as backend,
+        _steered(model, own, record=record) as steered,
         tqdm(total=len(rows), desc="generate", unit="prompt", disable=not progress, leave=False) as bar,
     ):
+        device = steered.engine.device
         for start in range(0, len(order), size):
             index = order[start : start + size]
             batch = [rows[i] for i in index]
-            lengths = torch.tensor([len(r) for r in batch], device=backend.device)
-            pick = _picker(temperature, None if uniform is None else uniform[index].to(backend.device))
-            with hints(model, lengths, torch.tensor(index, device=backend.device)):
-                tokens, ended = _decode(backend, batch, max_new_tokens, pick, stop, pad, use_cache=use_cache)
-            for i, ids, end in zip(index, tokens, ended, strict=True):
-                new[i], stopped[i] = ids, end
+            lengths = torch.tensor([len(r) for r in batch], device=device)
+            numbers = None if uniform is None else uniform[index].to(device)
+            with hints(model, lengths, torch.tensor(index, device=device)):
+                for n, picked in enumerate(decode(steered.engine, steered.sessions, batch, numbers, how)):
+                    here = [index[row] for row in picked.rows]
+                    written.add(here, picked.tokens)
+                    if told is not None:
+                        noted = last_readings(steered.own, picked.slots) if record else ()
+                        with torch.inference_mode(False):
+                            told(written.step(n, here, noted, model.tokenizer))
             bar.update(len(index))
-        engine = backend.kind
-    tokenizer = model.tokenizer
-    texts = ["" if tokenizer is None else tokenizer.decode(ids, clean_up_tokenization_spaces=False) for ids in new]
-    return Generation(tokens=new, texts=texts, prompt_tokens=rows, stopped=stopped, engine=engine)
+            if not all(written.is_done(i) for i in index):  # interrupted
+                break
+        ends = [len(row) + len(new) for row, new in zip(rows, written.tokens, strict=True)]
+        with torch.inference_mode(False):
+            readings = gather_readings(steered.own, ends) if record else []
+    return Generation(
+        tokens=written.tokens,
+        texts=[_text(model.tokenizer, ids) for ids in written.tokens],
+        prompt_tokens=rows,
+        stopped=written.stopped,
+        engine=steered.engine.kind,
+        interrupted=not all(written.is_done(i) for i in range(len(rows))),
+        readings=readings,
+    )
+
+
+class _Written:
+    """What each prompt has so far."""
+
+    def __init__(self, how: Decoding, n_rows: int) -> None:
+        self._how = how
+        self.tokens: list[list[int]] = [[] for _ in range(n_rows)]
+        self.stopped = [False] * n_rows
+
+    def add(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Write a token to each of `rows`, or end it."""
+        for row, token in zip(rows, tokens, strict=True):
+            if token in self._how.stop_tokens:
+                self.stopped[row] = True
+            else:
+                self.tokens[row].append(token)
+
+    def is_done(self, row: int) -> bool:
+        return self.stopped[row] or len(self.tokens[row]) == self._how.max_new_tokens
+
+    def step(self, index: int, rows: Sequence[int], noted: Sequence[dict[str, Tensor]], tokenizer: Any) -> Step:
+        """What just happened to `rows`."""
+        going = [k for k, row in enumerate(rows) if not self.stopped[row]]
+        return Step(
+            index=index,
+            rows=tuple(rows[k] for k in going),
+            tokens=tuple(self.tokens[rows[k]][-1] for k in going),
+            texts=tuple(_text(tokenizer, self.tokens[rows[k]]) for k in going),
+            stopped=tuple(row for row in rows if self.stopped[row]),
+            readings=tuple({name: values[going] for name, values in of_one.items()} for of_one in noted),
+        )
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    return "" if tokenizer is None else continuation_text(tokenizer, ids)
+
+
+def _halted(stop: Callable[[], bool] | Event | None) -> Callable[[], bool]:
+    if stop is None:
+        return lambda: False
+    asked = getattr(stop, "is_set", stop)
+    if not callable(asked):
+        raise ConfigError(f"stop is {stop!r}", "pass a function that answers True or False, or a threading.Event")
+    return lambda: bool(asked())
 
 
 def default_stop_tokens(model: Any) -> tuple[int, ...]:
@@ -102,95 +228,44 @@ def default_stop_tokens(model: Any) -> tuple[int, ...]:
     return ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Steered:
+    """What to decode on, with every intervention of the call and of the enclosing blocks attached."""
+
+    engine: Engine
+    sessions: Sequence[Session]  # all whose hooks run
+    own: Sequence[tuple[Session, int] | None]  # where each intervention of the call is; None where its coeff is 0
+
+
 @contextlib.contextmanager
-def _engine(model: Any, interventions: Interventions) -> Iterator[Engine]:
-    """The backend to decode on, with every intervention of this call and of enclosing blocks applied."""
-    own = flatten(interventions)
-    enclosing = [iv for session in open_sessions(model) for iv in session.interventions]
+def _steered(model: Any, own: Sequence[Intervention | Observation], *, record: bool) -> Iterator[_Steered]:
+    enclosing = open_sessions(model)
+    around = [iv for session in enclosing for iv in session.interventions]
+    options: dict[str, Any] = {"owner": model, "record": record, "keeps_deltas": False}
     twin = twin_of(model)
-    if twin is not None:
-        session = Session(twin, [*enclosing, *own], owner=model)
-        if all(twin.supports(name) for name, _ in session.hooks):
-            session.open()
-            try:
-                yield twin
-                session.check_fired()
-            finally:
-                session.close()
-            return
-    with steer(model, own):
-        yield backend_of(model)
-
-
-def _decode(
-    backend: Engine,
-    rows: list[list[int]],
-    max_new_tokens: int,
-    pick: Callable[[Tensor, int], Tensor],
-    stop: frozenset[int],
-    pad: int,
-    *,
-    use_cache: bool,
-) -> tuple[list[list[int]], list[bool]]:
-    """New tokens and whether a stop token came, per row."""
-    width, device = max(len(r) for r in rows), backend.device
-    tokens = torch.tensor([[pad] * (width - len(r)) + r for r in rows], device=device)
-    mask = None
-    if any(len(r) < width for r in rows):
-        mask = torch.ones(len(rows), width + max_new_tokens, dtype=torch.long, device=device)
-        for i, row in enumerate(rows):
-            mask[i, : width - len(row)] = 0
-    new: list[list[int]] = [[] for _ in rows]
-    ended = [False] * len(rows)
-    current, cache = tokens, None
-    for step in range(max_new_tokens):
-        seen = None if mask is None else mask[:, : width + step]
-        logits, cache = backend.runner.forward(current, seen, cache, use_cache=use_cache, last_only=True)
-        chosen = pick(logits[:, -1], step)
-        for i, token in enumerate(chosen.tolist()):
-            if ended[i]:
-                continue
-            if token in stop:
-                ended[i] = True
-            else:
-                new[i].append(token)
-        if all(ended):
-            break
-        column = chosen[:, None]
-        current = column if use_cache else torch.cat([current, column], dim=1)
-    return new, ended
-
-
-def _picker(temperature: float, uniform: Tensor | None) -> Callable[[Tensor, int], Tensor]:
-    def greedy(logits: Tensor, _step: int) -> Tensor:
-        best, token = logits.max(-1)
-        _require_finite(best)
-        return token
-
-    def sample(logits: Tensor, step: int) -> Tensor:
-        assert uniform is not None
-        _require_finite(logits.amax(-1))
-        # inverse of the cumulative distribution, in float64 so that its last entry is 1
-        cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
-        token = torch.searchsorted(cumulative, uniform[:, step, None] * cumulative[:, -1:], right=True)
-        return token[:, 0].clamp(max=logits.shape[-1] - 1)
-
-    return greedy if uniform is None else sample
-
-
-def _require_finite(values: Tensor) -> None:
-    if not bool(torch.isfinite(values).all()):
-        raise NonFiniteError(
-            "the logits are NaN or infinite", "the coefficient is too large for this dtype, or the weights are broken"
+    session = None if twin is None else Session(twin, [*around, *own], **options)
+    if (
+        twin is not None
+        and session is not None
+        and all(twin.supports(name) for name, _ in session.hooks)
+        and all(s.recorded is None for s in enclosing)  # a block that records sees what runs on the model itself
+    ):
+        engine, sessions, first = twin, [session], len(around)
+    else:
+        engine, first = backend_of(model), 0
+        session = Session(engine, own, **options)
+        sessions = [*enclosing, session]
+    places = itertools.count(first)
+    session.open()
+    try:
+        yield _Steered(
+            engine=engine, sessions=sessions, own=[None if iv.coeff == 0 else (session, next(places)) for iv in own]
         )
+        session.check_fired()
+    finally:
+        session.close()
 
 
 def _uniforms(n_rows: int, n_steps: int, generator: torch.Generator | None) -> Tensor:
     device = "cpu" if generator is None else generator.device
     return torch.rand(n_rows, n_steps, dtype=torch.float64, generator=generator, device=device)
-
-
-def _pad_id(model: Any) -> int:
-    tokenizer = model.tokenizer
-    pad = getattr(tokenizer, "pad_token_id", None)
-    return 0 if pad is None else int(pad)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import toys
+from shared_data import SHARED
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
@@ -256,3 +257,32 @@ def test_text_prompts_have_one_bos_or_none():
     assert out.prompt_tokens[0][0] == 256  # the Llama family prepends BOS, once
     assert out.prompt_tokens[0].count(256) == 1
     assert 256 not in ms.generate(toys.shared("qwen3"), ["hi"], max_new_tokens=2).prompt_tokens[0]
+
+
+def read_as_the_whole(model, prompts, **options) -> list[str]:
+    tokenizer = model.tokenizer
+    out = ms.generate(model, prompts, max_new_tokens=4, stop_tokens=(), **options)
+    for prompt, new, text in zip(out.prompt_tokens, out.tokens, out.texts, strict=True):
+        before, whole = (
+            tokenizer.decode(ids, clean_up_tokenization_spaces=False, skip_special_tokens=False)
+            for ids in (prompt, prompt + new)
+        )
+        assert before + text == whole
+    return out.texts
+
+
+def test_prompt_and_text_read_as_the_whole():
+    """A SentencePiece tokenizer takes the space off what it decodes alone; behind the prompt the space is there."""
+    tokenizer = toys.sentencepiece()
+    hf = toys.hf_model("llama", vocab_size=len(tokenizer), bos_token_id=None, eos_token_id=None)
+    prompts = [tokenizer(" so", add_special_tokens=False)["input_ids"]] * 20
+    sampled = {"temperature": 5.0, "generator": torch.Generator().manual_seed(0)}
+    texts = read_as_the_whole(ms.load_model(hf, tokenizer=tokenizer), prompts, **sampled)
+    assert any(text.startswith(" ") for text in texts)
+
+
+def test_prompt_and_text_of_a_story_read_as_the_whole():
+    folder = SHARED / "models" / "stories3M"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not here: set MECHSTEER_SHARED to a folder with models/stories3M")
+    assert read_as_the_whole(ms.load_model(str(folder)), ["Once upon a time there was a", "The dog"])[0].startswith(" ")

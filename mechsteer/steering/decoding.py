@@ -1,0 +1,102 @@
+"""The decode loop over one batch: left-padded, cached; rows that have stopped leave it.
+
+A step costs a fixed part and a part per row, so a batch that shrinks with the rows that stop ends sooner. Keys
+and values, masks, uniform numbers and the sessions' states shrink together; what a row says does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mechsteer.errors import NonFiniteError
+from mechsteer.models import Engine
+from mechsteer.runtime.session import Session
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How to decode."""
+
+    max_new_tokens: int
+    temperature: float
+    stop_tokens: frozenset[int]
+    pad: int
+    use_cache: bool
+    halted: Callable[[], bool]  # asked before each forward; True ends the run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picked:
+    """The tokens that one forward gave the rows still running, a stop token included."""
+
+    rows: list[int]  # numbered as the batch began
+    slots: list[int]  # their places in the forward
+    tokens: list[int]
+
+
+def decode(
+    engine: Engine, sessions: Sequence[Session], rows: Sequence[list[int]], uniform: Tensor | None, how: Decoding
+) -> Iterator[Picked]:
+    """Decode token lists `rows` together until all have stopped, one item per forward.
+
+    `sessions` are those whose hooks run. `uniform` [n_rows max_new_tokens]: the random numbers of each row where temperature is above 0.
+    Raises NonFiniteError for logits that are NaN or infinite.
+    """
+    width, device = max(len(r) for r in rows), engine.device
+    current = torch.tensor([[how.pad] * (width - len(r)) + r for r in rows], device=device)
+    mask = None
+    if any(len(r) < width for r in rows):
+        mask = torch.ones(len(rows), width + how.max_new_tokens, dtype=torch.long, device=device)
+        for i, row in enumerate(rows):
+            mask[i, : width - len(row)] = 0
+    cache = None
+    batch = list(range(len(rows)))
+    running = [True] * len(rows)
+    for step in range(how.max_new_tokens):
+        if how.halted():
+            return
+        seen = None if mask is None else mask[:, : width + step]
+        logits, cache = engine.runner.forward(current, seen, cache, use_cache=how.use_cache, last_only=True)
+        chosen = _pick(logits[:, -1], how.temperature, None if uniform is None else uniform[:, step])
+        tokens = chosen.tolist()
+        slots = [slot for slot, row in enumerate(batch) if running[row]]
+        yield Picked(rows=[batch[s] for s in slots], slots=slots, tokens=[tokens[s] for s in slots])
+        for slot in slots:
+            running[batch[slot]] = tokens[slot] not in how.stop_tokens
+        going = [slot for slot in slots if running[batch[slot]]]
+        if not going:
+            return
+        if how.use_cache and step + 1 < how.max_new_tokens and leaving_pays(len(batch), len(going)):
+            index = torch.tensor(going, device=device)
+            engine.runner.select_rows(cache, index)
+            for session in sessions:
+                session.select_rows(index, cache)
+            batch, chosen = [batch[s] for s in going], chosen[index]
+            mask = None if mask is None else mask[index]
+            uniform = None if uniform is None else uniform[index]
+        column = chosen[:, None]
+        current = column if how.use_cache else torch.cat([current, column], dim=1)
+
+
+def leaving_pays(n_rows: int, n_going: int) -> bool:
+    """A smaller batch is worth one copy of its keys and values: an eighth of its rows has stopped."""
+    return n_rows - n_going >= max(1, n_rows // 8)
+
+
+def _pick(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
+    """Token ids [batch] of logits [batch d_vocab]."""
+    best, token = logits.max(-1)
+    if not bool(torch.isfinite(best).all()):
+        raise NonFiniteError(
+            "the logits are NaN or infinite", "the coefficient is too large for this dtype, or the weights are broken"
+        )
+    if uniform is None:
+        return token
+    # inverse of the cumulative distribution, in float64 so that its last entry is 1
+    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
+    return token[:, 0].clamp(max=logits.shape[-1] - 1)
