@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from mechsteer.configs.fields import section, setting
 
@@ -21,8 +22,20 @@ class TraceSettings:
 class AdapterSettings:
     """What is trained, and how."""
 
+    kind: str = setting("static", "static | bias_only (a vector per layer) | the registered name of one of your own")
+    args: dict[str, Any] = setting({}, "of its kind, such as {rank: 4}: what its `fresh` takes")
+    sites: list[str] = setting(
+        ["resid_post"],
+        "where it reads and writes: points, at each of `layers`, or point@layer; of several all at once; read>write",
+    )
+    path: str | None = setting(None, "a steering file of your own, instead of training one", contents=True)
+    seeds: int = setting(1, "trainings with other random numbers, pooled", least=1)
     epochs: int = setting(5, "passes over the samples", least=1)
-    lr: float = setting(0.01, "per step, as a share of the residual's size per coordinate at the layer", least=0)
+    lr: float | None = setting(
+        None,
+        "per step; null: its kind's own. Of a vector as a share of the residual's size per coordinate at the site",
+        least=0,
+    )
     kl_weight: float = setting(0.1, "on the divergence from the model as it is", least=0)
     l2_weight: float = setting(0.0001, "on the squared norm, in the same units", least=0)
     n_samples: int = setting(800, "verified-correct traces trained on, at most", least=1)
@@ -46,6 +59,7 @@ class SaeSettings:
         "kind of autoencoder",
         choices=("topk", "batchtopk", "jumprelu", "standard", "gated", "matryoshka"),
     )
+    path: str | None = setting(None, "an SAE folder of your own, instead of training one", contents=True)
     d_sae: int = setting(1024, "features", least=1)
     k: int = setting(16, "active features per token", least=1)
     n_tokens: int = setting(250_000, "tokens it is trained on", least=1)
@@ -80,7 +94,11 @@ class AttributeSettings:
 class HeatmapSettings:
     """What `mechsteer heatmap` draws; no part of a study."""
 
-    show: str = setting("probe", "what is drawn: probe | feature", choices=("probe", "feature"))
+    show: str = setting(
+        "probe",
+        "what is drawn: probe | feature | steered (what was added at each token)",
+        choices=("probe", "feature", "steered"),
+    )
     feature: int | None = setting(None, "SAE feature to draw", least=0)
     text: str | None = setting(None, "text to draw it on; null: traces of the run")
 

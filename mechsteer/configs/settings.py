@@ -161,7 +161,7 @@ def _of_kind(key: Key, value: Any) -> Any:
     text_wanted = _is_text(key.type)
     if isinstance(value, str) and text_wanted:
         return value
-    kind = " or ".join(getattr(k, "__name__", str(k)) for k in _kinds(key.type))
+    kind = " or ".join("null" if k is type(None) else getattr(k, "__name__", str(k)) for k in _kinds(key.type))
     wrong = ConfigError(f"{key.name} is {value!r}", f"give {kind}, such as {key.name}={shown(key.default)}")
     if (text_wanted and value is not None) or (isinstance(value, str) and ("${" in value or value == "???")):
         raise wrong

@@ -1,144 +1,163 @@
-"""Stage evaluate: every arm once, on the same held-out problems, and the comparisons between them."""
+"""Stages evaluate and where: every arm once on the same held-out problems; where the steering acts, token by token."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from mechsteer.directions import mean_difference, random_direction
-from mechsteer.evaluation import compare_paired, compare_scores, holm
-from mechsteer.models.sites import Site
+from mechsteer.evaluation import (
+    Arm,
+    base_arm,
+    delta_vectors,
+    mean_difference_arm,
+    mean_score,
+    no_op_arm,
+    pool_seeds,
+    prompt_arm,
+    random_arms,
+    treated_arm,
+)
+from mechsteer.evaluation import evaluate as evaluate_arms
+from mechsteer.steering.generation import generate
 from mechsteer.steering.interventions import Steering
-from mechsteer.studies import traces as data
 from mechsteer.studies.desk import Desk
-from mechsteer.studies.scoring import continuation, dev_scorer, outcomes
-from mechsteer.studies.train import adapter, intervention, vector_of
-from mechsteer.tasks import Trace
+from mechsteer.studies.kept import Kept, states
+from mechsteer.studies.problems import Problems, room
+from mechsteer.studies.results import (
+    CaptureResult,
+    EvaluateResult,
+    TokenReading,
+    TracesResult,
+    TrainResult,
+    WhereResult,
+)
+from mechsteer.tokens import token_text
+
+N_RECORDED = 8  # dev prompts on which the norm of what a steering adds is measured
+N_NEUTRAL = 64  # dev questions on which harm is measured
+N_TEXTS, N_TOKENS = 4, 64  # of the texts on which it is shown where the steering acts
 
 
-def evaluate(run: Desk) -> dict[str, Any]:
+def evaluate(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult) -> EvaluateResult:
     """Every arm on the same held-out problems, greedy, once."""
-    task, problems = data.items(run, "test", run.config["evaluate"]["n_problems"])
-    arms = all_arms(run, adapter(run))
-    found = {
-        name: outcomes(run, task, problems, steering, kept=name, prefix=prefix)
-        for name, (steering, prefix, _) in arms.items()
-    }
-    report = {name: arm_summary(run, *found[name]) | {"note": arms[name][2]} for name in arms}
-    return {
-        "metric": data.metric(run),
-        "n_problems": len(problems),
-        "noop_equals_base": bool(np.array_equal(found["base"][0], found["no-op hook"][0]))
-        and found["base"][2] == found["no-op hook"][2],
-        "arms": report,
-        "comparisons": comparisons(run, found, [item.group for item in problems]),
-        "style": style_share(found, run.seed("style")) if data.metric(run) == "accuracy" else None,
-    }
+    settings, kept, problems = desk.settings, Kept(desk), Problems(desk, traces.metric)
+    task = problems.task("test", settings.evaluate.n_problems)
+    steerings = kept.steerings(train)
+    result = evaluate_arms(
+        desk.model,
+        all_arms(desk, kept, problems, capture, train, steerings),
+        problems.scoring(task),
+        task.items,
+        neutral=problems.prompts("dev", N_NEUTRAL)[:N_NEUTRAL],
+        keep=desk.piece,
+        seed=desk.seed("compare"),
+        style_seed=desk.seed("style"),
+        progress=desk.progress,
+    )
+    treated = result.with_role("treated")
+    seeds = pool_seeds(result.base.scored, [arm.scored for arm in treated], seed=desk.seed("seeds"))
+    return EvaluateResult(evaluation=result.without_texts(), seeds=seeds if len(treated) > 1 else None)
 
 
-def all_arms(run: Desk, chosen: Steering) -> dict[str, tuple[Any, str, str]]:
-    """Name -> (steering, what is put behind the prompt, a note on what the arm controls for)."""
-    iv = chosen.flat()[0]
-    vector = vector_of(chosen) * iv.coeff
-    difference = control_direction(run, iv.site, float(vector.norm()))
-    arms: dict[str, tuple[Any, str, str]] = {
-        "base": ((), "", "the model as it is"),
-        "adapter": (chosen, "", f"one trained vector at {iv.site}"),
-        "no-op hook": (intervention(run, torch.zeros_like(vector), iv.site), "", "a hook that adds zero"),
-        "careful prefix": ((), data.careful_prefix(run), "the prompt asks for care"),
-    }
-    if difference is not None:
-        ends = "mean(right) − mean(wrong)" if data.metric(run) == "accuracy" else "mean(positive) − mean(negative)"
-        note = f"{ends}, norm of the adapter, sign chosen on dev"
-        arms["mean difference"] = (intervention(run, difference, iv.site), "", note)
-    for i in range(run.config["evaluate"]["n_random"]):
-        noise = random_direction(vector, run.generator("random", i)).vector
-        arms[f"random {i + 1}"] = (intervention(run, noise, iv.site), "", "a random direction of equal norm")
-    if data.metric(run) == "log_odds":
-        del arms["careful prefix"]
+def all_arms(
+    desk: Desk,
+    kept: Kept,
+    problems: Problems,
+    capture: CaptureResult,
+    train: TrainResult,
+    steerings: list[Steering],
+) -> list[Arm]:
+    """Base, the steering (one per adapter seed), and what it must be told apart from."""
+    chosen = steerings[0]
+    where = ", ".join(train.choice.chosen.sites)
+    arms = [base_arm(), treated_arm(chosen, note=f"{_named(train)} at {where}")]
+    for i, other in enumerate(steerings[1:], start=1):
+        arms.append(treated_arm(other, name=f"adapter, seed {i}", note="the same training with other random numbers"))
+    arms.append(no_op_arm(chosen))
+    if problems.metric == "accuracy":
+        arms.append(prompt_arm(problems.careful_prefix(), note="the prompt asks for care"))
+    recorded = problems.prompts("dev", N_RECORDED)
+    if (difference := mean_difference(desk, kept, problems, capture, chosen, recorded)) is not None:
+        arms.append(difference)
+    arms += random_arms(
+        desk.model,
+        chosen,
+        recorded,
+        desk.settings.evaluate.n_random,
+        generator=lambda i: desk.generator("random", i),
+        max_new_tokens=room(desk.model, recorded, 32),
+    )
     return arms
 
 
-def arm_summary(run: Desk, scores: np.ndarray, judged: list[Trace], tokens: list[list[int]]) -> dict[str, Any]:
-    result: dict[str, Any] = {"score": float(scores.mean())}
-    if judged:
-        result |= {k: v for k, v in data.summary(judged).items() if k == "styles"}
-        result["mean_new_tokens"] = float(np.mean([len(t) for t in tokens]))
-        result["hit_limit"] = float(np.mean([len(t) >= run.config["max_new_tokens"] for t in tokens]))
-        result["by_steps"] = {
-            str(n): float(np.mean([bool(t.correct) for t in judged if t.n_steps == n]))
-            for n in sorted({t.n_steps for t in judged if t.n_steps is not None})
-        }
-    return result
+def mean_difference(
+    desk: Desk, kept: Kept, problems: Problems, capture: CaptureResult, chosen: Steering, recorded: list[list[int]]
+) -> Arm | None:
+    """mean(right) − mean(wrong) of the training traces at the steering's site, of its norm; sign chosen on dev.
 
-
-def comparisons(run: Desk, found: dict[str, Any], groups: list[str]) -> dict[str, Any]:
-    """Each arm against base; the adapter also against every control. p-values of the controls are Holm-corrected."""
-    names = np.array(groups)
-    compare = compare_paired if found["base"][0].dtype == bool else compare_scores
-    pairs = [(arm, "base") for arm in found if arm != "base"]
-    pairs += [("adapter", arm) for arm in found if arm not in ("base", "adapter", "no-op hook")]
-    results = {
-        f"{a} − {b}": compare(found[b][0], found[a][0], names, seed=run.seed("compare")).to_dict() for a, b in pairs
-    }
-    rest = {key: value["p_value"] for key, value in results.items() if key != "adapter − base"}
-    for key, p in holm(rest).items():
-        results[key]["p_holm"] = p
-    return results
-
-
-def style_share(found: dict[str, Any], seed: int) -> dict[str, Any] | None:
-    """How much of adapter − base a mere switch of style explains.
-
-    Had each style kept base's accuracy, the adapter's mix of styles alone would give `switch`; `beyond` is the
-    rest of the difference. Intervals resample problems. None where texts have no style.
+    None where all traces are right or all wrong, and where the steering writes elsewhere than in one residual stream.
     """
-    base, treated = found["base"], found["adapter"]
-    styles = sorted({t.style for t in base[1] + treated[1] if t.style is not None})
-    if not styles:
+    (first, *rest), settings = chosen.flat(), desk.settings
+    if rest or first.site not in capture.sites:
         return None
-    code = {style: i for i, style in enumerate(styles)}
-    before, after = (np.array([code[t.style] for t in arm[1]]) for arm in (base, treated))
-    right, right_after = base[0].astype(float), treated[0].astype(float)
-
-    def parts(index: np.ndarray) -> tuple[float, float]:
-        rate = np.full(len(styles), right[index].mean())
-        for i in range(len(styles)):
-            here = index[before[index] == i]
-            if len(here):
-                rate[i] = right[here].mean()
-        switch = float(rate[after[index]].mean() - right[index].mean())
-        return switch, float(right_after[index].mean() - right[index].mean()) - switch
-
-    rng = np.random.default_rng(seed)
-    n = len(right)
-    value = parts(np.arange(n))
-    draws = np.array([parts(rng.integers(n, size=n)) for _ in range(2000)])
-    result: dict[str, Any] = {}
-    for i, name in enumerate(("switch", "beyond")):
-        low, high = np.quantile(draws[:, i], [0.025, 0.975])
-        result[name] = {"value": value[i], "low": float(low), "high": float(high)}
-    return result
-
-
-def control_direction(run: Desk, site: Site, norm: float) -> Tensor | None:
-    """mean(right) − mean(wrong) of the training traces at the site, scaled to `norm`; its sign is chosen on dev."""
-    if data.metric(run) == "log_odds":
-        ends = [continuation(run, run.config[name]) for name in ("positive", "negative")]
-        _, problems = data.items(run, "train", run.config["traces"]["n_problems"])
-        prompts = [data.prompt_ids(run, item) for item in problems]
-        pos, neg = (data.states(run, [p + end for p in prompts], site).pool("last") for end in ends)
+    if problems.metric == "log_odds":
+        ends = "mean(positive) − mean(negative)"
+        prompts = problems.prompts("train", settings.traces.n_problems)
+        pos, neg = (
+            states(desk.model, [p + end for p in prompts], first.site, settings.batch_size).pool("last")
+            for end in problems.ends()
+        )
     else:
-        states = torch.stack([r.mean(0) for r in data.responses(run, site)])
-        labels = torch.tensor([bool(t.correct) for t in data.load(run, "train")])
+        ends = "mean(right) − mean(wrong)"
+        means = torch.stack([acts.mean(0) for acts in kept.responses(capture, first.site)])
+        labels = torch.tensor([bool(trace.correct) for trace in kept.traces("train")])
         if labels.all() or not labels.any():
             return None
-        pos, neg = states[labels], states[~labels]
-    vector = mean_difference(pos, neg).vector
-    vector = vector * (norm / float(vector.norm()))
-    score = dev_scorer(run)
-    plus, minus = (score(intervention(run, sign * vector, site), f"sign {sign:+g}") for sign in (1.0, -1.0))
-    return vector if plus >= minus else -vector
+        pos, neg = means[labels], means[~labels]
+    (vector,) = delta_vectors(desk.model, chosen, recorded, max_new_tokens=room(desk.model, recorded, 32))
+    task = problems.task("dev", settings.traces.n_dev)
+    return mean_difference_arm(
+        first.site,
+        pos,
+        neg,
+        float(vector.norm()),
+        score=mean_score(desk.model, problems.scoring(task), task.items, keep=desk.piece),
+        scope=first.scope,
+        note=f"{ends}, norm of the adapter, sign chosen on dev",
+    )
+
+
+def _named(train: TrainResult) -> str:
+    names = {"static": "one trained vector", "bias_only": "trained vectors", "own": "a steering of one's own"}
+    return names.get(train.kind, f"a trained adapter of kind {train.kind}")
+
+
+def where(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult) -> WhereResult:
+    """What was added at which token of dev texts that the steered model writes, and what else its adapters noted."""
+    prompts = Problems(desk, traces.metric).prompts("dev", N_TEXTS)[:N_TEXTS]
+    names = [f"dev problem {i + 1}" for i in range(len(prompts))]
+    return steered_texts(desk.model, Kept(desk).steering(), prompts, names, desk.settings.max_new_tokens)
+
+
+def steered_texts(
+    model: Any, steering: Steering, prompts: Sequence[list[int]], names: Sequence[str], most: int
+) -> WhereResult:
+    """The prompts and what the steered model writes after them, with all readings; at most N_TOKENS, or `most`."""
+    out = generate(model, prompts, steering, max_new_tokens=room(model, prompts, min(N_TOKENS, most)), record=True)
+    rows = [[*prompt, *new] for prompt, new in zip(out.prompt_tokens, out.tokens, strict=True)]
+    readings = [
+        TokenReading(
+            name=name,
+            site=str(iv.site),
+            values=tuple(values[i, : len(row)].float().cpu() for i, row in enumerate(rows)),
+        )
+        for iv, noted in zip(steering.flat(), out.readings, strict=True)
+        for name, values in sorted(noted.items())
+    ]
+    return WhereResult(
+        texts=tuple(tuple(token_text(model.tokenizer, token) for token in row) for row in rows),
+        names=tuple(names),
+        readings=tuple(readings),
+    )

@@ -36,14 +36,14 @@ STAGES: dict[str, Declaration] = {
     "capture": Declaration(
         about="keep the activations of the traces",
         reads=("traces",),
-        keys=("layers", "batch_size"),
+        keys=("layers", "adapter.kind", "adapter.sites", "adapter.path", "batch_size"),
         writes=("activations",),
     ),
     "train": Declaration(
-        about="train a steering vector on verified-correct traces; layer and strength chosen on dev",
+        about="train an adapter on verified-correct traces; site and strength chosen on dev",
         reads=("traces", "capture"),
-        keys=(*PROBLEMS, *SCORED, "traces.n_problems", "traces.n_dev", "adapter"),
-        writes=("adapter.safetensors",),
+        keys=(*PROBLEMS, *SCORED, "layers", "traces.n_problems", "traces.n_dev", "adapter"),
+        writes=("adapter.safetensors", "adapter-seeds"),
         steers=True,
     ),
     "sae": Declaration(
@@ -55,7 +55,7 @@ STAGES: dict[str, Declaration] = {
     "reasonscore": Declaration(
         about="score SAE features of reasoning, with contexts",
         reads=("traces", "capture", "train", "sae"),
-        keys=("vocabulary",),
+        keys=("vocabulary", "sae.path"),
     ),
     "probe": Declaration(
         about="probe right against wrong, beside length, steps and style",
@@ -73,10 +73,16 @@ STAGES: dict[str, Declaration] = {
         keys=(*PROBLEMS, *SCORED, "traces.n_problems", "traces.n_dev", "evaluate"),
         steers=True,
     ),
+    "where": Declaration(
+        about="where the adapter acts: what is added at which token of dev texts",
+        reads=("traces", "capture", "train"),
+        keys=(*PROBLEMS, "max_new_tokens", "positive", "negative", "batch_size"),
+        steers=True,
+    ),
     "attribute": Declaration(
         about="what the adapter is made of, checked by running the model",
         reads=("traces", "capture", "train", "sae", "reasonscore"),
-        keys=(*PROBLEMS, "positive", "negative", "attribute"),
+        keys=(*PROBLEMS, *SCORED, "sae.path", "attribute"),
         steers=True,
     ),
 }

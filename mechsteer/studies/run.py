@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 import time
+import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from mechsteer.configs.settings import KEYS, changed, explicit, over
 from mechsteer.errors import FileFormatError
 from mechsteer.files import digest_of, folder_lock, read_record, write_atomically, write_record
 from mechsteer.models import load_model, model_fingerprint
-from mechsteer.results import plain
+from mechsteer.results import from_plain, to_plain
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.graph import Declaration, declared_keys
 
@@ -37,12 +38,21 @@ FORMAT = 2  # of stage files
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Stage:
-    """A declared stage and the function that makes its result."""
+    """A declared stage and the function that makes its result.
+
+    The function takes a Desk and, by their names, the results of the stages it reads; one that a run cannot have is
+    None. What it returns is of the type that its annotation names.
+    """
 
     declared: Declaration
-    function: Callable[[Desk], Any]
+    function: Callable[..., Any]
+
+    @functools.cached_property
+    def kind(self) -> Any:
+        """The type of the result."""
+        return typing.get_type_hints(self.function)["return"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,7 +158,7 @@ class Run:
             content = self._content(name)
             if (why := self._stale(name, content, made_from)) is None:
                 assert content is not None
-                done[name] = Finished(result=content["result"], digest=digest_of(content))
+                done[name] = self._read(name, content)
             else:
                 self.say(f"{name} is left out: {why}; {self._command(name)} makes it again")
         return {name: stage.result for name, stage in done.items()}
@@ -158,10 +168,11 @@ class Run:
         content = self._content(next(iter(self.stages)))
         return None if content is None else content["made_from"]["model"]
 
-    def handed(self, declared: Declaration, name: str) -> Desk:
+    def handed(self, declared: Declaration, name: str) -> tuple[Desk, dict[str, Any]]:
         """What something beside the stages is handed by its declaration; what it reads is brought up to date."""
         inputs = {need: self._up_to_date(need) for need in declared.reads if self.has(need)}
-        return self._desk(name, declared, inputs, {"keys": self._keys(declared)})
+        desk = self._desk(name, declared, inputs, {"keys": self._keys(declared)})
+        return desk, {need: inputs[need].result if need in inputs else None for need in declared.reads}
 
     def timings(self) -> dict[str, float]:
         """Seconds per stage, as far as they are known."""
@@ -183,8 +194,11 @@ class Run:
             content = None
         if content is None:
             content = self._make(name, inputs, made_from)
-        self._finished[name] = Finished(result=content["result"], digest=digest_of(content))
+        self._finished[name] = self._read(name, content)
         return self._finished[name]
+
+    def _read(self, name: str, content: Mapping[str, Any]) -> Finished:
+        return Finished(result=from_plain(self.stages[name].kind, content["result"]), digest=digest_of(content))
 
     def _make(self, name: str, inputs: Mapping[str, Finished], made_from: Mapping[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
@@ -192,7 +206,8 @@ class Run:
         self.say(f"{name} ...")
         desk = self._desk(name, stage.declared, inputs, made_from)
         with self._claim(desk):
-            result = plain(stage.function(desk))
+            results = {need: None if need not in inputs else inputs[need].result for need in stage.declared.reads}
+            result = to_plain(stage.function(desk, **results), stage.kind)
             files = {file: self._digest(file) for file in stage.declared.writes if (self.folder / file).exists()}
             content = {"made_from": dict(made_from), "files": files, "result": result}
             write_record(self._file(name), content)
@@ -207,12 +222,12 @@ class Run:
         self, name: str, declared: Declaration, inputs: Mapping[str, Finished], made_from: Mapping[str, Any]
     ) -> Desk:
         return Desk(
-            name,
-            declared,
+            name=name,
+            declared=declared,
             folder=self.folder,
             checkpoints=self.folder / CHECKPOINTS / f"{name}-{digest_of(made_from)[:12]}",
-            settings=nested(made_from["keys"]),
-            results={need: finished.result for need, finished in inputs.items()},
+            all_settings=self.settings,
+            keys=tuple(made_from["keys"]),
             readable=tuple(file for need in inputs for file in self.stages[need].declared.writes),
             model=self.model,
             fingerprint=self.fingerprint,

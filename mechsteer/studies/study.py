@@ -11,29 +11,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mechsteer.adapters import named
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, explicit
 from mechsteer.errors import ConfigError
 from mechsteer.features import groups_for
 from mechsteer.files import write_atomically
 from mechsteer.results import plain
-from mechsteer.studies import evaluate, explain, features, measure, traces, train
+from mechsteer.studies import attribute, evaluate, features, measure, traces, train
 from mechsteer.studies.graph import STAGES
-from mechsteer.studies.page import page
+from mechsteer.studies.page import StageResults, page, verdict
+from mechsteer.studies.places import BIAS_ONLY
+from mechsteer.studies.problems import is_ready_made
 from mechsteer.studies.run import CONFIG, Run, Say, Stage, open_run
-from mechsteer.studies.verdict import first_screen
 
 FUNCTIONS = {
-    "traces": traces.write,
-    "capture": traces.keep,
+    "traces": traces.traces,
+    "capture": traces.capture,
     "train": train.train,
-    "sae": features.train,
+    "sae": features.sae,
     "reasonscore": features.reasonscore,
     "probe": measure.probe,
     "topology": measure.topology,
     "evaluate": evaluate.evaluate,
-    "attribute": explain.attribution,
+    "where": evaluate.where,
+    "attribute": attribute.attribute,
 }
+LONG = 100  # entries of a list that results.json leaves to the stage's own file
 PACKAGES = (
     "mechsteer",
     "torch",
@@ -47,11 +51,12 @@ PACKAGES = (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class StudyResult:
-    """A finished study: its folder and the result of each stage."""
+    """A finished study: its folder, the results of its stages, and their figures as plain data."""
 
     folder: Path
+    stages: StageResults
     metrics: dict[str, Any]
 
 
@@ -82,8 +87,7 @@ def opened(
 ) -> Iterator[Run]:
     """The run in a folder, with all stages of a study."""
     stages = {name: Stage(declared=declared, function=FUNCTIONS[name]) for name, declared in STAGES.items()}
-    steers = lambda result: result["source"] != "ready-made"  # noqa: E731
-    with open_run(given, stages, steers=steers, progress=progress, say=say, again=again) as run:
+    with open_run(given, stages, steers=lambda traces: traces.steers, progress=progress, say=say, again=again) as run:
         yield run
 
 
@@ -98,13 +102,16 @@ def complete(run: Run) -> StudyResult:
 
 def check(run: Run) -> None:
     """What is wrong with the settings is said before anything long begins. Raises ConfigError, UnknownSiteError."""
-    traces.sites_of(run.model, run.settings.layers)
+    how = run.settings.adapter
+    traces.resid_sites(run.model, how.kind, how.sites, run.settings.layers)
+    if how.kind != BIAS_ONLY:
+        named(how.kind)
     groups_for(run.model.tokenizer, run.settings.vocabulary)
 
 
-def stage(run: Run, name: str) -> dict[str, Any]:
+def stage(run: Run, name: str) -> Any:
     """The result of one stage, what it stands on brought up to date first; raises ConfigError where there can be none."""
-    if run.stages[name].declared.steers and traces.is_ready_made(run.settings.data):
+    if run.stages[name].declared.steers and is_ready_made(run.settings.data):
         raise ConfigError(
             f"{run.settings.data} holds traces that somebody else wrote: there is nothing to {name}",
             "give problems (data=pocket, or GSM8K's own file) to steer the model on",
@@ -122,28 +129,27 @@ def require_run(given: Mapping[str, Any]) -> None:
 
 def finish(run: Run) -> StudyResult:
     """Write results.json and report.html from whatever stages are up to date; raises ConfigError if none is."""
-    results = run.finished()
-    if not results:
+    results = StageResults(**run.finished())
+    if not results.done():
         raise ConfigError(f"nothing has run in {run.folder}", "give the folder of a run with out=..., or run the study")
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    config, fingerprint = as_tree(run.settings), run.recorded_fingerprint()
+    config, fingerprint = as_tree(run.settings), run.recorded_fingerprint() or ""
     summary = {
         "config": config,
         "model_fingerprint": fingerprint,
-        "versions": versions,
-        "stages": {name: brief(result) for name, result in results.items()},
+        "versions": versions(),
+        "stages": {name: brief(result) for name, result in results.done().items()},
     }
     write_atomically(run.folder / "results.json", to_json(summary))
-    report = page(results, settings=run.settings, versions=versions, timings=run.timings(), fingerprint=fingerprint)
+    report = page(results, settings=run.settings, versions=versions(), timings=run.timings(), fingerprint=fingerprint)
     report.save_html(run.folder / "report.html")
     report.save_markdown(run.folder / "report.md")
-    return StudyResult(run.folder, summary["stages"])
+    return StudyResult(folder=run.folder, stages=results, metrics=summary["stages"])
 
 
 def told(run: Run) -> str | None:
     """The verdict in a sentence or three; None where nothing was steered or probed."""
-    verdict = first_screen(run.finished())
-    return None if verdict is None else verdict.statement
+    first = verdict(StageResults(**run.finished()))
+    return None if first is None else first.statement
 
 
 def to_json(value: Any) -> str:
@@ -151,6 +157,25 @@ def to_json(value: Any) -> str:
     return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def brief(result: dict[str, Any]) -> dict[str, Any]:
-    """A stage's result without the long columns that only pictures need."""
-    return {k: v for k, v in result.items() if not (isinstance(v, list) and len(v) > 100)}
+def versions() -> dict[str, str]:
+    """Of what the figures depend on, as far as it is installed."""
+    known = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            known[name] = importlib.metadata.version(name)
+    return known
+
+
+def brief(result: Any) -> Any:
+    """A result as plain data, for reading: without the long columns that only pictures need."""
+    return _short(plain(result))
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items() if not _is_long(item)}
+    return [_short(item) for item in value if not _is_long(item)] if isinstance(value, list) else value
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > LONG

@@ -18,6 +18,7 @@ from mechsteer.files import write_atomically
 from mechsteer.report import Report, Section, Text
 from mechsteer.report import Table as TableBlock
 from mechsteer.studies.graph import STAGES, before
+from mechsteer.studies.page import StageResults
 from mechsteer.studies.run import Run, Say
 from mechsteer.studies.study import complete, finish, opened, stage
 
@@ -91,21 +92,21 @@ def folder_name(swept: Mapping[str, str]) -> str:
 
 def headline(run: Run, until: str | None) -> dict[str, Any]:
     """The figures of a run that a table over runs has room for."""
-    results = run.finished()
-    shown = set(STAGES) if until is None else {until, *before(until)}
+    wanted = set(STAGES) if until is None else {until, *before(until)}
+    results = StageResults(**{name: result for name, result in run.finished().items() if name in wanted})
     row: dict[str, Any] = {}
-    if "train" in results and "train" in shown:
-        row |= {key: results["train"][key] for key in ("layer", "coeff", "norm", "kl")}
-    if "evaluate" in results and "evaluate" in shown:
-        evaluation = results["evaluate"]
-        main = evaluation["comparisons"]["adapter − base"]
-        row |= {name: evaluation["arms"][name]["score"] for name in ("base", "adapter")}
-        row |= {"difference": main["difference"]["value"], "low": main["difference"]["low"]}
-        row |= {"high": main["difference"]["high"], "p": main["p_value"]}
-    if "probe" in results and "probe" in shown and not results["probe"]["dropped"]:
-        row["probe AUROC within problems"] = results["probe"]["probe"]["within_group_auroc"]["value"]
-    if "sae" in results and "sae" in shown:
-        row["SAE loss recovered"] = results["sae"]["metrics"]["loss_recovered"]
+    if results.train is not None:
+        choice = results.train.choice
+        row |= {"site": " ".join(choice.chosen.sites), "coeff": choice.chosen.coeff, "KL": choice.strengths.kl}
+    if results.evaluate is not None and (main := results.evaluate.evaluation.primary) is not None:
+        row |= {"base": main.base_score, "adapter": main.treated_score, "difference": main.difference.value}
+        row |= {"low": main.difference.low, "high": main.difference.high, "p": main.p_value}
+    if results.evaluate is not None and (pooled := results.evaluate.seeds) is not None:
+        row |= {"over seeds": pooled.mean.value, "seeds low": pooled.mean.low, "seeds high": pooled.mean.high}
+    if results.probe is not None and results.probe.evaluation is not None:
+        row["probe AUROC within problems"] = results.probe.evaluation.probe.within_group_auroc.value
+    if results.sae is not None:
+        row["SAE loss recovered"] = results.sae.quality.loss_recovered
     return row
 
 

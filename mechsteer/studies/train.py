@@ -1,150 +1,197 @@
-"""Stage train: one static vector, its layer and strength chosen on dev."""
+"""Stage train: an adapter of any kind, its place and strength chosen on dev; or a steering file of one's own."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from mechsteer.adapters import Static
 from mechsteer.errors import DataError
+from mechsteer.evaluation import mean_score
+from mechsteer.evaluation.choice import Candidate, SteeringChoice
 from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import Sample
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.calibration import strengths
 from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.generation import default_stop_tokens
-from mechsteer.steering.interventions import Intervention, Steering
-from mechsteer.studies import traces as data
+from mechsteer.steering.interventions import Steering
+from mechsteer.steering.presets import width
 from mechsteer.studies.desk import Desk
-from mechsteer.studies.scoring import continuation, dev_scorer
-from mechsteer.training import CrossEntropy, FitConfig, fit
+from mechsteer.studies.kept import SEEDS, STEERING, Kept, seed_file, states, whole
+from mechsteer.studies.places import Place, measured, places
+from mechsteer.studies.problems import Problems, Split
+from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
+from mechsteer.tasks import Trace
+from mechsteer.training import CrossEntropy, FitConfig, FitResult, fit
 
-FILE = "adapter.safetensors"
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
+N_DEV = 100  # dev samples that decide when training stops
 
 
-def train(run: Desk) -> dict[str, Any]:
-    """adapter.safetensors: one static vector; layer and strength are chosen on dev.
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    """What every training of a study shares."""
+
+    samples: Sequence[Sample]
+    dev: Sequence[Sample]
+    neutral: Sequence[list[int]]
+
+
+def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResult:
+    """adapter.safetensors: one steering; place and strength are chosen on dev.
 
     Cross-entropy on the model's own verified-correct training samples (or the positive continuation) + KL on what
     is to stay as it is: the text of the questions (or of the prompts).
     """
-    how = run.config["adapter"]
-    samples, dev = training_samples(run, "train", how["n_samples"]), training_samples(run, "dev", 100)
-    neutral = questions(run)
-    tried: list[dict[str, Any]] = []
-    fitted: dict[Site, Any] = {}
-    d_model = run.model.cfg.d_model
-    for site in data.sites(run):
-        rms = median_norm(run, site) / d_model**0.5
-        start = intervention(run, torch.zeros(d_model), site)
-        fitted[site] = fit(
-            run.model,
-            start,
-            CrossEntropy(
-                samples,
-                dev=dev,
-                neutral=neutral,
-                kl_weight=how["kl_weight"],
-                l2_weight=how["l2_weight"] / rms**2,  # the penalty, as the step, is in the residual's own units
-            ),
-            FitConfig(lr=how["lr"] * rms, epochs=how["epochs"], seed=run.seed("adapter", site.layer)),
-            checkpoint=run.checkpoint(f"adapter-{site.layer}.safetensors"),
-            progress=run.progress,
-        )
-    score = dev_scorer(run)
-    prompts = [data.prompt_ids(run, item) for item in data.items(run, "dev", N_KL)[1]]
-    coeffs = how["coeffs"] if data.metric(run) == "accuracy" else [1.0]
-    for site, result in fitted.items():
-        for coeff in coeffs:
-            steering = result.steering.with_coeff(coeff)
-            tried.append({"layer": site.layer, "coeff": coeff, "score": score(steering, f"{site.layer}-{coeff}")})
-    best = max(tried, key=lambda t: (t["score"], -abs(t["coeff"])))
-    site = next(s for s in fitted if s.layer == best["layer"])
-    vector = vector_of(fitted[site].steering)
-    chosen = Steering([intervention(run, vector, site, coeff=best["coeff"])])
-    provenance = {
-        "trained_on": fitted[site].data_hash,
-        "n_samples": len(samples),
-        "chosen_on_dev": best,
-        "metric": data.metric(run),
+    how, kept, problems = desk.settings.adapter, Kept(desk), Problems(desk, traces.metric)
+    task = problems.task("dev", desk.settings.traces.n_dev)
+    score = mean_score(desk.model, problems.scoring(task), task.items, keep=desk.piece)
+    if how.path is not None:
+        return _own(desk, kept, problems, score, how.path)
+    material = _Material(
+        samples=training_samples(desk, kept, problems, "train", how.n_samples),
+        dev=training_samples(desk, kept, problems, "dev", N_DEV),
+        neutral=questions(problems),
+    )
+    scope = scope_of(problems)
+    candidates = places(desk.model, how.kind, how.sites, desk.settings.layers)
+    fitted = {place: _fitted(desk, kept, place, scope, material, 0) for place in candidates}
+    tried = {
+        (place, coeff): score(result.steering.with_coeff(coeff), f"dev-{place}-{coeff}")
+        for place, result in fitted.items()
+        for coeff in (how.coeffs if problems.metric == "accuracy" else [1.0])
     }
-    save_steering(chosen, run.write(FILE), run.model, provenance=provenance)
-    return {
-        "n_samples": len(samples),
-        "n_neutral": len(neutral),
-        "layer": site.layer,
-        "site": str(site),
-        "coeff": best["coeff"],
-        "norm": float(vector.norm()) * abs(best["coeff"]),
-        "median_resid_norm": median_norm(run, site),
-        "kl": strengths(run.model, chosen, prompts).kl,
-        "base_dev_score": score((), "base"),
-        "tried": tried,
-        "best_epoch": fitted[site].best_epoch,
-        "history": [
-            {
-                name: epoch[name] and dict(sorted(epoch[name].items()))
-                if isinstance(epoch[name], dict)
-                else epoch[name]
-                for name in sorted(epoch)
-            }
-            for epoch in fitted[site].to_dict()["history"]
-        ],
-    }
+    best, coeff = max(tried, key=lambda key: (tried[key], -abs(key[1])))
+    fits = [fitted[best], *(_fitted(desk, kept, best, scope, material, i) for i in range(1, how.seeds))]
+    chosen = [at_strength(result.steering, coeff) for result in fits]
+    for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
+        provenance = {
+            "trained_on": result.data_hash,
+            "n_samples": len(material.samples),
+            "metric": problems.metric,
+            "chosen_on_dev": {"place": str(best), "coeff": coeff, "score": tried[best, coeff]},
+        }
+        path = desk.write(STEERING) if i == 0 else seed_file(desk.write(SEEDS), i)
+        save_steering(steering, path, desk.model, provenance=provenance)
+    return TrainResult(
+        kind=how.kind,
+        site=best.measured,
+        choice=SteeringChoice(
+            metric=problems.metric,
+            tried=tuple(_candidate(place, c, value) for (place, c), value in tried.items()),
+            chosen=_candidate(best, coeff, tried[best, coeff]),
+            base_score=score((), "base"),
+            n_samples=len(material.samples),
+            strengths=strengths(desk.model, chosen[0], problems.prompts("dev", N_KL)),
+            median_resid_norm=median_norm(desk, kept, best.measured),
+        ),
+        fitted=tuple(replace(result, seconds=float("nan")) for result in fits),  # the same in every run
+        n_neutral=len(material.neutral),
+    )
 
 
-def training_samples(run: Desk, split: str, most: int) -> list[Sample]:
+def _own(desk: Desk, kept: Kept, problems: Problems, score: Callable[[Any, str], float], path: str) -> TrainResult:
+    """One's own steering, as it is."""
+    steering = load_steering(path, desk.model).at(desk.model)
+    save_steering(steering, desk.write(STEERING), desk.model, provenance={"from": "a file"})
+    sites = tuple(str(iv.site) for iv in steering.flat())
+    candidate = Candidate(sites=sites, coeff=steering.coeff, score=score(steering, "dev-own"))
+    return TrainResult(
+        kind="own",
+        site=measured(steering),
+        choice=SteeringChoice(
+            metric=problems.metric,
+            tried=(candidate,),
+            chosen=candidate,
+            base_score=score((), "base"),
+            n_samples=0,
+            strengths=strengths(desk.model, steering, problems.prompts("dev", N_KL)),
+            median_resid_norm=median_norm(desk, kept, measured(steering)),
+        ),
+        fitted=(),
+        n_neutral=0,
+    )
+
+
+def _fitted(desk: Desk, kept: Kept, place: Place, scope: TokenScope, material: _Material, number: int) -> FitResult:
+    """One training at a place; `number` is that of the adapter seed."""
+    how = desk.settings.adapter
+    layer = place.measured.layer
+    seed = desk.seed("adapter", layer) if number == 0 else desk.seed("adapter", layer, number)
+    with torch.random.fork_rng(devices=[]):  # what a kind draws for its start is this seed's, and ours alone
+        torch.manual_seed(seed)
+        start = place.steering(desk.model, how.kind, scope, how.args)
+    rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
+    adapters = [iv.adapter for iv in start.interventions]
+    lr = how.lr if how.lr is not None else adapters[0].default_lr
+    if all(adapter.as_bias(1.0) is not None for adapter in adapters):
+        lr *= rms  # its parameters are activations: a step is a share of their size
+    return fit(
+        desk.model,
+        start,
+        CrossEntropy(
+            material.samples,
+            dev=material.dev,
+            neutral=material.neutral,
+            kl_weight=how.kl_weight,
+            l2_weight=how.l2_weight / rms**2,  # the penalty, too, is in units of the activations
+        ),
+        FitConfig(lr=lr, epochs=how.epochs, seed=seed),
+        checkpoint=desk.checkpoint(f"adapter-{place}-{number}.safetensors"),
+        progress=desk.progress,
+    )
+
+
+def _candidate(place: Place, coeff: float, score: float) -> Candidate:
+    return Candidate(sites=tuple(str(write) for _, write in place.sites), coeff=coeff, score=score)
+
+
+def at_strength(steering: Steering, coeff: float) -> Steering:
+    """The steering with its common coefficient multiplied into its interventions."""
+    return Steering(steering.with_coeff(coeff).flat())
+
+
+def training_samples(desk: Desk, kept: Kept, problems: Problems, split: Split, most: int) -> list[Sample]:
     """Verified-correct traces with the stop token behind them; or prompts with the positive continuation."""
-    found = data.load(run, split)
-    if data.metric(run) == "log_odds":
-        _, problems = data.items(run, split, most)
-        positive = continuation(run, run.config["positive"])
-        return [Sample(data.prompt_ids(run, item), positive) for item in problems[:most]]
-    right = [trace for trace in found if trace.correct]
+    if problems.metric == "log_odds":
+        positive, _ = problems.ends()
+        return [Sample(prompt, positive) for prompt in problems.prompts(split, most)[:most]]
+    written: list[Trace] = kept.traces(split)
+    right = [trace for trace in written if trace.correct]
     if len(right) < 4:
         raise DataError(
-            f"the model solved {len(right)} of {len(found)} {split} traces: there is nothing to train on",
+            f"the model solved {len(right)} of {len(written)} {split} traces: there is nothing to train on",
             "use easier problems or a stronger model, or set metric=log_odds",
         )
-    stop = list(default_stop_tokens(run.model)[:1])
-    order = torch.randperm(len(right), generator=run.generator("samples", split))[:most].tolist()
-    rows = [data.whole(run, right[i]) for i in order]
-    return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= run.model.cfg.n_ctx]
+    stop = list(default_stop_tokens(desk.model)[:1])
+    order = torch.randperm(len(right), generator=desk.generator("samples", split))[:most].tolist()
+    rows = [whole(desk.model, right[i]) for i in order]
+    return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= desk.model.cfg.n_ctx]
 
 
-def questions(run: Desk) -> list[list[int]]:
+def questions(problems: Problems) -> list[list[int]]:
     """The training problems, on which the steered model is to predict as it did; without them nothing would hold
-    back a vector whose scope holds only target tokens. Log-odds steers every token, so its prompts do that."""
-    if data.metric(run) == "log_odds":
+    back a steering whose scope holds only target tokens. Log-odds steers every token, so its prompts do that."""
+    if problems.metric == "log_odds":
         return []
-    _, problems = data.items(run, "train", run.config["traces"]["n_problems"])
-    return [data.prompt_ids(run, item) for item in problems]
+    return problems.prompts("train", problems.settings.traces.n_problems)
 
 
-def median_norm(run: Desk, site: Site) -> float:
-    """Median norm of the residual over the training traces at a site (a mean would be that of attention sinks)."""
-    norms = [chunk.float().norm(dim=-1) for chunk in data.store(run)[site].flat_batches()]
-    return float(torch.cat(norms).median())
-
-
-def scope(run: Desk) -> TokenScope:
+def scope_of(problems: Problems) -> TokenScope:
     """What the model writes, and the position that predicts its first token; every token where one answer is scored."""
-    return TokenScope.all() if data.metric(run) == "log_odds" else TokenScope.generated(include_last_prompt=True)
+    if problems.metric == "log_odds":
+        return TokenScope.all()
+    return TokenScope.generated(include_last_prompt=True)
 
 
-def intervention(run: Desk, vector: Tensor, site: Site, coeff: float = 1.0) -> Intervention:
-    return Intervention(Static(vector), site, scope=scope(run), coeff=coeff)
-
-
-def vector_of(steering: Steering) -> Tensor:
-    adapter = steering.interventions[0].adapter
-    assert isinstance(adapter, Static)
-    return adapter.vector.detach().clone()
-
-
-def adapter(run: Desk) -> Steering:
-    """The chosen adapter."""
-    return load_steering(run.read(FILE), run.model)
+def median_norm(desk: Desk, kept: Kept, site: Site) -> float:
+    """Median norm of the activations of the training traces at a site (a mean would be that of attention sinks)."""
+    if site in list(kept.store):
+        chunks = [chunk.float() for chunk in kept.store[site].flat_batches()]
+    else:  # not the residual stream: a sample of the traces will do
+        rows = [ids for ids, _ in kept.rows("train")[:64]]
+        chunks = [states(desk.model, rows, site, desk.settings.batch_size).flat().flatten(1).float()]
+    return float(torch.cat([chunk.norm(dim=-1) for chunk in chunks]).median())

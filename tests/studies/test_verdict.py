@@ -4,9 +4,9 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from mechsteer.studies.verdict import first_screen, kind, statement, verdict
 
 from mechsteer.studies import evaluate
-from mechsteer.studies.verdict import first_screen, kind, statement, verdict
 from mechsteer.tasks import Trace
 
 N = 400
