@@ -3,10 +3,15 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
-BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip
+TL4 := .venv-tl4
+CONSTRAINTS := constraints.txt
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip
 # pep517: the pip of Debian 12 would run the setup.py of packages that have no wheel here and not in a build environment
-INSTALL := $(PIP) install --use-pep517 --disable-pip-version-check -c constraints.txt
+INSTALL = $(PIP) install --use-pep517 --disable-pip-version-check -c $(CONSTRAINTS)
+# test-tl4 and what it installs do the same in an environment of their own
+test-tl4 $(TL4)/.test: VENV := $(TL4)
+test-tl4 $(TL4)/.test: CONSTRAINTS := $(TL4)/constraints.txt
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
@@ -14,10 +19,10 @@ SHELL := /bin/bash
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study test bench pin clean
+.PHONY: help study test test-tl4 bench pin clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST)
 
 study: $(VENV)/.study ## run the main job; options: make study ARGS="out=runs/first seed=1"
 	$(BIN)/mechsteer study $(ARGS)
@@ -26,6 +31,9 @@ test: $(VENV)/.test ## lint, format, types and tests; stops at the first that fa
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-tl4: $(TL4)/.test ## the tests with TransformerLens 4; what needs HookedTransformer or sae-lens skips
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
 bench: $(VENV)/.test ## time what must be fast
@@ -40,19 +48,26 @@ pin: $(VENV)/.test ## write the versions now installed in .venv to constraints.t
 	touch $(VENV)/.study $(VENV)/.test
 
 clean: ## remove the installation, caches and build leftovers; runs/ is kept
-	rm -rf $(VENV) build dist *.egg-info .ruff_cache .pytest_cache constraints.txt.part
+	rm -rf $(VENV) $(TL4) build dist *.egg-info .ruff_cache .pytest_cache constraints.txt.part
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: an installation happens once, and again when these two files change.
 $(VENV)/.study: pyproject.toml constraints.txt
 	$(venv)
-	$(INSTALL) -e .
+	$(INSTALL) -e '.[sae]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(venv)
 	$(INSTALL) -e '.[dev]'
 	@touch $@ $(VENV)/.study
+
+# The same versions, but for TransformerLens, which sae-lens does not work with.
+$(TL4)/.test: pyproject.toml constraints.txt Makefile
+	$(venv)
+	sed -e '/^sae-lens==/d' -e 's/^transformer-lens==.*/transformer-lens==4.3.0/' constraints.txt > $(CONSTRAINTS)
+	$(INSTALL) -e '.[test]'
+	@touch $@
 
 # A virtual environment with a working pip: the one that is there, or a new one. Debian keeps ensurepip, without
 # which there is none, in a package of its own.

@@ -15,6 +15,14 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import toys`
 
 
+def pytest_runtest_setup(item):
+    """What says "hooked" in its name needs a HookedTransformer."""
+    import extras
+
+    if "hooked" in item.name and not extras.has_hooked():
+        pytest.skip(extras.NO_HOOKED)
+
+
 @pytest.fixture(scope="session")
 def model_of():
     """kind -> tiny model: see `toys.of_kind`."""

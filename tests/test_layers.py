@@ -39,7 +39,7 @@ LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 LATE_IMPORTS = ("mechsteer", "mechsteer.cli")  # for start-up time
 OWNERS = {
     "transformer_lens": "mechsteer.models",
-    "sae_lens": "mechsteer.features.sae",
+    "sae_lens": "mechsteer.features.sae_library",
     "ripser": "mechsteer.topology.persistence",
     "persim": "mechsteer.topology.persistence",
     "circuitsvis": "mechsteer.report.heatmaps",
@@ -180,8 +180,8 @@ def test_files_are_short() -> None:
         ("mechsteer.report.x", "from typing import TYPE_CHECKING\nif TYPE_CHECKING: pass", "2: TYPE_CHECKING"),
         ("mechsteer.report.x", "import typing as t, typing\nif typing.TYPE_CHECKING: pass", "2: TYPE_CHECKING"),
         ("mechsteer.report.x", "import importlib\nimportlib.import_module('a')", "2: import by a computed name"),
-        ("mechsteer.report.x", "import sae_lens.saes", "only mechsteer.features.sae imports sae_lens"),
-        ("mechsteer.features.sae_x", "from sae_lens import SAE", "only mechsteer.features.sae imports sae_lens"),
+        ("mechsteer.report.x", "import sae_lens.saes", "only mechsteer.features.sae_library imports sae_lens"),
+        ("mechsteer.features.sae", "from sae_lens import SAE", "only mechsteer.features.sae_library imports sae_lens"),
         ("mechsteer.report.x", "from toys import hf_model", "nothing imports tests, scripts or analyses"),
         ("mechsteer.report.x", "import joblib", "pickle is neither read nor written"),
         ("mechsteer.report.x", "import torch\ntorch.load('a')", "2: torch.load pickles"),

@@ -12,8 +12,11 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import extras
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformer_lens.model_bridge import TransformerBridge  # noqa: TID251  # users boot native bridges with it
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
@@ -27,7 +30,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from mechsteer.models import load_model
+from mechsteer.models import has_hooked, load_model
 
 D_MODEL, N_LAYERS, N_CTX, D_VOCAB = 32, 3, 128, 300
 FAMILIES = ("llama", "qwen3", "gpt2", "neox")
@@ -125,6 +128,7 @@ def assert_tiny(model: torch.nn.Module, most: int = 120_000) -> None:
 
 
 KINDS = ("bridge", "compatibility", "hooked")
+KINDS_HERE = KINDS if has_hooked() else KINDS[:2]  # for tests that take them all at once
 _FOLDERS: dict[tuple, Path] = {}
 
 
@@ -141,14 +145,33 @@ def folder(family: str, **changes) -> Path:
 
 
 def load(family: str, kind: str = "bridge", *, dtype: torch.dtype = torch.float32, **changes):
-    """A fresh model of a family as raw bridge, bridge in compatibility mode, or HookedTransformer."""
+    """A fresh model of a family as raw bridge, bridge in compatibility mode, or HookedTransformer (skips without)."""
     if kind == "hooked":
+        if not has_hooked():
+            pytest.skip(extras.NO_HOOKED)
         return load_model(folder(family, **changes), backend="hooked", dtype=dtype)
     model = load_model(hf_model(family, dtype=dtype, **changes), tokenizer=tokenizer(), dtype=dtype)
     if kind == "compatibility":
         model.enable_compatibility_mode()
         model.requires_grad_(False)
     return model
+
+
+def native(*, seed: int = 0, dtype: torch.dtype | None = None, **changes):
+    """A random bridge of `boot_native`: rotary, gated, RMSNorm, unless `changes` say otherwise."""
+    shape = {"d_model": D_MODEL, "n_layers": N_LAYERS, "n_heads": 4, "d_head": 8, "d_mlp": 48, "n_ctx": N_CTX}
+    kind = {"act_fn": "silu", "gated_mlp": True, "normalization_type": "RMS", "positional_embedding_type": "rotary"}
+    config = shape | kind | {"d_vocab": D_VOCAB, "final_rms": True, "seed": seed} | changes
+    model = TransformerBridge.boot_native(config, tokenizer=tokenizer(), dtype=dtype)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for name, p in model.original_model.named_parameters():
+            if "ln" in name or "bias" in name:
+                p.add_(0.3 * torch.randn_like(p))
+            else:
+                p.mul_(8.0)
+    assert_tiny(model.original_model)
+    return load_model(model)
 
 
 @functools.cache

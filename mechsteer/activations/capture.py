@@ -9,9 +9,10 @@ not run. Only the tokens of one batch are in memory (with `path`), on the CPU.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, overload
 
@@ -20,13 +21,14 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechsteer.activations.files import DTYPES, ShardWriter, storage_errors
+from mechsteer.activations.files import DTYPES, Place, ShardWriter, open_shard, storage_errors
+from mechsteer.activations.manifest import MANIFEST, PLAN, Manifest, SavedSite, differing, read_manifest
 from mechsteer.activations.memory import Activations, Captured
 from mechsteer.activations.rows import shard_bounds, tokenized
 from mechsteer.activations.running import Run
-from mechsteer.activations.store import FORMAT, MANIFEST, PLAN, VERSION, ActivationStore, read_manifest, shard_path
-from mechsteer.errors import ConfigError, DataError, ModelMismatchError
-from mechsteer.files import PARTIAL, rename, write_atomically
+from mechsteer.activations.store import ActivationStore, shard_place
+from mechsteer.errors import ConfigError, DataError, FileFormatError, ModelMismatchError
+from mechsteer.files import PARTIAL, folder_lock, rename
 from mechsteer.models import Engine, backend_of, model_fingerprint, twin_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import pad_id
@@ -105,12 +107,13 @@ def capture(
     itself. The twin is not used inside `steer`.
 
     On disk a shard holds about `shard_size` tokens and appears whole or not at all. A capture that was killed
-    goes on where it was when called again with the same arguments, and ends equal to an undisturbed one; a
-    finished one is opened.
+    goes on where it was when called again with the same arguments, and ends equal to an undisturbed one; of a
+    finished one every shard is checked, and made anew where it is damaged. A folder has one capture at a time.
 
     Raises UnknownSiteError; DataError (empty or too long prompts, counts that do not match); NonFiniteError
-    naming site and prompt; HookNeverFiredError; StorageError when the disk refuses, leaving no part of a shard;
-    ConfigError where the folder holds a capture with other arguments, and ModelMismatchError of another model.
+    naming site and prompt; HookNeverFiredError; StorageError when the disk refuses, leaving no part of a shard, or
+    where another process captures into the folder; ConfigError where the folder holds a capture with other
+    arguments, and ModelMismatchError of another model.
     """
     located = list(dict.fromkeys(site.at(model) for site in sites))
     _check_options(located, batch_size=batch_size, dtype=dtype, shard_size=shard_size, engine=engine)
@@ -123,33 +126,31 @@ def capture(
     backend = _engine(model, located, steering, engine)
     bos, pad = getattr(model.tokenizer, "bos_token_id", None), pad_id(model)
     run = Run(model, backend, located, rows, batch_size, dtype, prompt_lengths, pad)
-    plan = {
-        "format": FORMAT,
-        "version": VERSION,
-        "fingerprint": model_fingerprint(model),
-        "engine": "twin" if backend.kind == "twin" else "model",
-        "model": backend_of(model).kind,
-        "model_dtype": str(backend.dtype).removeprefix("torch."),
-        "processing": backend_of(model).weights.processing(),
-        "n_layers": model.cfg.n_layers,
-        "sites": [site.to_dict() for site in located],
-        "dtype": str(dtype).removeprefix("torch."),
-        "prompts": rows.digest,
-        "steering": _steering_digest(model, steering, prompt_lengths),
-        "batch_size": batch_size,
-        "drop_bos": drop_bos,
-        "bos_id": bos if drop_bos else None,
-        "pad_id": pad,
-        "shards": shard_bounds(rows.lengths, shard_size if path is not None else rows.n_tokens),
-        "lengths": rows.lengths.tolist(),
-        "prompt_ids": list(range(n_prompts)) if prompt_ids is None else _plain(prompt_ids),
-        "labels": None if labels is None else _plain(labels),
-    }
-    mask = rows.is_kept(plan["bos_id"])
+    manifest = Manifest(
+        fingerprint=model_fingerprint(model),
+        engine="twin" if backend.kind == "twin" else "model",
+        model=backend_of(model).kind,
+        model_dtype=str(backend.dtype).removeprefix("torch."),
+        processing=dict(backend_of(model).weights.processing()),
+        n_layers=model.cfg.n_layers,
+        sites=[SavedSite(**site.to_dict()) for site in located],
+        dtype=next(name for name, kept_as in DTYPES.items() if kept_as == dtype),
+        prompts=rows.digest,
+        steering=_steering_digest(model, steering, prompt_lengths),
+        batch_size=batch_size,
+        drop_bos=drop_bos,
+        bos_id=bos if drop_bos else None,
+        pad_id=pad,
+        shards=shard_bounds(rows.lengths, shard_size if path is not None else rows.n_tokens),
+        lengths=rows.lengths.tolist(),
+        prompt_ids=list(range(n_prompts)) if prompt_ids is None else _plain(prompt_ids),
+        labels=None if labels is None else _plain(labels),
+    )
+    mask = rows.is_kept(manifest.bos_id)
     with run.attached(steering), tqdm(total=n_prompts, desc="capture", unit="prompt", disable=not progress) as bar:
         if path is not None:
-            return _to_disk(Path(path), plan, run, mask, bar)
-        return _in_memory(plan, run, mask, bar)
+            return _to_disk(Path(path), manifest, run, mask, bar)
+        return _in_memory(manifest, run, mask, bar)
 
 
 def _check_options(sites: list[Site], *, batch_size: int, dtype: torch.dtype, shard_size: int, engine: str) -> None:
@@ -172,7 +173,7 @@ def _engine(model: Any, sites: list[Site], steering: list[Any], engine: str) -> 
     return twin if all(twin.supports(site.resolve(model)) for site in touched) else backend_of(model)
 
 
-def _in_memory(plan: Mapping[str, Any], run: Run, kept: np.ndarray, bar: tqdm) -> Captured:
+def _in_memory(manifest: Manifest, run: Run, kept: np.ndarray, bar: tqdm) -> Captured:
     rows, n = run.rows, len(run.rows.lengths)
     tokens, real = rows.padded(list(range(n)), run.pad)
     mask = torch.zeros_like(real)
@@ -191,41 +192,72 @@ def _in_memory(plan: Mapping[str, Any], run: Run, kept: np.ndarray, bar: tqdm) -
         "tokens": tokens,
         "mask": mask,
         "lengths": torch.from_numpy(rows.lengths),
-        "prompt_ids": tuple(plan["prompt_ids"]),
-        "labels": None if plan["labels"] is None else tuple(plan["labels"]),
+        "prompt_ids": tuple(manifest.prompt_ids),
+        "labels": None if manifest.labels is None else tuple(manifest.labels),
     }
     sites = {site: Activations(site=site, values=values[str(site)], **common) for site in run.sites}
-    return Captured(sites, n_layers=plan["n_layers"], fingerprint=plan["fingerprint"], engine=plan["engine"])
+    return Captured(sites, n_layers=manifest.n_layers, fingerprint=manifest.fingerprint, engine=manifest.engine)
 
 
-def _to_disk(folder: Path, plan: dict[str, Any], run: Run, kept: np.ndarray, bar: tqdm) -> ActivationStore:
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    plan = json.loads(json.dumps(plan))  # as it will be read back
-    done = read_manifest(folder / MANIFEST)
-    before = done or read_manifest(folder / PLAN)
-    if before is None:
-        write_atomically(folder / PLAN, json.dumps(plan))
+def _to_disk(folder: Path, manifest: Manifest, run: Run, kept: np.ndarray, bar: tqdm) -> ActivationStore:
+    with folder_lock(folder):
+        is_done = _claim(folder, manifest)
+        with storage_errors(folder):
+            for stale in folder.glob(f"*{PARTIAL}"):
+                stale.unlink()
+        for number, (begin, end) in enumerate(itertools.pairwise(manifest.shards)):
+            place = shard_place(folder, manifest, number)
+            if _is_whole(place, run.sites):
+                bar.update(end - begin)
+            else:
+                _write_shard(place, begin, end, run, kept, bar)
+        if not is_done:
+            with storage_errors(folder):
+                rename(folder / PLAN, folder / MANIFEST)
+    return ActivationStore(folder, manifest)
+
+
+def _claim(folder: Path, manifest: Manifest) -> bool:
+    """Make the folder this capture's, unless it is another's; returns whether the capture was finished before."""
+    try:
+        done = read_manifest(folder / MANIFEST)
+        before = done or read_manifest(folder / PLAN)
+    except FileFormatError:
+        # Whose folder is it? Shards know their capture: where all that are there are of this one, its record is
+        # written anew; of anything else nothing is overwritten.
+        shards = [shard_place(folder, manifest, i) for i in range(len(manifest.shards) - 1)]
+        if not all(_is_of_capture(place) for place in shards if place.path.exists()):
+            raise
+        done = before = None
+    if before is not None:
+        _require_same(folder, before, manifest)
     else:
-        _require_same(folder, before, plan)
-    if done is not None:
-        return ActivationStore(folder, done)
-    with storage_errors(folder):
-        for stale in folder.glob(f"*{PARTIAL}"):
-            stale.unlink()
-    for shard, (begin, end) in enumerate(zip(plan["shards"], plan["shards"][1:], strict=False)):
-        if not shard_path(folder, shard).is_file():
-            _write_shard(shard_path(folder, shard), begin, end, run, kept, bar)
-        else:
-            bar.update(end - begin)
-    with storage_errors(folder):
-        rename(folder / PLAN, folder / MANIFEST)
-    return ActivationStore(folder, plan)
+        manifest.write(folder / PLAN)
+    return done is not None
 
 
-def _write_shard(path: Path, begin: int, end: int, run: Run, kept: np.ndarray, bar: tqdm) -> None:
+def _is_of_capture(place: Place) -> bool:
+    try:
+        with open_shard(place, set()):
+            return True
+    except FileFormatError:
+        return False
+
+
+def _is_whole(place: Place, sites: list[Site]) -> bool:
+    if not place.path.exists():
+        return False
+    try:
+        with open_shard(place, set()) as shard:
+            shard.check(str(site) for site in sites)
+    except FileFormatError:
+        return False
+    return True
+
+
+def _write_shard(place: Place, begin: int, end: int, run: Run, kept: np.ndarray, bar: tqdm) -> None:
     lengths, span = run.rows.lengths, run.rows.span(begin, end)
-    writer = ShardWriter(path, run.rows.tokens[span], lengths[begin:end], kept[span], run.dtype)
+    writer = ShardWriter(place, run.rows.tokens[span], lengths[begin:end], kept[span], run.dtype)
     try:
         for batch, found in run.batches(begin, end):
             writer.write(found, [i - begin for i in batch], lengths[batch].tolist())
@@ -236,17 +268,16 @@ def _write_shard(path: Path, begin: int, end: int, run: Run, kept: np.ndarray, b
         raise
 
 
-def _require_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    if before["fingerprint"] != now["fingerprint"]:
+def _require_same(folder: Path, before: Manifest, now: Manifest) -> None:
+    if before.fingerprint != now.fingerprint:
         raise ModelMismatchError(
-            f"{folder} was captured from the model with fingerprint {before['fingerprint']}, this model has {now['fingerprint']}",
+            f"{folder} was captured from the model with fingerprint {before.fingerprint}, this model has {now.fingerprint}",
             "choose another folder, or load the model it was made for",
         )
-    other = [key for key in now if before.get(key) != now[key]]
-    if other:
+    if other := differing(before, now):
         raise ConfigError(
             f"{folder} holds a capture with other {', '.join(other)}",
-            "choose another folder, or delete this one to capture anew",
+            "choose another folder, or capture with what this one was made with",
         )
 
 

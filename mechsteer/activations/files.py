@@ -5,7 +5,8 @@ batch is written where it belongs: nothing accumulates in memory, whatever the s
 under another name and renamed when complete and synced, so a file with a shard's name is a whole shard.
 
 A shard holds `tokens` and `lengths` (int32), `mask` (bool) and per site, named like resid_post@3, the
-activations [n_tokens ...] of all real tokens, prompt after prompt.
+activations [n_tokens ...] of all real tokens, prompt after prompt. The file's metadata says which shard of which
+capture it is, with a digest of every tensor: each is checked the first time it is read.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import contextlib
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from torch import Tensor
 
 from mechsteer.errors import FileFormatError, StorageError
 from mechsteer.files import PARTIAL, rename
+from mechsteer.files.tensors import METADATA, begun_digest, tensor_digest
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 _CODES = {
@@ -34,6 +37,32 @@ _CODES = {
     torch.int32: "I32",
     torch.bool: "BOOL",
 }
+AGAIN = "run the same capture again: it makes this shard anew"
+_CHUNK = 2**20  # bytes
+
+
+_DTYPES = {code: dtype for dtype, code in _CODES.items()}
+# what reading a file of any content can come to
+_UNREADABLE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    RuntimeError,
+    RecursionError,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a shard lies, and which it is."""
+
+    path: Path
+    capture: str  # digest of the capture's manifest
+    number: int
+    n_tokens: int
 
 
 @contextlib.contextmanager
@@ -58,12 +87,15 @@ class ShardWriter:
 
     # Not through atomic_path: the file is laid out first and stays open from call to call.
 
-    def __init__(self, path: Path, tokens: np.ndarray, lengths: np.ndarray, mask: np.ndarray, dtype: torch.dtype):
-        self.path, self.dtype = path, dtype
+    def __init__(
+        self, place: Place, tokens: np.ndarray, lengths: np.ndarray, mask: np.ndarray, dtype: torch.dtype
+    ) -> None:
+        self.place, self.path, self.dtype = place, (path := place.path), dtype
         self._fixed = {"tokens": tokens.astype("<i4"), "lengths": lengths.astype("<i4"), "mask": mask}
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
         self._partial = path.with_name(path.name + PARTIAL)
         self._file: int | None = None
+        self._entries: dict[str, dict[str, Any]] = {}
         self._starts: dict[str, int] = {}
 
     def write(self, values: Mapping[str, Tensor], rows: list[int], lengths: list[int]) -> None:
@@ -83,16 +115,15 @@ class ShardWriter:
                     start += length * n_bytes
 
     def _lay_out(self, shapes: Mapping[str, torch.Size]) -> None:
-        n_tokens, entries, end = len(self._fixed["tokens"]), {}, 0
+        n_tokens, end = len(self._fixed["tokens"]), 0
         parts = [(n, torch.int32, [len(self._fixed[n])]) for n in ("tokens", "lengths")]
         parts += [(name, self.dtype, [n_tokens, *shape]) for name, shape in shapes.items()]
         parts.append(("mask", torch.bool, [n_tokens]))  # last: it alone is not aligned to its neighbours
         for name, dtype, shape in parts:
             begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
-            entries[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [begin, end]}
-        header = json.dumps(entries).encode()
-        header += b" " * (-len(header) % 8)
-        self._starts = {name: 8 + len(header) + entry["data_offsets"][0] for name, entry in entries.items()}
+            self._entries[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [begin, end]}
+        header = self._header(dict.fromkeys(self._entries, "0" * 32))  # the digests come when the tensors are there
+        self._starts = {name: 8 + len(header) + entry["data_offsets"][0] for name, entry in self._entries.items()}
         self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         size = 8 + len(header) + end
         if hasattr(os, "posix_fallocate"):
@@ -103,6 +134,24 @@ class ShardWriter:
         for name, array in self._fixed.items():
             self._put(memoryview(array.tobytes()), self._starts[name])
 
+    def _header(self, digests: Mapping[str, str]) -> bytes:
+        """Of the same length whatever the digests."""
+        text = json.dumps({"capture": self.place.capture, "shard": self.place.number, "digests": digests})
+        header = json.dumps({"__metadata__": {METADATA: text}, **self._entries}).encode()
+        return header + b" " * (-len(header) % 8)
+
+    def _digests(self) -> dict[str, str]:
+        """Of the tensors as they lie in the file, in pieces: none has to fit into memory."""
+        assert self._file is not None
+        digests = {}
+        for name, entry in self._entries.items():
+            digest = begun_digest(name, _DTYPES[entry["dtype"]], entry["shape"])
+            begin, end = (self._starts[name] + at - entry["data_offsets"][0] for at in entry["data_offsets"])
+            for at in range(begin, end, _CHUNK):
+                digest.update(os.pread(self._file, min(_CHUNK, end - at), at))
+            digests[name] = digest.hexdigest()
+        return digests
+
     def _put(self, data: memoryview, at: int) -> None:
         assert self._file is not None
         while data:
@@ -110,9 +159,10 @@ class ShardWriter:
             data, at = data[written:], at + written
 
     def commit(self) -> None:
-        """Sync and rename."""
+        """Write the digests, sync and rename."""
         assert self._file is not None
         with storage_errors(self.path):
+            self._put(memoryview(self._header(self._digests())), 8)
             os.fsync(self._file)
             os.close(self._file)
             self._file = None
@@ -126,13 +176,51 @@ class ShardWriter:
         self._partial.unlink(missing_ok=True)
 
 
+class Shard:
+    """One memory-mapped shard. `shard[name]` is a view of a tensor; `checked` are the names that need no check."""
+
+    def __init__(self, file: Any, place: Place, digests: Mapping[str, str], checked: set[str]) -> None:
+        self._file, self._place, self._digests, self._checked = file, place, digests, checked
+
+    def __getitem__(self, name: str) -> Tensor:
+        """Raises FileFormatError for a tensor that is not what was written."""
+        try:
+            tensor = self._file.get_tensor(name)
+            if name not in self._checked:
+                if self._digests.get(name) != tensor_digest(name, tensor):
+                    raise FileFormatError(f"{name} of the shard {self._place.path} is damaged", AGAIN)
+                if name != "lengths" and len(tensor) != self._place.n_tokens:
+                    raise FileFormatError(
+                        f"{name} of {self._place.path} is not of {self._place.n_tokens} tokens", AGAIN
+                    )
+                self._checked.add(name)
+        except _UNREADABLE as error:
+            raise FileFormatError(f"the shard {self._place.path} cannot be read: {error}", AGAIN) from error
+        return tensor
+
+    def check(self, names: Iterable[str]) -> None:
+        """Raise FileFormatError unless the shard holds just these tensors, all of them as they were written."""
+        wanted = {*names, "tokens", "lengths", "mask"}
+        if set(self._file.keys()) != wanted:
+            raise FileFormatError(f"the shard {self._place.path} does not hold {sorted(wanted)}", AGAIN)
+        for name in wanted:
+            self[name]
+
+
 @contextlib.contextmanager
-def read_shard(path: Path) -> Iterator[Any]:
-    """The memory-mapped shard; raises FileFormatError if it is missing, truncated or corrupt."""
-    try:
-        with safe_open(path, framework="pt") as shard:
-            yield shard
-    except (FileNotFoundError, SafetensorError) as error:
-        raise FileFormatError(
-            f"the shard {path} cannot be read: {error}", "delete the store and capture again"
-        ) from error
+def open_shard(place: Place, checked: set[str]) -> Iterator[Shard]:
+    """The shard that lies at a place; raises FileFormatError if it is missing, truncated, or another one.
+
+    `checked`: the names of tensors that are known to be whole; those that are read are added.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(safe_open(place.path, framework="pt"))
+            header = json.loads((file.metadata() or {}).get(METADATA, "null"))
+        except _UNREADABLE as error:
+            raise FileFormatError(f"the shard {place.path} cannot be read: {error}", AGAIN) from error
+        if not isinstance(header, dict) or not isinstance(header.get("digests"), dict):
+            raise FileFormatError(f"the shard {place.path} carries no digests: it is damaged, or not ours", AGAIN)
+        if (header.get("capture"), header.get("shard")) != (place.capture, place.number):
+            raise FileFormatError(f"{place.path} is a shard of another capture, or another shard", AGAIN)
+        yield Shard(file, place, header["digests"], checked)

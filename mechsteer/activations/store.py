@@ -1,14 +1,14 @@
 """The on-disk store: reads, in prompt order or at random, without ever holding more than asked for.
 
 A store is a folder of shards (see `mechsteer.activations.files`) and manifest.json, which is written last: a
-folder without it is not a store yet.
+folder without it is not a store yet. Each tensor of a shard is checked against its digest the first time it is read.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,23 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from mechsteer.activations.files import DTYPES, read_shard
+from mechsteer.activations.files import AGAIN, DTYPES, Place, Shard, open_shard
+from mechsteer.activations.manifest import MANIFEST, PLAN, Manifest, read_manifest
 from mechsteer.activations.memory import Activations, Pooling, find_site
 from mechsteer.errors import DataError, FileFormatError
 from mechsteer.models import require_fingerprint
 from mechsteer.models.sites import Site
 from mechsteer.shapes import Lengths
 
-FORMAT, VERSION = "mechsteer-activations", 1
-MANIFEST, PLAN = "manifest.json", "capture.json"
 
-
-def shard_path(folder: Path, index: int) -> Path:
-    """Where shard `index` lies."""
-    return folder / f"shard-{index:05d}.safetensors"
+def shard_place(folder: Path, manifest: Manifest, number: int) -> Place:
+    """Where a shard lies, and which it is."""
+    return Place(
+        path=folder / f"shard-{number:05d}.safetensors",
+        capture=manifest.digest,
+        number=number,
+        n_tokens=manifest.n_tokens(number),
+    )
 
 
 def open_store(path: str | os.PathLike[str], *, model: Any = None) -> ActivationStore:
@@ -56,40 +59,30 @@ def open_store(path: str | os.PathLike[str], *, model: Any = None) -> Activation
     return store
 
 
-def read_manifest(path: Path) -> dict[str, Any] | None:
-    """The manifest or plan at `path`, None if there is none; raises FileFormatError if it is not one of ours."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} is not JSON: {error}", "delete the folder and capture again") from error
-    if not isinstance(data, dict) or data.get("format") != FORMAT or data.get("version") != VERSION:
-        raise FileFormatError(
-            f"{path} does not describe an activation store of version {VERSION}",
-            "capture again with this version of mechsteer",
-        )
-    return data
-
-
 class ActivationStore(Mapping[Site, "StoredActivations"]):
     """Site -> StoredActivations, on disk. A site may be given by index or by depth ratio."""
 
-    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
-        self.fingerprint: str = manifest["fingerprint"]
-        self.processing: Mapping[str, Any] = manifest["processing"]
-        self.engine: str = manifest["engine"]
-        self.dtype = DTYPES[manifest["dtype"]]
-        self.batch_size: int = manifest["batch_size"]
-        self.lengths: Lengths = torch.tensor(manifest["lengths"])  # [n_prompts] real tokens, BOS included
-        self.prompt_ids = tuple(manifest["prompt_ids"])
-        self.labels = None if manifest["labels"] is None else tuple(manifest["labels"])
-        self.bounds: list[int] = manifest["shards"]  # shard i holds prompts bounds[i] to bounds[i + 1]
-        self._sites = [Site.from_dict(s) for s in manifest["sites"]]
-        for i in range(len(self.bounds) - 1):
-            if not shard_path(folder, i).is_file():
-                raise FileFormatError(f"{shard_path(folder, i)} is missing", "delete the store and capture again")
+        self.fingerprint = manifest.fingerprint
+        self.processing: Mapping[str, Any] = manifest.processing
+        self.engine = manifest.engine
+        self.dtype = DTYPES[manifest.dtype]
+        self.batch_size = manifest.batch_size
+        self.lengths: Lengths = torch.tensor(manifest.lengths)  # [n_prompts] real tokens, BOS included
+        self.prompt_ids = tuple(manifest.prompt_ids)
+        self.labels = None if manifest.labels is None else tuple(manifest.labels)
+        self.bounds = manifest.shards  # shard i holds prompts bounds[i] to bounds[i + 1]
+        self._sites = manifest.located
+        self._places = [shard_place(folder, manifest, i) for i in range(len(self.bounds) - 1)]
+        self._checked: list[set[str]] = [set() for _ in self._places]  # names of tensors, per shard
+        for place in self._places:
+            if not place.path.is_file():
+                raise FileFormatError(f"{place.path} is missing", AGAIN)
+
+    def shard(self, number: int) -> AbstractContextManager[Shard]:
+        """A shard by number, memory-mapped; raises FileFormatError if it cannot be read."""
+        return open_shard(self._places[number], self._checked[number])
 
     @property
     def n_prompts(self) -> int:
@@ -101,7 +94,7 @@ class ActivationStore(Mapping[Site, "StoredActivations"]):
         return int(self.lengths.sum())
 
     def __getitem__(self, site: Site) -> StoredActivations:
-        located = find_site(site, dict.fromkeys(self._sites), self.manifest["n_layers"])
+        located = find_site(site, dict.fromkeys(self._sites), self.manifest.n_layers)
         return StoredActivations(self, located)
 
     def __iter__(self) -> Iterator[Site]:
@@ -146,7 +139,7 @@ class StoredActivations:
             raise DataError(f"prompts {prompts!r} of {len(self)}", "ask for prompts that are there, at least one")
         index = [i % len(self) for i in index]
         values, tokens, mask = zip(*self._rows(index), strict=True)
-        pad = self.store.manifest["pad_id"]
+        pad = self.store.manifest.pad_id
         return Activations(
             site=self.site,
             values=pad_sequence(list(values), batch_first=True),
@@ -164,8 +157,8 @@ class StoredActivations:
         for shard in np.unique(shards):
             first = bounds[shard]
             ends = torch.cumsum(self.lengths[first : bounds[shard + 1]], 0).tolist()
-            with read_shard(shard_path(self.store.folder, int(shard))) as file:
-                parts = [file.get_slice(name) for name in (str(self.site), "tokens", "mask")]
+            with self.store.shard(int(shard)) as file:
+                parts = [file[name] for name in (str(self.site), "tokens", "mask")]
                 for i in {i for i, s in zip(index, shards, strict=True) if s == shard}:
                     span = slice(ends[i - first] - int(self.lengths[i]), ends[i - first])
                     found[i] = tuple(part[span] for part in parts)
@@ -185,11 +178,11 @@ class StoredActivations:
         order = range(n_shards) if generator is None else torch.randperm(n_shards, generator=generator).tolist()
         rest: list[Tensor] = []
         for shard in order:
-            with read_shard(shard_path(self.store.folder, shard)) as file:
-                kept = file.get_tensor("mask").nonzero()[:, 0]
+            with self.store.shard(shard) as file:
+                kept = file["mask"].nonzero()[:, 0]
                 if generator is not None:
                     kept = kept[torch.randperm(len(kept), generator=generator)]
-                values = file.get_tensor(str(self.site))[kept].float()
+                values = file[str(self.site)][kept].float()
             flat = torch.cat([*rest, values])
             *whole, last = flat.split(batch_size)
             yield from whole

@@ -1,6 +1,6 @@
 """SAE features: vocabularies, ReasonScore, contexts; `mechsteer.features.sae` trains and loads the SAEs.
 
-`sae` is imported on its own: it loads sae_lens, which takes seconds.
+`sae` is imported on its own: it loads sae_lens (an extra), which takes seconds.
 """
 
 from mechsteer.errors import MechsteerWarning

@@ -1,4 +1,4 @@
-"""Using a sparse autoencoder: encode, splice into a forward pass, measure. Works on any sae_lens SAE, without sae_lens.
+"""Using a sparse autoencoder: encode, splice into a forward pass, measure. Works on any SAE of sae_lens, or read without it.
 
     f = encode(x),   x̂ = f @ (unit decoder rows) + b_dec
 
@@ -25,9 +25,13 @@ class SparseAutoencoder(Protocol):
     """What is used of a sae_lens `SAE`: cfg.d_in, cfg.d_sae, W_dec [d_sae d_in], encode, decode."""
 
     cfg: Any
-    dtype: torch.dtype
-    device: torch.device
     W_dec: torch.nn.Parameter
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
 
     def encode(self, x: Tensor) -> Tensor: ...
 

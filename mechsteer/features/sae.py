@@ -1,4 +1,4 @@
-"""Sparse autoencoders: train, save, load. The only file that imports sae_lens; `encoding.py` uses the result.
+"""Sparse autoencoders: train (with sae_lens), save, load; `encoding.py` uses the result.
 
     f = activation(W_enc (x − b_dec) + b_enc),   x̂ = W_decᵀ f + b_dec
 
@@ -39,21 +39,20 @@ from mechsteer.errors import (
     NonFiniteError,
     closest,
 )
-from mechsteer.features.encoding import N_EVALUATION, decoder_rows, encode, evaluate_sae, splice_fn
+from mechsteer.features import sae_library as lens
+from mechsteer.features.encoding import (
+    N_EVALUATION,
+    SparseAutoencoder,
+    decoder_rows,
+    encode,
+    evaluate_sae,
+    splice_fn,
+)
 from mechsteer.features.sae_checkpoint import read_checkpoint, restore_checkpoint, save_checkpoint
 from mechsteer.features.sae_files import FOREIGN, checked_config, read_metrics, write_sae
+from mechsteer.features.sae_reader import read_sae
 from mechsteer.features.shuffling import Batches, first_rows, shuffled
 from mechsteer.files import remove
-
-with warnings.catch_warnings():
-    # sae_lens imports it; nothing of ours does
-    warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
-    from sae_lens import SAE, LoggingConfig, SAETrainer  # noqa: TID251
-    from sae_lens.config import SAETrainerConfig  # noqa: TID251
-    from sae_lens.registry import get_sae_training_class  # noqa: TID251
-    from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE  # noqa: TID251
-    from sae_lens.saes.sae import TrainingSAE  # noqa: TID251
-    from sae_lens.saes.topk_sae import TopKTrainingSAE  # noqa: TID251
 
 __all__ = [
     "train_sae",
@@ -87,7 +86,7 @@ _N_STATISTICS = 2**16  # rows behind mean and scale
 class TrainedSAE:
     """An inference SAE on raw activations and its `metrics` (`evaluate_sae`, the recipe and the history of steps)."""
 
-    sae: SAE[Any]
+    sae: SparseAutoencoder
     metrics: dict[str, Any]
 
 
@@ -190,7 +189,7 @@ def train_sae(
                 save_checkpoint(checkpoint, trainer, {"recipe": recipe, "history": history})
 
     trainer.sae.fold_activation_norm_scaling_factor(scale)
-    if isinstance(trainer.sae, BatchTopKTrainingSAE):
+    if isinstance(trainer.sae, lens.BatchTopKTrainingSAE):
         _calibrate_threshold(trainer.sae, batches, k)
     sae = _inference(trainer.sae, recipe["metadata"])
     measured = evaluate_sae(sae, batches if eval_batches is None else eval_batches)
@@ -201,7 +200,9 @@ def train_sae(
     return TrainedSAE(sae, metrics)
 
 
-def load_sae(path: str | Path, *, fingerprint: str | None = None, site: object = None, device: str = "cpu") -> SAE[Any]:
+def load_sae(
+    path: str | Path, *, fingerprint: str | None = None, site: object = None, device: str = "cpu"
+) -> SparseAutoencoder:
     """Any SAE that lies in sae_lens' layout in the folder `path`, in eval mode with frozen weights.
 
     Given `fingerprint` (`model_fingerprint` of the model) or `site`, an SAE made for another one raises
@@ -222,20 +223,22 @@ def load_sae(path: str | Path, *, fingerprint: str | None = None, site: object =
                 f"the SAE {folder} has {key} {recorded[key]!r}, not {value!r}",
                 "load the model and site it was trained on, or train an SAE for these",
             )
+    if not lens.is_installed():
+        return read_sae(folder, device=device)
     try:
-        sae = SAE.load_from_disk(folder, device=device)
+        sae = lens.SAE.load_from_disk(folder, device=device)
     except _UNREADABLE as error:
         raise FileFormatError(f"the SAE {folder} cannot be read: {error}", FOREIGN) from error
     return _frozen(sae)
 
 
-def load_release(release: str, sae_id: str, *, device: str = "cpu") -> SAE[Any]:
+def load_release(release: str, sae_id: str, *, device: str = "cpu") -> lens.SAE[Any]:
     """A public SAE by sae_lens' names, for instance ("gpt2-small-res-jb", "blocks.8.hook_resid_pre"); needs a network.
 
     Raises ModelLoadError.
     """
     try:
-        return _frozen(SAE.from_pretrained(release, sae_id, device=device))
+        return _frozen(lens.SAE.from_pretrained(release, sae_id, device=device))
     except (OSError, KeyError, ValueError) as error:
         raise ModelLoadError(
             f"no SAE {sae_id!r} of release {release!r}: {error}",
@@ -259,11 +262,11 @@ def _statistics(batches: Batches, d_in: int) -> tuple[float, Tensor, str]:
     return math.sqrt(d_in / variance), mean.float(), digest.hexdigest()[:16]
 
 
-def _trainer(recipe: Mapping[str, Any], b_dec: Tensor, device: str) -> SAETrainer[Any, Any]:
+def _trainer(recipe: Mapping[str, Any], b_dec: Tensor, device: str) -> lens.SAETrainer[Any, Any]:
     steps, batch_size, lr = recipe["n_steps"], recipe["batch_size"], recipe["lr"]
     sae = _training_sae(recipe, device)
     sae.b_dec.data.copy_(b_dec)
-    config = SAETrainerConfig(
+    config = lens.SAETrainerConfig(
         total_training_samples=steps * batch_size,
         train_batch_size_samples=batch_size,
         lr=lr,
@@ -272,13 +275,13 @@ def _trainer(recipe: Mapping[str, Any], b_dec: Tensor, device: str) -> SAETraine
         lr_decay_steps=steps // 4,
         dead_feature_window=max(10, steps // 20),
         device=device,
-        logger=LoggingConfig(log_to_wandb=False),
+        logger=lens.LoggingConfig(log_to_wandb=False),
     )
 
-    return SAETrainer(config, sae, iter(()))  # no provider: batches are handed to step() one by one
+    return lens.SAETrainer(config, sae, iter(()))  # no provider: batches are handed to step() one by one
 
 
-def _training_sae(recipe: Mapping[str, Any], device: str) -> TrainingSAE[Any]:
+def _training_sae(recipe: Mapping[str, Any], device: str) -> lens.TrainingSAE[Any]:
     architecture, k, width = recipe["architecture"], recipe["k"], recipe["d_sae"]
     settings: dict[str, Any] = {"d_in": recipe["d_in"], "d_sae": width, "device": device}
     if architecture in ("topk", "batchtopk", "matryoshka"):
@@ -289,7 +292,7 @@ def _training_sae(recipe: Mapping[str, Any], device: str) -> TrainingSAE[Any]:
         settings |= {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": k}
         settings["l0_warm_up_steps"] = recipe["n_steps"] // 10
     name = "matryoshka_batchtopk" if architecture == "matryoshka" else architecture
-    sae_class, config_class = get_sae_training_class(name)
+    sae_class, config_class = lens.get_sae_training_class(name)
     known = config_class.__dataclass_fields__
     for option in recipe["options"]:
         if option not in known:
@@ -302,7 +305,7 @@ def _training_sae(recipe: Mapping[str, Any], device: str) -> TrainingSAE[Any]:
         return sae_class(config_class(**settings | recipe["options"]))
 
 
-def _logged(trainer: SAETrainer[Any, Any], output: Any) -> dict[str, float]:
+def _logged(trainer: lens.SAETrainer[Any, Any], output: Any) -> dict[str, float]:
     loss = float(output.loss.detach())
     if not math.isfinite(loss):
         raise NonFiniteError(
@@ -321,7 +324,7 @@ def _logged(trainer: SAETrainer[Any, Any], output: Any) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _calibrate_threshold(sae: BatchTopKTrainingSAE, batches: Batches, k: int) -> None:
+def _calibrate_threshold(sae: lens.BatchTopKTrainingSAE, batches: Batches, k: int) -> None:
     """Sets the inference threshold to the one at which L0 is k on the data.
 
     sae_lens' running estimate starts at 0 and is far too low after a short training.
@@ -336,25 +339,25 @@ def _calibrate_threshold(sae: BatchTopKTrainingSAE, batches: Batches, k: int) ->
     sae.topk_threshold = between.double().mean()
 
 
-def _inference(trained: TrainingSAE[Any], metadata: Mapping[str, Any]) -> SAE[Any]:
+def _inference(trained: lens.TrainingSAE[Any], metadata: Mapping[str, Any]) -> lens.SAE[Any]:
     # Cloned: sae_lens folds the decoder norms into the very tensors it is given.
     state = {name: value.detach().clone() for name, value in trained.state_dict().items()}
     trained.process_state_dict_for_saving_inference(state)
     config = trained.cfg.get_inference_sae_cfg_dict()
     config["metadata"] = {**config["metadata"], **metadata}
     with torch.random.fork_rng(devices=[]):  # its random initial weights are replaced at once
-        sae: SAE[Any] = SAE.from_dict(config)
+        sae: lens.SAE[Any] = lens.SAE.from_dict(config)
     sae.load_state_dict(state)
-    if not isinstance(trained, TopKTrainingSAE):  # whose state has its norms folded already
+    if not isinstance(trained, lens.TopKTrainingSAE):  # whose state has its norms folded already
         sae.fold_W_dec_norm()
     return _frozen(sae)
 
 
-def _frozen(sae: SAE[Any]) -> SAE[Any]:
+def _frozen(sae: lens.SAE[Any]) -> lens.SAE[Any]:
     return sae.eval().requires_grad_(False)
 
 
-def _save(sae: SAE[Any], metrics: Mapping[str, Any], folder: Path) -> None:
+def _save(sae: lens.SAE[Any], metrics: Mapping[str, Any], folder: Path) -> None:
     """As `sae.save_model` does, with a digest, and metrics.json last: where it stands the SAE is complete."""
     weights = sae.state_dict()
     sae.process_state_dict_for_saving(weights)

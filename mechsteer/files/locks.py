@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from mechsteer.errors import ConfigError, StorageError
+from mechsteer.errors import StorageError
 
 if sys.platform != "win32":
     import fcntl
@@ -28,8 +29,9 @@ _guard = threading.Lock()
 def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold `folder` (made if need be) against other processes and other threads; the same thread may nest.
 
-    The file `.lock` lies in the folder meanwhile. Raises ConfigError, naming the folder and the process that holds
-    it, at once; StorageError where the folder cannot be made or locked. On Windows nothing is locked.
+    The file `.lock` lies in the folder meanwhile; a folder that was made here goes again if nothing came into it.
+    Raises StorageError, naming the folder and the process that holds it, at once, and where the folder cannot be made
+    or locked. On Windows nothing is locked.
     """
     path = Path(folder).resolve()
     with _guard:
@@ -41,12 +43,16 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     if holder is not None:
         yield
         return
+    existed = path.exists()
     try:
         file = _acquire(path, folder)
         try:
             yield
         finally:
             _release(path, file)
+            if not existed:
+                with contextlib.suppress(OSError):  # something is in it
+                    path.rmdir()
     finally:
         with _guard:
             del _held[path]
@@ -57,26 +63,31 @@ def _acquire(path: Path, folder: str | os.PathLike[str]) -> int | None:
     if sys.platform == "win32":
         return None
     try:
-        path.mkdir(parents=True, exist_ok=True)
         while True:
-            file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            path.mkdir(parents=True, exist_ok=True)
+            try:
+                file = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            except FileNotFoundError:
+                continue  # its holder let the folder go between our two steps
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if _is_at(file, path / LOCK):
                     os.ftruncate(file, 0)
-                    os.pwrite(file, str(os.getpid()).encode(), 0)
+                    os.pwrite(file, f"process {os.getpid()} on {socket.gethostname()}".encode(), 0)
                     return file
             except BlockingIOError:
-                holder = os.pread(file, 20, 0).decode("ascii", "replace")
+                holder = os.pread(file, 300, 0).decode("utf-8", "replace")
                 os.close(file)
-                raise _taken(folder, f"process {holder}" if holder else "another process") from None
+                raise _taken(folder, holder or "another process") from None
             except BaseException:
                 os.close(file)
                 raise
             os.close(file)  # its holder removed it between our opening and locking: there is a new one, or none
     except OSError as error:
+        if isinstance(error, StorageError):
+            raise
         raise StorageError(
-            f"cannot lock {folder}: {error.strerror or error}", "give a folder that can be written, on a local disk"
+            f"cannot write in {folder}: {error.strerror or error}", "give a folder that can be written, on a local disk"
         ) from error
 
 
@@ -94,5 +105,5 @@ def _is_at(file: int, path: Path) -> bool:
         return False
 
 
-def _taken(folder: str | os.PathLike[str], by: str) -> ConfigError:
-    return ConfigError(f"{os.fspath(folder)} is in use by {by}", "wait until it has ended, or give another folder")
+def _taken(folder: str | os.PathLike[str], by: str) -> StorageError:
+    return StorageError(f"{os.fspath(folder)} is in use by {by}", "wait until it has ended, or give another folder")

@@ -20,16 +20,18 @@ from mechsteer.files.atomic import write_atomically
 DIGEST = "digest"
 
 
-def write_record(path: str | os.PathLike[str], data: Mapping[str, Any], *, indent: int | None = 1) -> Path:
-    """Write a JSON object with its digest, atomically; returns the path.
+def write_record(path: str | os.PathLike[str], data: Mapping[str, Any], *, indent: int | None = 1) -> str:
+    """Write a JSON object with its digest, atomically; returns the digest.
 
     `data` is plain data, as JSON holds it, under string keys other than "digest"; the order of keys is kept, and
     equal data give equal bytes. Raises StorageError when the disk refuses.
     """
     assert DIGEST not in data
-    text = json.dumps({DIGEST: digest_of(data), **data}, indent=indent, ensure_ascii=False)
+    digest = digest_of(data)
+    text = json.dumps({DIGEST: digest, **data}, indent=indent, ensure_ascii=False)
     # half a surrogate pair has no UTF-8; as a backslash escape it is JSON all the same
-    return write_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
+    write_atomically(path, (text + "\n").encode("utf-8", "backslashreplace"))
+    return digest
 
 
 def read_record(path: str | os.PathLike[str], *, hint: str = "") -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -116,19 +116,23 @@ def tensor_bytes(tensor: Tensor) -> Any:
 
 def tensor_digest(name: str, tensor: Tensor) -> str:
     """Digest (32 hex digits) of one tensor with its name, dtype and shape."""
-    digest = xxhash.xxh3_128()
-    _add(digest, [(name, tensor)])
+    digest = begun_digest(name, tensor.dtype, tensor.shape)
+    digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def begun_digest(name: str, dtype: torch.dtype, shape: Sequence[int]) -> xxhash.xxh3_128:
+    """The digest of a tensor whose bytes are still to come."""
+    return xxhash.xxh3_128(_described(name, dtype, shape))
+
+
+def _described(name: str, dtype: torch.dtype, shape: Sequence[int]) -> bytes:
+    return json.dumps([name, str(dtype), list(shape)]).encode()  # the shape says how many bytes follow
 
 
 def _digest(tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> str:
     digest = xxhash.xxh3_128(canonical(header))
-    _add(digest, sorted(tensors.items()))
-    return digest.hexdigest()
-
-
-def _add(digest: xxhash.xxh3_128, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    for name, tensor in tensors:
-        described = [name, str(tensor.dtype), list(tensor.shape)]
-        digest.update(json.dumps(described).encode())  # the shape says how many bytes follow
+    for name, tensor in sorted(tensors.items()):
+        digest.update(_described(name, tensor.dtype, tensor.shape))
         digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()

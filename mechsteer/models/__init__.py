@@ -7,6 +7,7 @@ from mechsteer.models.backend import Backend, Engine
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.fingerprint import model_fingerprint, require_fingerprint
 from mechsteer.models.load import bundled_models, load_model, tokenize, tokenize_continuation
+from mechsteer.models.load_hooked import has_hooked
 from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
 from mechsteer.models.record import ModelRecord, record_of
 from mechsteer.models.twin import Twin, twin_of
@@ -22,6 +23,7 @@ __all__ = [
     "Twin",
     "backend_of",
     "bundled_models",
+    "has_hooked",
     "load_model",
     "model_fingerprint",
     "record_of",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformer_lens.model_bridge.sources.native import NativeModel
 
 from mechsteer.errors import DataError, UnknownSiteError
 from mechsteer.models.names import Names
@@ -31,11 +32,20 @@ _POINT = {
     **{f"{m}_{end}": f"{path}.hook_{end}" for m, path in _MAP.items() for end in ("in", "out")},
 }
 _NORM = {"q": "ln1", "k": "ln1", "v": "ln1", "gate": "ln2", "up": "ln2"}
+_NATIVE_FLAGS = (  # what a native model's weights do not tell, and a Hugging Face architecture fixes
+    *("normalization_type", "attention_dir", "attn_only", "use_attn_scale", "attn_scale", "rope_scaling"),
+    *("attn_scores_soft_cap", "output_logits_soft_cap"),
+)
 
 
 def is_compatible(model: Any) -> bool:
     """`enable_compatibility_mode` ran: weights are processed, raw logits are shifted."""
     return bool(getattr(model, "compatibility_mode", False))
+
+
+def is_native(model: Any) -> bool:
+    """The bridge is `boot_native`'s: no Hugging Face module in it, no configuration of one, no KV cache."""
+    return isinstance(model.original_model, NativeModel)
 
 
 class BridgeNames(Names):
@@ -64,6 +74,10 @@ class BridgeNames(Names):
 
 class BridgeRunner(BlockRunner):
     """Runs a TransformerBridge."""
+
+    @property
+    def keeps_cache(self) -> bool:
+        return not is_native(self.model)
 
     def watch(self, begin: Begin, end: End) -> Remove:
         def checked(forward: Forward) -> None:
@@ -100,7 +114,7 @@ class BridgeRunner(BlockRunner):
         use_cache: bool,
         last_only: bool = False,
     ) -> tuple[Tensor, object | None]:
-        kwargs: dict[str, Any] = {"use_cache": use_cache}
+        kwargs: dict[str, Any] = {"use_cache": use_cache and self.keeps_cache}
         if cache is not None:
             kwargs["past_key_values"] = cache
         if attention_mask is not None:
@@ -110,9 +124,16 @@ class BridgeRunner(BlockRunner):
     @contextlib.contextmanager
     def finite_gradients(self, attention_mask: Tensor | None) -> Iterator[None]:
         # In compatibility mode a padding query has no key to attend to: all its scores are -inf, and though its NaN
-        # pattern is replaced by 0 in the forward, the softmax's backward multiplies 0 with NaN. Only padding changes.
+        # pattern is replaced by 0 in the forward, the softmax's backward multiplies 0 with NaN. The same in a native
+        # model. Only padding changes.
         removes: list[Remove] = []
-        if is_compatible(self.model) and attention_mask is not None:
+        if is_native(self.model) and attention_mask is not None:
+            attentions = [block.attn.original_component for block in self.model.blocks]
+            removes = [
+                attention.register_forward_pre_hook(_padding_sees_itself, with_kwargs=True).remove
+                for attention in attentions
+            ]
+        elif is_compatible(self.model) and attention_mask is not None:
             names = [f"blocks.{i}.attn.hook_attn_scores" for i in range(self.cfg.n_layers)]
             removes = [self.attach(name, _without_dead_queries) for name in names]
         try:
@@ -126,12 +147,19 @@ class BridgeWeights(Weights):
     """Weights of a TransformerBridge."""
 
     def named_weights(self) -> dict[str, Tensor]:
-        return {clean_name(n): p for n, p in self.model.original_model.named_parameters()}
+        hf, of_unembedding = self.model.original_model, unembedding_bias(self.model)
+        named = {clean_name(n): p for n, p in hf.named_parameters()}
+        # what compatibility mode folds into this bias is a parameter in TransformerLens 3 and a buffer in 4
+        named |= {clean_name(n): b for n, b in hf.named_buffers() if clean_name(n) == of_unembedding}
+        return {name: w for name, w in named.items() if name != of_unembedding or bool(w.any())}
 
     def processing(self) -> dict[str, Any]:
         # the bridge's own configuration does not tell rotary bases apart
-        rope = str(getattr(self.model.original_model.config, "rope_parameters", None))
-        return {"compatibility_mode": is_compatible(self.model), "rope_parameters": rope}
+        rope = str(getattr(getattr(self.model.original_model, "config", None), "rope_parameters", None))
+        flags = {"compatibility_mode": is_compatible(self.model), "rope_parameters": rope}
+        if is_native(self.model):
+            flags |= {name: str(getattr(self.cfg, name, None)) for name in _NATIVE_FLAGS}
+        return flags
 
     def _linear(self, layer: int, name: str) -> nn.Module:
         module = self.model.blocks[layer]
@@ -152,7 +180,8 @@ class BridgeWeights(Weights):
     def norm_scale(self, layer: int, name: str) -> Tensor | None:
         if name not in _NORM or is_compatible(self.model):
             return None
-        return getattr(self.model.blocks[layer], _NORM[name]).original_component.weight
+        norm = getattr(self.model.blocks[layer], _NORM[name]).original_component
+        return getattr(norm, "weight", None)  # a native model may have a norm without one
 
     def set_weight(self, layer: int, name: str, weight: Tensor) -> Remove:
         linear = self._linear(layer, name)
@@ -171,9 +200,10 @@ class BridgeWeights(Weights):
     def _used(self, layer: int, name: str, linear: nn.Module, letter: str, attribute: str) -> tuple[Any, str]:
         """(object, attribute) of the weight or bias that the forward uses."""
         mlp = getattr(self.model.blocks[layer], "mlp", None)
-        if name in ("gate", "up", "down") and getattr(mlp, "_use_processed_weights", False):
-            # in compatibility mode a gated MLP computes with copies of its own
-            return mlp, f"_processed_{letter}_{_MAP[name].removeprefix('mlp.')}"
+        processed = f"_processed_{letter}_{_MAP[name].removeprefix('mlp.')}"
+        if name in ("gate", "up", "down") and getattr(mlp, "_use_processed_weights", False) and hasattr(mlp, processed):
+            # in compatibility mode a gated MLP of TransformerLens 3 computes with copies of its own
+            return mlp, processed
         return linear, attribute
 
 
@@ -187,6 +217,19 @@ def _replace(holder: Any, attribute: str, value: Tensor) -> Remove:
 
 def _without_dead_queries(scores: Tensor) -> Tensor:
     return torch.where(torch.isneginf(scores).all(-1, keepdim=True), 0.0, scores)
+
+
+def _padding_sees_itself(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    mask = kwargs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.ndim != 2:
+        return None
+    hidden = ~mask.bool()[:, None, None, :] & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
+    return args, kwargs | {"attention_mask": hidden}  # [batch 1 query key], True where a query may not look
+
+
+def unembedding_bias(model: Any) -> str:
+    """Name of the unembedding's bias; where it is zeros, booting added it (TransformerLens 3 does, 4 does not)."""
+    return f"{model.unembed.name}.bias"
 
 
 def clean_name(name: str) -> str:

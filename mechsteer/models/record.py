@@ -31,6 +31,7 @@ class ModelRecord:
     lock: threading.RLock = field(default_factory=threading.RLock)
     hooks: tuple[bool, dict[str, Any]] | None = None  # (compatibility mode, hook name -> hook point)
     twin: tuple[Any, dict[str, int]] | None = None  # the plain module, and which parameters it was built from
+    n_block_outputs: int | None = None  # 0: a block returns a tensor; n: a tuple of n, the residual first
     folded: list[Remove] | None = None  # how to take out what is folded in; None: nothing is
     patches: dict[str, Patch] = field(default_factory=dict)
     watchers: list[Any] = field(default_factory=list)  # of forwards, where the class has no hooks for them

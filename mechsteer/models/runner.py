@@ -11,9 +11,10 @@ import abc
 import contextlib
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -43,6 +44,11 @@ class Runner(abc.ABC):
 
     _cache_layers: ClassVar[str] = "layers"  # where a KV cache keeps its layers, and each layer its tensors
     _cache_tensors: ClassVar[tuple[str, str]] = ("keys", "values")
+
+    @property
+    def keeps_cache(self) -> bool:
+        """There is a KV cache: without one a forward always runs whole rows, and `use_cache` changes nothing."""
+        return True
 
     @abc.abstractmethod
     def attach(self, name: str, fn: Hook, *, first: bool = False) -> Remove:
@@ -145,11 +151,17 @@ class BlockRunner(Runner):
         """
         assert n_skipped == 0 or resid is not None
         blocks, n_layers = self.model.blocks, self.cfg.n_layers
-        patches: list[tuple[nn.Module, Callable]] = [(blocks[i], _identity) for i in range(n_skipped - 1)]
+        passed_over = range(n_layers if stop_at is None else stop_at, n_layers)
+        wrap = self._as_block_output() if n_skipped or passed_over else _as_it_is
+
+        def identity(*args: Any, **kwargs: Any) -> Any:
+            return wrap(args[0] if args else kwargs["hidden_states"])
+
+        patches: list[tuple[nn.Module, Callable]] = [(blocks[i], identity) for i in range(n_skipped - 1)]
         if n_skipped:
             post = self.names.hooks[self.names.hook_name(n_skipped - 1, "resid_post")]
-            patches.append((blocks[n_skipped - 1], lambda *args, **kwargs: post(resid)))
-        patches += [(blocks[i], _identity) for i in range(n_layers if stop_at is None else stop_at, n_layers)]
+            patches.append((blocks[n_skipped - 1], lambda *args, **kwargs: wrap(post(resid))))
+        patches += [(blocks[i], identity) for i in passed_over]
         with record_of(self.model).lock:  # until the block ends: patches come off in the order they came
             is_here, end = in_this_context()
             patches += [(blocks[i], _recomputed(blocks[i].forward)) for i in recompute]
@@ -168,13 +180,32 @@ class BlockRunner(Runner):
                     if forward is not None:
                         module.__dict__["forward"] = forward
 
+    def _as_block_output(self) -> Callable[[Tensor], Any]:
+        """Makes of a residual what a block of this model returns: the tensor, or a tuple with it in front.
+
+        Seen once per model in a forward of one token, outside of every context of ours.
+        """
+        record = record_of(self.model)
+        if record.n_block_outputs is None:
+            seen: list[Any] = []
+            handle = self.model.blocks[0].register_forward_hook(lambda module, args, output: seen.append(output))
+            token = torch.zeros(1, 1, dtype=torch.long, device=self.cfg.device)
+            try:
+                with torch.no_grad():
+                    Context().run(self.forward, token, None, None, use_cache=False)
+            finally:
+                handle.remove()
+            record.n_block_outputs = len(seen[-1]) if isinstance(seen[-1], tuple) else 0
+        n_others = record.n_block_outputs - 1
+        return _as_it_is if n_others < 0 else lambda resid: (resid, *[None] * n_others)
+
+
+def _as_it_is(resid: Tensor) -> Tensor:
+    return resid
+
 
 def _only(is_here: Callable[[], bool], forward: Callable, otherwise: Callable) -> Callable:
     return lambda *args, **kwargs: (forward if is_here() else otherwise)(*args, **kwargs)
-
-
-def _identity(*args: Any, **kwargs: Any) -> Tensor:
-    return args[0] if args else kwargs["hidden_states"]
 
 
 def _recomputed(forward: Callable) -> Callable:
@@ -186,8 +217,9 @@ def watch_module(hf: nn.Module, begin: Begin, end: End) -> Remove:
     from_here, leave = in_this_context()
     keeps = [False]
 
-    def before(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        if not from_here():
+    # A hook that its thread removes while torch calls it in another comes without its keyword arguments: not ours.
+    def before(module: nn.Module, args: tuple, kwargs: dict | None = None) -> None:
+        if kwargs is None or not from_here():
             return
         tokens = args[0] if args else kwargs.get("input_ids")
         shaped = tokens if tokens is not None else kwargs["inputs_embeds"]
@@ -206,7 +238,7 @@ def watch_module(hf: nn.Module, begin: Begin, end: End) -> Remove:
             )
         )
 
-    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def after(module: nn.Module, args: tuple, kwargs: dict, output: Any = None) -> None:
         if from_here():
             end(getattr(output, "past_key_values", None) if keeps[0] else None)
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mechsteer.models.backend import Engine
-from mechsteer.models.bridge import BridgeNames, clean_name, is_compatible
+from mechsteer.models.bridge import BridgeNames, clean_name, is_compatible, unembedding_bias
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.names import Names
 from mechsteer.models.protocol import Begin, End, Hook, Remove
@@ -69,7 +69,9 @@ class TwinRunner(Runner):
             new = fn(acts.unflatten(-1, (-1, d_head)))
             return None if new is None else new.flatten(-2)
 
-        def on_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        def on_input(module: nn.Module, args: tuple, kwargs: dict | None = None) -> tuple[tuple, dict] | None:
+            if kwargs is None:  # removed by its thread while torch calls it in another: see watch_module
+                return None
             new = run(args[0] if args else kwargs["hidden_states"])
             if new is None:
                 return None
@@ -132,17 +134,19 @@ class Twin(Engine):
 def twin_of(model: Any) -> Twin | None:
     """The twin of a raw bridge that nobody else has hooked; None where the model itself must run.
 
-    None for HookedTransformer, compatibility mode, weights that the bridge keeps copies of (GPT-NeoX's q, k, v),
+    None for HookedTransformer, compatibility mode, native bridges, weights that the bridge keeps copies of (GPT-NeoX's q, k, v),
     parameters the plain module has no place for (a folded bias), and hooks that others put on the bridge.
     """
     names = backend_of(model).names
-    if not isinstance(names, BridgeNames) or is_compatible(model) or _has_foreign_hooks(model):
+    if not isinstance(names, BridgeNames) or not isinstance(model.original_model, PreTrainedModel):
+        return None
+    if is_compatible(model) or _has_foreign_hooks(model):
         return None
     weights, record = _weights(model.original_model), record_of(model)
     identity = {name: id(p) for name, p in weights.items()}
     with record.lock:
         if record.twin is None or record.twin[1] != identity:
-            hf = _build(model.original_model, weights)
+            hf = _build(model, weights)
             if hf is None:
                 return None
             record.twin = (hf, identity)
@@ -153,7 +157,8 @@ def _weights(hf: nn.Module) -> dict[str, nn.Parameter]:
     return {clean_name(n): p for n, p in hf.named_parameters(remove_duplicate=False)}
 
 
-def _build(wrapped: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
+def _build(model: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
+    wrapped = model.original_model
     config = copy.deepcopy(wrapped.config)
     with torch.device("meta"):
         # "sdpa" is what from_pretrained picks by default; classes without it fall back to eager themselves
@@ -162,7 +167,7 @@ def _build(wrapped: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
     if type(hf) is not type(wrapped):
         return None
     own = dict(hf.named_parameters(remove_duplicate=False))
-    if not set(own) <= set(weights) or not _all_shared(weights, own):
+    if not set(own) <= set(weights) or not _all_shared(weights, own, unembedding_bias(model)):
         return None
     for name in own:
         parent, _, leaf = name.rpartition(".")
@@ -177,12 +182,12 @@ def _build(wrapped: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
     return hf.eval()
 
 
-def _all_shared(weights: dict[str, nn.Parameter], own: dict[str, nn.Parameter]) -> bool:
+def _all_shared(weights: dict[str, nn.Parameter], own: dict[str, nn.Parameter], added_bias: str) -> bool:
     """Every parameter of the bridge is (a view of) one that the twin uses, or a zero bias that booting added."""
     shared = {weights[name].untyped_storage().data_ptr() for name in own}
     for name, p in weights.items():
-        is_added_bias = name.endswith("lm_head.bias") and not bool(p.any())
-        if p.untyped_storage().data_ptr() not in shared and not is_added_bias:
+        is_added = name == added_bias and not bool(p.any())
+        if p.untyped_storage().data_ptr() not in shared and not is_added:
             return False
     return True
 

@@ -19,7 +19,7 @@ class Weights(abc.ABC):
 
     @abc.abstractmethod
     def named_weights(self) -> dict[str, Tensor]:
-        """Every parameter by a stable name."""
+        """Every parameter by a stable name, the same under any version of transformer_lens."""
 
     @abc.abstractmethod
     def processing(self) -> dict[str, Any]:
@@ -46,7 +46,12 @@ class Weights(abc.ABC):
         """Replace the bias [d_out] of a map; what is returned puts the former one back, the very same tensor or none."""
 
     def normalize(self, resid: Tensor) -> Tensor:
-        """The norm in front of the maps without its scale: h / rms(h), or (h − mean) / std for a LayerNorm model."""
+        """The norm in front of the maps without its scale: h / rms(h), or (h − mean) / std for a LayerNorm model.
+
+        A model without norms leaves h as it is.
+        """
+        if self.cfg.normalization_type is None:
+            return resid
         if str(self.cfg.normalization_type).startswith("LN"):
             resid = resid - resid.mean(-1, keepdim=True)
         return resid * torch.rsqrt(resid.pow(2).mean(-1, keepdim=True) + self.cfg.eps)

@@ -41,7 +41,9 @@ class Start:
 
 def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0) -> Start:
     """Run what comes before the first touch, once, without gradients."""
-    backend, start = backend_of(model), Start(n_skipped, n_prefix=n_prefix)
+    backend = backend_of(model)
+    n_prefix = n_prefix if backend.runner.keeps_cache else 0
+    start = Start(n_skipped, n_prefix=n_prefix)
     nowhere = (batch.rows[:0], batch.rows[:0])
     with torch.no_grad(), hints(model, batch.prompt_lengths, batch.rows):
         if n_prefix:

@@ -53,14 +53,14 @@ def decode(
         mask = torch.ones(len(rows), width + how.max_new_tokens, dtype=torch.long, device=device)
         for i, row in enumerate(rows):
             mask[i, : width - len(row)] = 0
-    cache = None
+    cache, use_cache = None, how.use_cache and engine.runner.keeps_cache
     batch = list(range(len(rows)))
     running = [True] * len(rows)
     for step in range(how.max_new_tokens):
         if how.halted():
             return
         seen = None if mask is None else mask[:, : width + step]
-        logits, cache = engine.runner.forward(current, seen, cache, use_cache=how.use_cache, last_only=True)
+        logits, cache = engine.runner.forward(current, seen, cache, use_cache=use_cache, last_only=True)
         chosen = _pick(logits[:, -1], how.temperature, None if uniform is None else uniform[:, step])
         tokens = chosen.tolist()
         slots = [slot for slot, row in enumerate(batch) if running[row]]
@@ -70,7 +70,7 @@ def decode(
         going = [slot for slot in slots if running[batch[slot]]]
         if not going:
             return
-        if how.use_cache and step + 1 < how.max_new_tokens and leaving_pays(len(batch), len(going)):
+        if use_cache and step + 1 < how.max_new_tokens and leaving_pays(len(batch), len(going)):
             index = torch.tensor(going, device=device)
             engine.runner.select_rows(cache, index)
             for session in sessions:
@@ -79,7 +79,7 @@ def decode(
             mask = None if mask is None else mask[index]
             uniform = None if uniform is None else uniform[index]
         column = chosen[:, None]
-        current = column if how.use_cache else torch.cat([current, column], dim=1)
+        current = column if use_cache else torch.cat([current, column], dim=1)
 
 
 def leaving_pays(n_rows: int, n_going: int) -> bool:

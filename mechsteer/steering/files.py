@@ -108,7 +108,7 @@ def _entry(iv: Intervention, number: int) -> SavedEntry:
     names = [name for name, known in ADAPTERS.items() if known is cls]
     if not names:
         raise ConfigError(
-            f"{cls.__name__} is not a registered adapter", f"add it to mechsteer.adapters.ADAPTERS: {list(ADAPTERS)}"
+            f"{cls.__name__} is not a registered adapter", f"mechsteer.adapters.register(name, {cls.__name__}) names it"
         )
     return SavedEntry(
         kind="intervention",

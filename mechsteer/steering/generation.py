@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import Engine, backend_of, tokenize, twin_of
 from mechsteer.results import Result
+from mechsteer.runtime.batches import pad_id
 from mechsteer.runtime.session import Session, hints, open_sessions
 from mechsteer.steering.decoding import Decoding, decode
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
@@ -128,7 +129,7 @@ def generate(
         max_new_tokens=max_new_tokens,
         temperature=temperature,
         stop_tokens=frozenset(default_stop_tokens(model) if stop_tokens is None else stop_tokens),
-        pad=getattr(model.tokenizer, "pad_token_id", None) or 0,
+        pad=pad_id(model),
         use_cache=use_cache,
         halted=_halted(stop),
     )

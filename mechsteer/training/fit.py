@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import model_fingerprint
-from mechsteer.results import Result, plain
+from mechsteer.results import Result, live, plain
 from mechsteer.runtime.reach import touched
 from mechsteer.steering.interventions import Interventions, Steering, flatten
 from mechsteer.training.config import FitConfig
@@ -37,7 +37,7 @@ _DEFAULTS = FitConfig()
 class FitResult(Result):
     """A trained copy of the steering and how it came to be."""
 
-    steering: Steering
+    steering: Steering = live()  # has a file of its own: None in a result that was read
     history: tuple[Epoch, ...]
     best_epoch: int  # whose parameters `steering` has: best on dev (0: untrained was best), or the last without dev
     fingerprint: str  # of the model, the same before and after
@@ -46,10 +46,6 @@ class FitResult(Result):
     config: FitConfig
     learning_rates: tuple[float, ...]  # the highest of each adapter
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form, without the steering, which has a file of its own."""
-        return {k: plain(getattr(self, k)) for k in self.__dataclass_fields__ if k != "steering"}
 
 
 def fit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -15,26 +17,8 @@ CLASSES = ("bridge", "compatibility", "hooked")
 
 
 @pytest.fixture(scope="module")
-def load(tmp_path_factory):
-    made = {}
-
-    def load(family: str, kind: str = "bridge"):
-        if (family, kind) not in made:
-            hf, tok = toys.hf_model(family), toys.tokenizer()
-            if kind == "hooked":
-                folder = tmp_path_factory.mktemp(family)
-                hf.save_pretrained(folder)
-                tok.save_pretrained(folder)
-                made[family, kind] = ms.load_model(folder, backend="hooked")
-            else:
-                model = ms.load_model(hf, tokenizer=tok)
-                if kind == "compatibility":
-                    model.enable_compatibility_mode(disable_warnings=True)
-                    model.requires_grad_(False)
-                made[family, kind] = model
-        return made[family, kind]
-
-    return load
+def load():
+    return functools.cache(toys.load)
 
 
 def run(model, *args, **kwargs):
@@ -205,7 +189,10 @@ def test_twin_and_model_agree(load) -> None:
     assert (auto.engine, own.engine) == ("twin", "model")
     for site in sites:
         torch.testing.assert_close(auto[site].values, own[site].values, atol=5e-5, rtol=1e-5)
-    assert run(load("llama", "hooked"), PROMPTS, sites[:1]).engine == "model"
+
+
+def test_a_hooked_model_runs_itself(load) -> None:
+    assert run(load("llama", "hooked"), PROMPTS, [ms.Site(0)]).engine == "model"
 
 
 @pytest.mark.parametrize("engine", ["auto", "model"])

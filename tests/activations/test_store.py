@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import signal
 import subprocess
@@ -221,25 +220,6 @@ def test_path_that_cannot_be_used(model, tmp_path) -> None:
         save(model, tmp_path / "file")
     with pytest.raises(FileFormatError, match="is no activation store"):
         ms.open_store(tmp_path)
-
-
-def test_damaged_stores_are_refused(model, tmp_path) -> None:
-    folder = save(model, tmp_path / "acts").folder
-    shard = folder / "shard-00001.safetensors"
-    data = shard.read_bytes()
-    shard.write_bytes(data[:-100])
-    with pytest.raises(FileFormatError, match=r"shard-00001\.safetensors cannot be read"):
-        ms.open_store(folder)[SITES[0]].load()
-    shard.unlink()
-    with pytest.raises(FileFormatError, match=r"shard-00001\.safetensors is missing"):
-        ms.open_store(folder)
-    manifest = folder / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 99}))
-    with pytest.raises(FileFormatError, match="version 1"):
-        ms.open_store(folder)
-    manifest.write_text("{")
-    with pytest.raises(FileFormatError, match="is not JSON"):
-        ms.open_store(folder)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc")

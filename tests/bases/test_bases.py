@@ -10,6 +10,7 @@ import torch
 import mechsteer as ms
 from mechsteer.bases import Basis
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError, UnknownSiteError
+from mechsteer.models import has_hooked
 from tests import toys
 from tests.attribution.toy_adapters import ToySAE
 
@@ -24,7 +25,8 @@ def models(tmp_path_factory):
         hf.save_pretrained(folder)
         toys.tokenizer().save_pretrained(folder)
         built[family, "bridge"] = (ms.load_model(hf, tokenizer=toys.tokenizer()), toys.hf_model(family))
-        built[family, "hooked"] = (ms.load_model(folder, backend="hooked"), toys.hf_model(family))
+        if has_hooked():
+            built[family, "hooked"] = (ms.load_model(folder, backend="hooked"), toys.hf_model(family))
     return built
 
 

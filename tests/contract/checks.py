@@ -5,7 +5,9 @@ Each takes a `Case` and a model of either class and raises where the contract is
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -67,7 +69,7 @@ def real(logits, rows):
 
 
 def acts_at(model, site, rows):
-    """The real activation of an unsteered forward."""
+    """The real activation [batch pos d] of an unsteered forward."""
     found, backend = [], backend_of(model)
     site = site.at(model)
     remove = backend.runner.attach(
@@ -76,11 +78,11 @@ def acts_at(model, site, rows):
     with torch.no_grad():
         forward(model, rows)
     remove()
-    return found[0]
+    return found[0].flatten(2)
 
 
 def example(case, model):
-    """(activation that the adapter reads, activation it changes, context), batch padded on the left."""
+    """(what the adapter reads, activation it changes, context as a session gives it), batch padded on the left."""
     tokens, mask = padded(ROWS)
     ctx = Context.whole(
         *tokens.shape,
@@ -89,7 +91,17 @@ def example(case, model):
         tokens=tokens,
         rows=torch.arange(3),
     )
-    return acts_at(model, case.read or case.site, ROWS), acts_at(model, case.site, ROWS), ctx
+    iv = case.at(case.fresh(model))
+    reads = tuple(acts_at(model, site, ROWS) for site in iv.reads)
+    if iv.adapter.summary is not None:
+        summary = iv.adapter.summary.gather(None, reads[0], ctx, model.tokenizer.bos_token_id)
+        ctx = dataclasses.replace(ctx, summary=summary.value)
+    return reads[0] if iv.reads_one else reads, acts_at(model, case.site, ROWS), ctx
+
+
+def every(fn, read):
+    """`fn` of what an adapter reads, which may be several activations."""
+    return tuple(fn(acts) for acts in read) if isinstance(read, tuple) else fn(read)
 
 
 def close(a, b, atol=5e-5):
@@ -215,16 +227,21 @@ def delta_has_the_shape_of_the_activation(case: Case, model) -> None:
 def delta_has_the_dtype_of_the_activation(case: Case, model) -> None:
     read, _, ctx = example(case, model)
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        assert case.perturbed(model).delta(read.to(dtype), None, 1.0, ctx)[0].dtype == dtype
+        assert (
+            case.perturbed(model).delta(every(lambda acts, to=dtype: acts.to(to), read), None, 1.0, ctx)[0].dtype
+            == dtype
+        )
 
 
 @check
 def activations_are_not_written_in_place(case: Case, model) -> None:
     read, _, ctx = example(case, model)
-    before = read.clone()
+    before = every(torch.clone, read)
     with torch.no_grad():
         case.perturbed(model).delta(read, None, 1.0, ctx)
-    assert torch.equal(read, before)
+    assert all(
+        torch.equal(a, b) for a, b in zip(*((x if isinstance(x, tuple) else (x,)) for x in (read, before)), strict=True)
+    )
 
 
 @check
@@ -264,3 +281,102 @@ def saved_and_loaded_is_the_same(case: Case, model) -> None:
         path = ms.save_steering(iv, Path(folder) / "adapter.safetensors", model)
         loaded = ms.load_steering(path, model)
     assert torch.equal(steered(model, loaded, ROWS), steered(model, iv, ROWS))
+
+
+# -- states, readings, folding -------------------------------------------------------------------------------------
+
+
+@check
+def state_can_be_continued_by_some_rows(case: Case, model) -> None:
+    """Rows that stop leave the batch: the others go on as if they had been there to the end."""
+    iv, backend, index = case.at(case.perturbed(model)), backend_of(model), torch.tensor([2, 0])
+    tokens, mask = padded(ROWS)
+    begin = tokens.shape[1] - N_NEW
+    with torch.no_grad(), ms.steer(model, iv) as session:
+        whole = list(steps(model, ROWS, N_NEW))
+        _, cache = backend.runner.forward(tokens[:, :begin], mask[:, :begin], None, use_cache=True)
+        backend.runner.select_rows(cache, index)
+        session.select_rows(index, cache)
+        for i in range(N_NEW):
+            end = begin + i + 1
+            logits, cache = backend.runner.forward(
+                tokens[index, end - 1 : end], mask[index, :end], cache, use_cache=True
+            )
+            close(logits, whole[i + 1][index])
+
+
+@check
+def a_prompts_result_is_reused(case: Case, model) -> None:
+    """`per_prompt`: what ran at the prefill is not run again, and neither prompt nor summary is asked for."""
+    adapter = case.perturbed(model)
+    if not adapter.per_prompt or adapter.stateful:
+        return
+    read, _, ctx = example(case, model)
+    calls = []
+    for module in adapter.modules():
+        if module is not adapter:
+            module.register_forward_hook(lambda *_: calls.append(1))
+    delta, state = adapter.delta(read, None, 1.0, ctx)
+    at_prefill = len(calls)
+    later = dataclasses.replace(ctx, summary=None, is_prefill=False)
+    again, kept = adapter.delta(read, state, 1.0, later)
+    assert len(calls) == at_prefill
+    assert torch.equal(again, delta)
+    assert all(torch.equal(a, b) for a, b in zip(tensors_in(kept), tensors_in(state), strict=True))
+
+
+def tensors_in(state) -> list:
+    return [leaf for leaf in torch.utils._pytree.tree_leaves(state) if isinstance(leaf, torch.Tensor)]
+
+
+def readings(session, rows) -> dict:
+    """name -> values of all real tokens, row after row, of the only intervention of a session."""
+    real_at = torch.cat([ctx.mask for ctx in session.contexts], 1)
+    assert int(real_at.sum()) == sum(map(len, rows))
+    assert all(len(series) == len(session.contexts) for series in session.readings[0].values())
+    return {name: torch.cat(series, 1)[real_at] for name, series in session.readings[0].items()}
+
+
+@check
+def readings_are_the_same_cached_uncached_and_padded(case: Case, model) -> None:
+    iv, lengths = case.at(case.perturbed(model)), [len(p) for p in PROMPTS]
+    alone = []
+    with torch.no_grad():
+        with ms.steer(model, iv, lengths, record=True) as whole:
+            forward(model, ROWS)
+        with ms.steer(model, iv, record=True) as cached:
+            list(steps(model, ROWS, N_NEW))
+        for row, n in zip(ROWS, lengths, strict=True):
+            with ms.steer(model, iv, [n], record=True) as session:
+                forward(model, [row])
+            alone.append(readings(session, [row]))
+        with ms.steer(model, iv, lengths) as silent:
+            forward(model, ROWS)
+    expected = readings(whole, ROWS)
+    assert "delta_norm" in expected
+    assert silent.readings == [{}]
+    assert not any(math.isnan(float(v.sum())) for v in expected.values())
+    for name, values in expected.items():
+        close(readings(cached, ROWS)[name], values)
+        close(torch.cat([one[name] for one in alone]), values)
+
+
+@check
+def folded_equals_hooked(case: Case, model) -> None:
+    """Where it claims a bias or a change of a matrix."""
+    iv = case.at(case.perturbed(model), coeff=0.75)
+    at = iv.at(model)
+    weights = backend_of(model).weights
+    point, _, end = at.site.point.partition("_")
+    matrix = weights.map_weight(at.site.layer, point) if point in ms.models.MAPS and end == "out" else None
+    is_matrix = matrix is not None and iv.adapter.weight_change(1.0, matrix) is not None
+    if iv.adapter.as_bias(1.0) is None and not is_matrix:
+        return
+    before, hooked = forward(model, ROWS), steered(model, iv, ROWS)
+    ms.fold(model, iv)
+    try:
+        folded = forward(model, ROWS)
+    finally:
+        ms.unfold(model)
+    close(real(folded, ROWS).log_softmax(-1), real(hooked, ROWS).log_softmax(-1))
+    assert torch.equal(forward(model, ROWS), before)

@@ -1,7 +1,7 @@
 """The adapters under the contract, and three that live here only, for what the registered ones may not exercise.
 
-A newly registered adapter needs one line in `REGISTERED`: how to make a fresh one for a model, and where it
-reads and writes.
+A registered adapter with a `fresh` is checked as it is, after block 1; one that is made otherwise, or reads and
+writes elsewhere, needs a line in `PLACED`.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import toy_adapters  # noqa: F401  # registers the toys
 from torch import Tensor, nn
 
 import mechsteer as ms
 from mechsteer.adapters import Adapter
+from mechsteer.steering.presets import untrained
 
 BLOCK_1 = ms.Site(1, "resid_post")
 
@@ -25,7 +27,7 @@ class Case:
 
     make: Callable[[Any], Adapter]  # model -> a fresh adapter
     site: ms.Site = BLOCK_1
-    read: ms.Site | None = None
+    read: ms.Site | list[ms.Site] | None = None
     noise: float = 0.5
 
     def fresh(self, model: Any) -> Adapter:
@@ -121,13 +123,40 @@ class Recurrent(WithConfig):
         return (coeff * self.out(torch.stack(states, 1))).to(acts.dtype), state
 
 
-REGISTERED = {
-    "static": Case(lambda model: ms.adapters.Static(torch.zeros(model.cfg.d_model))),
+class ReadsTwo(WithConfig):
+    """c · W (a + b) of the activations at two sites."""
+
+    linear_in_coeff, identity_at_init = True, True
+
+    def __init__(self, d_model: int) -> None:
+        super().__init__(d_model)
+        self.weight = nn.Parameter(torch.zeros(d_model, d_model))
+
+    def delta(self, acts, state, coeff, ctx):
+        first, second = acts
+        return (coeff * (first + second).to(self.weight.dtype) @ self.weight.T).to(first.dtype), None
+
+
+def fresh(name: str, site: ms.Site = BLOCK_1, read: ms.Site | None = None, **more: Any) -> Case:
+    """The registered adapter `name`, made for where it reads and writes."""
+    return Case(lambda model: untrained(model, name, site, read=read).adapter, site=site, read=read, **more)
+
+
+PLACED = {
+    "toy_prompt_mlp": fresh("toy_prompt_mlp", ms.Site(0, "mlp_out")),
+    "toy_low_rank": fresh("toy_low_rank", ms.Site(1, "down_out"), ms.Site(1, "down_in"), noise=0.3),
 }
+REGISTERED = {name: PLACED.get(name) or fresh(name) for name in ms.adapters.ADAPTERS}
 EXAMPLES = {
     "rotation": Case(lambda model: Rotation(model.cfg.d_model), noise=0.1),
     "prompt booster": Case(lambda model: PromptBooster(model.cfg.d_model), site=ms.Site(0, "mlp_out")),
     "recurrent": Case(lambda model: Recurrent(model.cfg.d_model)),
+    "low rank at q": fresh("toy_low_rank", ms.Site(1, "q_out"), ms.Site(1, "q_in"), noise=0.3),
+    "gated, read at heads": fresh("toy_gated_gru", ms.Site(1, "attn_out"), ms.Site(1, "z")),
+    "prompt network, written at heads": fresh("toy_prompt_mlp", ms.Site(1, "z"), ms.Site(0, "resid_post")),
+    "two sites": Case(
+        lambda model: ReadsTwo(model.cfg.d_model), read=[ms.Site(1, "attn_out"), ms.Site(0, "mlp_out")], noise=0.2
+    ),
     "recurrent, read below": Case(lambda model: Recurrent(model.cfg.d_model), read=ms.Site(1, "attn_out")),
 }
 CASES = REGISTERED | EXAMPLES

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import toy_adapters
 import toys
 from contract.checks import CHECKS
 from contract.examples import CASES, REGISTERED, Case, PromptBooster, Recurrent, Rotation, WithConfig
@@ -17,7 +18,7 @@ MODELS = [("llama", "bridge"), ("gpt2", "hooked")]
 
 
 def test_every_registered_adapter_is_checked():
-    assert set(ADAPTERS) <= set(REGISTERED), "add a Case to tests/contract/examples.py"
+    assert {"static", *toy_adapters.KINDS} <= set(REGISTERED) <= set(ADAPTERS)
     for name, case in REGISTERED.items():
         assert type(case.fresh(toys.shared("llama"))) is ADAPTERS[name]
 
@@ -164,6 +165,45 @@ class TagsLeftOut(Vector):
     linear_in_coeff = None
 
 
+class ForgetsItsResult(toy_adapters.PromptMlp):
+    """Runs its network at every token: right, but as often as there are tokens."""
+
+    def __init__(self, d_model):
+        super().__init__(d_model, d_model)
+
+    def delta(self, acts, state, coeff, ctx):
+        boost = self.out(self.body(acts.mean(1)))
+        return super().delta(acts, boost if state is None else self.out(self.body(acts.mean(1))), coeff, ctx)
+
+
+class RowsLast(Recurrent):
+    """Keeps its state [d_hidden batch] and does not say so."""
+
+    def delta(self, acts, state, coeff, ctx):
+        delta, state = super().delta(acts, None if state is None else state.T, coeff, ctx)
+        return delta, state.T
+
+
+class NotesColumns(Vector):
+    """A reading that counts padding."""
+
+    def delta(self, acts, state, coeff, ctx):
+        ctx.note("column", torch.arange(acts.shape[1]).expand_as(ctx.mask))
+        return super().delta(acts, state, coeff, ctx)
+
+
+class ClaimsABias(Vector):
+    """Turns with the activation and says it does not."""
+
+    linear_in_coeff = True
+
+    def delta(self, acts, state, coeff, ctx):
+        return super().delta(acts, state, coeff, ctx)[0] * acts.sign(), None
+
+    def as_bias(self, coeff):
+        return coeff * self.vector
+
+
 FAULTS = {
     PoolsVisiblePositions: "one_pass_is_cached_decoding",
     PoolsPadding: "row_alone_is_row_in_a_padded_batch",
@@ -185,6 +225,10 @@ FAULTS = {
     TagWithoutAState: "state_iff_tagged",
     ForgetsAnArgument: "rebuilt_from_config_and_tensors",
     TagsLeftOut: "tags_are_declared",
+    ForgetsItsResult: "a_prompts_result_is_reused",
+    RowsLast: "state_can_be_continued_by_some_rows",
+    NotesColumns: "readings_are_the_same_cached_uncached_and_padded",
+    ClaimsABias: "folded_equals_hooked",
 }
 
 
@@ -196,7 +240,7 @@ def fault_case(cls):
 @pytest.mark.parametrize(("family", "kind"), MODELS)
 @pytest.mark.parametrize(("fault", "name"), FAULTS.items(), ids=lambda x: getattr(x, "__name__", x))
 def test_planted_faults_are_caught(fault, name, family, kind):
-    with pytest.raises((AssertionError, MechsteerError)):
+    with pytest.raises((AssertionError, MechsteerError, RuntimeError)):
         CHECKS[name](fault_case(fault), toys.shared(family, kind))
 
 

@@ -1,5 +1,6 @@
 from typing import get_args
 
+import extras
 import pytest
 import torch
 
@@ -25,6 +26,7 @@ from mechsteer.features.sae import (
 )
 from mechsteer.files import read_record
 
+pytestmark = extras.needs_sae_lens  # these train; test_sae_reader.py holds what works without
 ARCHITECTURES = get_args(Architecture)
 QUICK = {"d_in": 8, "d_sae": 16, "k": 3, "batch_size": 32, "buffer_size": 128, "progress": False}
 

@@ -14,27 +14,31 @@ DATA = {"b": [1, 2.5, None, True], "a": {"text": 'ü "quoted"\n', "tiny": 5e-324
 
 
 def test_what_is_read_is_what_was_written(tmp_path):
-    path = write_record(tmp_path / "deep" / "r.json", DATA)
+    path = tmp_path / "deep" / "r.json"
+    assert write_record(path, DATA) == digest_of(DATA)
     back = read_record(path)
     assert back == DATA
     assert back is not None
     assert list(back) == list(DATA)  # the order of keys too
     assert type(back["b"][0]) is int
-    assert path.read_bytes() == write_record(tmp_path / "again.json", DATA, indent=1).read_bytes()
+    write_record(tmp_path / "again.json", DATA)
+    assert path.read_bytes() == (tmp_path / "again.json").read_bytes()
     assert "ü" in path.read_text(encoding="utf-8")
     assert read_record(tmp_path / "none.json") is None
     assert read_record(path / "none.json") is None
 
 
 def test_not_a_number_and_half_a_character_come_back(tmp_path):
-    back = read_record(write_record(tmp_path / "r", {"x": math.nan, "y": -math.inf, "half": "\ud83d"}))
+    write_record(tmp_path / "r", {"x": math.nan, "y": -math.inf, "half": "\ud83d"})
+    back = read_record(tmp_path / "r")
     assert back is not None
     assert math.isnan(back["x"])
     assert (back["y"], back["half"]) == (-math.inf, "\ud83d")
 
 
 def test_layout_may_change_and_content_may_not(tmp_path):
-    path = write_record(tmp_path / "r.json", DATA)
+    path = tmp_path / "r.json"
+    write_record(path, DATA)
     loaded = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps(loaded, indent=7), encoding="utf-8")
     assert read_record(path) == DATA

@@ -3,6 +3,7 @@
 import shutil
 import time
 
+import extras
 import pytest
 import torch
 import toys
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 import mechsteer as ms
 from mechsteer.errors import DataError, ModelLoadError
-from mechsteer.models import backend_of, bundled_models, tokenize
+from mechsteer.models import backend_of, bundled_models, has_hooked, tokenize
 
 TOKENS = torch.tensor(toys.prompts(9, 9))
 
@@ -40,7 +41,8 @@ def test_frozen_and_in_eval_mode(family, kind):
         assert torch.equal(model(TOKENS), model(TOKENS))  # no dropout
 
 
-def test_qwen2_and_tied_and_biased_variants(tmp_path):
+@pytest.mark.parametrize("backend", ["bridge", "hooked"])
+def test_qwen2_and_tied_and_biased_variants(tmp_path, backend):
     """Variants of a family the toys do not have: untied and tied heads, ungrouped heads, biases of q, k and v."""
     from_config = {
         "tied": toys.hf_model("qwen3", tie_word_embeddings=True),
@@ -51,10 +53,9 @@ def test_qwen2_and_tied_and_biased_variants(tmp_path):
     for name, hf in from_config.items():
         hf.save_pretrained(tmp_path / name)
         toys.tokenizer().save_pretrained(tmp_path / name)
-        for backend in ("bridge", "hooked"):
-            model = ms.load_model(tmp_path / name, backend=backend)
-            with torch.no_grad():
-                torch.testing.assert_close(model(TOKENS), hf(TOKENS).logits, rtol=0, atol=5e-5, msg=f"{name} {backend}")
+        model = ms.load_model(tmp_path / name, backend=backend)
+        with torch.no_grad():
+            torch.testing.assert_close(model(TOKENS), hf(TOKENS).logits, rtol=0, atol=5e-5, msg=name)
 
 
 @pytest.mark.parametrize("backend", ["bridge", "hooked"])
@@ -138,6 +139,7 @@ def test_broken_folders(tmp_path, backend):
     refused("(?s)(cannot load .*unknown family|family 'mystery')", folder, backend=backend)
 
 
+@extras.needs_hooked
 def test_a_family_that_only_the_bridge_loads(tmp_path):
     folder = shutil.copytree(toys.folder("llama"), tmp_path / "mistral")
     config = (folder / "config.json").read_text().replace('"llama"', '"mistral"').replace("LlamaFor", "MistralFor")
@@ -149,6 +151,13 @@ def test_a_family_that_only_the_bridge_loads(tmp_path):
     refused("does not load rope type 'linear'", folder, backend="hooked")
 
 
+@pytest.mark.skipif(has_hooked(), reason="TransformerLens 3 has a HookedTransformer")
+def test_version_4_has_only_the_bridge():
+    refused(
+        "(?s)needs the HookedTransformer of TransformerLens 3.*use the bridge", toys.folder("llama"), backend="hooked"
+    )
+
+
 def test_a_hub_name_offline_fails_soon():
     start = time.monotonic()
     for name in ("someone/some-model", "gpt-7"):
@@ -156,10 +165,11 @@ def test_a_hub_name_offline_fails_soon():
     assert time.monotonic() - start < 20
 
 
-def test_weights_on_disk_are_not_touched(tmp_path):
+@pytest.mark.parametrize("backend", ["bridge", "hooked"])
+def test_weights_on_disk_are_not_touched(tmp_path, backend):
     folder = shutil.copytree(toys.folder("gpt2"), tmp_path / "gpt2")
     before = load_file(folder / "model.safetensors")
-    model = ms.load_model(folder, backend="hooked")
+    model = ms.load_model(folder, backend=backend)
     with torch.no_grad():
         for weight in backend_of(model).weights.named_weights().values():
             weight.zero_()

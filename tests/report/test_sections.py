@@ -34,6 +34,7 @@ from mechsteer.report.sections import (
     where,
 )
 from mechsteer.results import from_json, to_json
+from mechsteer.runtime.batches import Sample
 from mechsteer.steering.calibration import Strengths
 from mechsteer.tasks import Trace
 from tests import toys
@@ -313,3 +314,19 @@ def test_a_result_is_shown_whatever_was_imported() -> None:
 def test_every_section_that_a_notebook_looks_for_is_there() -> None:
     for file, name in ms._SECTIONS.values():
         assert callable(getattr(__import__(f"mechsteer.report.sections.{file}", fromlist=[name]), name))
+
+
+def test_training_shows_every_term_and_the_epoch_that_is_used(model) -> None:
+    start = ms.Intervention(ms.adapters.Static(torch.zeros(toys.D_MODEL)), SITE, scope=ms.TokenScope.generated())
+    samples = [Sample([256, i, i + 1], [i + 2, 257]) for i in range(6)]
+    objective = ms.training.CrossEntropy(samples[:4], dev=samples[4:], neutral=[[256, 5, 6]])
+    result = ms.training.fit(model, start, objective, ms.training.FitConfig(epochs=2, lr=0.05), progress=False)
+    again = from_json(type(result), to_json(result))
+    assert again == result
+    assert again.steering is None
+    text = written(training.training(result))
+    assert "2 epochs" in text
+    assert f"the parameters of epoch {result.best_epoch} are used" in text
+    for term in ("train loss from undefined to", "dev: loss", "train: cross_entropy", "dev: kl"):
+        assert term in text, term
+    assert "<h2>Training " in notebook(again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import extras
 import pytest
 import torch
 import toys
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, NonFiniteError
+from mechsteer.models import has_hooked
 from mechsteer.runtime.batches import Sample
 from mechsteer.steering.calibration import _bracket, calibrate, calibrate_sign, kl, strengths
 from mechsteer.training import FitConfig, fit
@@ -85,7 +87,7 @@ def models(tmp_path_factory):
     compat.enable_compatibility_mode(disable_warnings=True)
     return {
         "bridge": (ms.load_model(toys.hf_model("qwen3"), tokenizer=toys.tokenizer()), toys.hf_model("qwen3")),
-        "hooked": (ms.load_model(folder, backend="hooked"), toys.hf_model("llama")),
+        "hooked": (ms.load_model(folder, backend="hooked") if has_hooked() else None, toys.hf_model("llama")),
         "compat": (compat.requires_grad_(False), toys.hf_model("gpt2")),
     }
 
@@ -160,6 +162,7 @@ def test_the_smallest_crossing_is_bracketed_where_kl_is_not_monotone():
     assert low[0] < math.pi / 4 <= high[0]
 
 
+@extras.needs_hooked
 def test_strengths_are_norms_and_kl(models):
     model, hf = models["hooked"]
     unused = ms.Intervention(ms.adapters.Static(direction()), ms.Site(0), scope=GENERATED, coeff=0.0)

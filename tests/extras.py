@@ -1,0 +1,16 @@
+"""What this environment has, for tests that need more than every environment has: they skip by name.
+
+A second environment has TransformerLens 4: no HookedTransformer, and no sae-lens, which needs TransformerLens 3.
+A test whose name (parameters included) says "hooked" is skipped there, and so is one that asks `toys` for such a model.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from mechsteer.features import sae_library
+from mechsteer.models import has_hooked
+
+NO_HOOKED = "TransformerLens 4 has no HookedTransformer"
+needs_hooked = pytest.mark.skipif(not has_hooked(), reason=NO_HOOKED)
+needs_sae_lens = pytest.mark.skipif(not sae_library.is_installed(), reason="sae-lens is not installed")
