@@ -147,8 +147,7 @@ def effect(desk: Desk, steering: Steering, site: Site, seen: Contexts, name: str
             steering,
             seen.prompts,
             basis,
-            seen.metric,
-            continuations=seen.continuations,
+            seen.metric,  # it brings its own continuations
             site=site,
             k=tuple(how.k),
             n_random=how.n_random,

@@ -78,7 +78,9 @@ def all_arms(
     arms.append(no_op_arm(chosen))
     if problems.metric == "accuracy":
         arms.append(prompt_arm(problems.careful_prefix(), note="the prompt asks for care"))
-    recorded = problems.prompts("dev", N_RECORDED)
+    recorded = problems.prompts("dev", N_RECORDED)[:N_RECORDED]
+    if not all(train.choice.strengths.raw):
+        return arms  # where nothing is added (untrained was best on dev) no direction has its norm
     if (difference := mean_difference(desk, kept, problems, capture, chosen, recorded)) is not None:
         arms.append(difference)
     arms += random_arms(

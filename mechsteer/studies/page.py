@@ -10,7 +10,7 @@ from typing import Any
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, changed
 from mechsteer.report import Note, Report, Section, Verdict
-from mechsteer.report.sections import arms, features, probe, readings, topology, training, verdicts
+from mechsteer.report.sections import arms, features, probe, readings, training, trajectories, verdicts
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
 from mechsteer.studies.results import (
@@ -105,7 +105,7 @@ def sections(results: StageResults) -> list[Section]:
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
     if results.topology is not None:
-        found += topology.trajectories(results.topology.topology, dropped=results.topology.dropped)
+        found += trajectories.trajectories(results.topology.topology, dropped=results.topology.dropped)
     if (trained := results.train) is not None:
         found += training.adapter(trained.choice, trained.fitted[0] if trained.fitted else None)
     if results.traces is not None:

@@ -115,7 +115,8 @@ class TokenReading(Result):
 
     name: str
     site: str
-    values: tuple[Float[Tensor, " pos"] | Float[Tensor, "pos k"], ...]
+    values: tuple[Tensor, ...]
+    """[pos] per text, or [pos k] of a reading of several numbers"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from mechsteer.adapters import named
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, explicit
@@ -172,6 +174,8 @@ def brief(result: Any) -> Any:
 
 
 def _short(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return plain(value.to_dict("records"))
     if isinstance(value, dict):
         return {key: _short(item) for key, item in value.items() if not _is_long(item)}
     return [_short(item) for item in value if not _is_long(item)] if isinstance(value, list) else value
