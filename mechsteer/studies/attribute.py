@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mechsteer.attribution import (
     Attribution,
@@ -62,7 +63,7 @@ def attribute(
     kept, problems, model = Kept(desk), Problems(desk, traces.metric), desk.model
     steering, how = kept.steering(), desk.settings.attribute
     seen = contexts(desk, kept, problems)
-    site = stream_site(steering)
+    site = stream_site(model, steering)
     result = AttributeResult(site=site or train.site, n_prompts=len(seen.prompts), metric=seen.named)
     if site is None:
         return replace(result, not_read="the adapter does not write into the residual stream")
@@ -120,9 +121,9 @@ def contexts(desk: Desk, kept: Kept, problems: Problems) -> Contexts:
     )
 
 
-def stream_site(steering: Steering) -> Site | None:
+def stream_site(model: Any, steering: Steering) -> Site | None:
     """The last site of the residual stream that the steering writes; None where it writes elsewhere."""
-    sites = [iv.site for iv in steering.flat() if iv.site.point.startswith("resid_")]
+    sites = [iv.site.at(model) for iv in steering.flat() if iv.site.point.startswith("resid_")]
     return max(sites, key=lambda site: site.layer) if sites else None
 
 

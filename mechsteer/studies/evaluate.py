@@ -102,18 +102,19 @@ def mean_difference(
     None where all traces are right or all wrong, and where the steering writes elsewhere than in one residual stream.
     """
     (first, *rest), settings = chosen.flat(), desk.settings
-    if rest or first.site not in capture.sites:
+    site = first.site.at(desk.model)
+    if rest or site not in capture.sites:
         return None
     if problems.metric == "log_odds":
         ends = "mean(positive) − mean(negative)"
         prompts = problems.prompts("train", settings.traces.n_problems)
         pos, neg = (
-            states(desk.model, [p + end for p in prompts], first.site, settings.batch_size).pool("last")
+            states(desk.model, [p + end for p in prompts], site, settings.batch_size).pool("last")
             for end in problems.ends()
         )
     else:
         ends = "mean(right) − mean(wrong)"
-        means = torch.stack([acts.mean(0) for acts in kept.responses(capture, first.site)])
+        means = torch.stack([acts.mean(0) for acts in kept.responses(capture, site)])
         labels = torch.tensor([bool(trace.correct) for trace in kept.traces("train")])
         if labels.all() or not labels.any():
             return None
@@ -121,7 +122,7 @@ def mean_difference(
     (vector,) = delta_vectors(desk.model, chosen, recorded, max_new_tokens=room(desk.model, recorded, 32))
     task = problems.task("dev", settings.traces.n_dev)
     return mean_difference_arm(
-        first.site,
+        site,
         pos,
         neg,
         float(vector.norm()),

@@ -18,8 +18,7 @@ from mechsteer.models import backend_of
 from mechsteer.models.sites import Site
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import SAE, Kept, states
-from mechsteer.studies.results import CaptureResult, ReasonscoreResult, SaeResult, TracesResult, TrainResult
-from mechsteer.studies.traces import middle
+from mechsteer.studies.results import CaptureResult, ReasonscoreResult, SaeResult, SiteResult, TracesResult
 from mechsteer.tokens import token_text
 
 N_FEATURES = 8
@@ -27,15 +26,15 @@ N_SEEN = 32  # contexts kept while reading: samples of one problem share its tex
 MEASURED_ON = {"eval_batches": "traces of dev problems", "training stream": "the traces it was trained on"}
 
 
-def sae(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult | None) -> SaeResult:
+def sae(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResult) -> SaeResult:
     """sae/: an SAE of the residual stream at the adapter's site (or one's own), measured on the traces of other problems."""
     how, kept = desk.settings.sae, Kept(desk)
-    site = middle(capture) if train is None else train.site
-    acts = kept.store[site]
+    at = site.site
+    acts = kept.store[at]
     others = [ids for ids, _ in kept.rows("dev")]
-    unseen = [states(desk.model, others, site, desk.settings.batch_size).flat()] if others else None
+    unseen = [states(desk.model, others, at, desk.settings.batch_size).flat()] if others else None
     if how.path is not None:
-        used: Any = kept.sae(site, how.path)
+        used: Any = kept.sae(at, how.path)
         batches = unseen or (lambda: iter(acts.flat_batches()))
         metrics: dict[str, Any] = evaluate_sae(used, batches)
         evaluated_on = "traces of dev problems" if unseen else "the traces of the study"
@@ -48,7 +47,7 @@ def sae(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainRe
             k=min(how.k, how.d_sae),
             n_tokens=how.n_tokens,
             seed=desk.seed("sae"),
-            metadata={"model_fingerprint": desk.fingerprint, "site": str(site)},
+            metadata={"model_fingerprint": desk.fingerprint, "site": str(at)},
             eval_batches=unseen,
             out=desk.write(SAE),
             checkpoint_every=100,
@@ -58,12 +57,12 @@ def sae(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainRe
         evaluated_on = MEASURED_ON[metrics["evaluated_on"]]
     rows = others or [ids for ids, _ in kept.rows("train")]
     return SaeResult(
-        site=site,
+        site=at,
         quality=SAEQuality(
-            site=str(site),
+            site=str(at),
             l0=metrics["l0"],
             explained_variance=metrics["explained_variance"],
-            loss_recovered=loss_recovered(desk.model, used, site, rows),
+            loss_recovered=loss_recovered(desk.model, used, at, rows),
             dead_share=metrics["dead_share"],
             n_tokens=int(metrics["n_tokens"]),
             evaluated_on=evaluated_on,
@@ -105,7 +104,6 @@ def reasonscore(
     desk: Desk,
     traces: TracesResult,
     capture: CaptureResult,
-    train: TrainResult | None,
     sae: SaeResult,
 ) -> ReasonscoreResult:
     """ReasonScore of every feature, the top ones in context; dropped, with the reason, where no word occurs."""

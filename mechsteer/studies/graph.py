@@ -46,25 +46,30 @@ STAGES: dict[str, Declaration] = {
         writes=("adapter.safetensors", "adapter-seeds"),
         steers=True,
     ),
+    "site": Declaration(
+        about="where SAE, probe and topology read: behind the adapter, or in the middle",
+        reads=("traces", "capture", "train"),
+        keys=(),
+    ),
     "sae": Declaration(
         about="train a sparse autoencoder at the adapter's site",
-        reads=("traces", "capture", "train"),
+        reads=("traces", "capture", "site"),
         keys=("seed", "batch_size", "sae"),
         writes=("sae",),
     ),
     "reasonscore": Declaration(
         about="score SAE features of reasoning, with contexts",
-        reads=("traces", "capture", "train", "sae"),
+        reads=("traces", "capture", "sae"),
         keys=("vocabulary", "sae.path"),
     ),
     "probe": Declaration(
         about="probe right against wrong, beside length, steps and style",
-        reads=("traces", "capture", "train"),
+        reads=("traces", "capture", "site"),
         keys=("seed", "probe"),
     ),
     "topology": Declaration(
         about="persistent entropy of trajectories at matched length",
-        reads=("traces", "capture", "train"),
+        reads=("traces", "capture", "site"),
         keys=("seed", "max_new_tokens", "topology"),
     ),
     "evaluate": Declaration(

@@ -23,7 +23,6 @@ from mechsteer.studies.kept import Kept, states
 from mechsteer.studies.page import where_sections
 from mechsteer.studies.results import ProbeResult, WhereResult
 from mechsteer.studies.run import Run
-from mechsteer.studies.traces import middle
 from mechsteer.tokens import token_text
 
 NEEDS = {"probe": "probe", "feature": "sae", "steered": "where"}  # what is drawn -> the stage that gives it
@@ -37,11 +36,10 @@ def heatmap(run: Run, n: int = 6) -> Path:
     have, where there is no probe, or where nothing is steered.
     """
     how = run.settings.heatmap
-    reads = tuple(dict.fromkeys(("traces", "capture", "train", NEEDS[how.show])))
+    reads = tuple(dict.fromkeys(("traces", "capture", "train", "site", NEEDS[how.show])))
     declared = Declaration(about="a heatmap", reads=reads, keys=("heatmap", "batch_size", "max_new_tokens", "sae.path"))
     desk, results = run.handed(declared, "heatmap")
-    kept, train = Kept(desk), results["train"]
-    site = middle(results["capture"]) if train is None else train.site
+    kept, site = Kept(desk), results["site"].site
     name = how.show if how.show != "feature" else f"f{how.feature}"
     if how.show == "steered":
         page = steered(desk, kept, results["where"])

@@ -14,8 +14,7 @@ from mechsteer.models.sites import Site
 from mechsteer.probes import LinearProbe, evaluate_probe
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept
-from mechsteer.studies.results import CaptureResult, ProbeResult, TopologyResult, TracesResult, TrainResult
-from mechsteer.studies.traces import middle
+from mechsteer.studies.results import CaptureResult, ProbeResult, SiteResult, TopologyResult, TracesResult
 from mechsteer.tasks import Trace
 
 POOLING = "mean over the tokens of each trace, its prompt left out,"
@@ -28,13 +27,12 @@ def judged(kept: Kept, capture: CaptureResult, site: Site) -> tuple[list[Trace],
     return [trace for trace, _ in usable], [acts for _, acts in usable]
 
 
-def probe(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult | None) -> ProbeResult:
+def probe(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResult) -> ProbeResult:
     """Right or wrong from the mean state of what the model wrote, beside length, steps and style alone."""
-    site = middle(capture) if train is None else train.site
     try:
-        return _probe(desk, site, *judged(Kept(desk), capture, site))
+        return _probe(desk, site.site, *judged(Kept(desk), capture, site.site))
     except DataError as error:
-        return ProbeResult(site=site, dropped=error.message)
+        return ProbeResult(site=site.site, dropped=error.message)
 
 
 def _probe(desk: Desk, site: Site, written: Sequence[Trace], acts: Sequence[Tensor]) -> ProbeResult:
@@ -65,19 +63,19 @@ def baselines(written: Sequence[Trace], acts: Sequence[Tensor]) -> dict[str, np.
     return known
 
 
-def topology(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult | None) -> TopologyResult:
+def topology(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResult) -> TopologyResult:
     """Persistent entropy of each trajectory at matched length, and whether it says more than length does."""
-    kept, site = Kept(desk), middle(capture) if train is None else train.site
-    written, acts = judged(kept, capture, site)
+    kept = Kept(desk)
+    written, acts = judged(kept, capture, site.site)
     if not written:
-        written, acts = kept.traces("train"), kept.responses(capture, site)
+        written, acts = kept.traces("train"), kept.responses(capture, site.site)
     try:
         return TopologyResult(
             topology=trajectory_topology(
                 acts,
                 [trace.correct for trace in written],
                 [trace.group for trace in written],
-                site=str(site),
+                site=str(site.site),
                 n_points=desk.settings.topology.n_points,
                 limit=desk.settings.max_new_tokens,
                 seed=desk.seed("topology"),

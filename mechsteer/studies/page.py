@@ -20,6 +20,7 @@ from mechsteer.studies.results import (
     ProbeResult,
     ReasonscoreResult,
     SaeResult,
+    SiteResult,
     TopologyResult,
     TracesResult,
     TrainResult,
@@ -34,6 +35,7 @@ class StageResults:
     traces: TracesResult | None = None
     capture: CaptureResult | None = None
     train: TrainResult | None = None
+    site: SiteResult | None = None
     sae: SaeResult | None = None
     reasonscore: ReasonscoreResult | None = None
     probe: ProbeResult | None = None

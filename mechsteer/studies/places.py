@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mechsteer.errors import ConfigError
 from mechsteer.models.sites import Site
 from mechsteer.runtime.scopes import TokenScope
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, writing
-from mechsteer.steering.presets import untrained
+from mechsteer.steering import presets
+from mechsteer.steering.interventions import Interventions, Steering, writing
 
 BIAS_ONLY = "bias_only"  # a vector behind every block: a place, not a class of adapters
 
@@ -29,10 +31,18 @@ class Place:
         """The residual stream behind the last block that is written to."""
         return behind([write for _, write in self.sites])
 
-    def steering(self, model: Any, kind: str, scope: TokenScope, options: dict[str, Any]) -> Steering:
-        """An untrained adapter of a registered kind at each of the sites."""
-        name = "static" if kind == BIAS_ONLY else kind
-        return Steering([_untrained(model, name, read, write, scope, options) for read, write in self.sites])
+
+def untrained(
+    place: Place, model: Any, kind: str, options: dict[str, Any], scope: TokenScope, *, seed: int
+) -> Steering:
+    """An untrained adapter of a registered kind at each site of a place; what it draws for its start is the seed's."""
+    name, interventions = "static" if kind == BIAS_ONLY else kind, []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for read, write in place.sites:
+            apart = None if read == (write,) else read[0] if len(read) == 1 else read
+            interventions.append(presets.untrained(model, name, write, read=apart, scope=scope, **options))
+    return Steering(interventions)
 
 
 def places(model: Any, kind: str, entries: Sequence[str], layers: Sequence[float]) -> list[Place]:
@@ -56,9 +66,9 @@ def behind(sites: Sequence[Site]) -> Site:
     return Site(max(int(site.layer) for site in sites), "resid_post")
 
 
-def measured(steering: Interventions) -> Site:
-    """`Place.measured` of a steering that is there already, its layers resolved."""
-    return behind([iv.site for iv in writing(steering)])
+def measured(model: Any, steering: Interventions) -> Site:
+    """`Place.measured` of a steering that is there already."""
+    return behind([iv.site.at(model) for iv in writing(steering)])
 
 
 def _parsed(model: Any, entry: str, layer: float) -> tuple[tuple[Site, ...], Site]:
@@ -77,10 +87,3 @@ def _site(model: Any, text: str, entry: str, layer: float) -> Site:
         except ValueError as error:
             raise ConfigError(f"adapter.sites holds {entry!r}", "write point@layer, such as mlp_out@3") from error
     return Site(layer, point).at(model)
-
-
-def _untrained(
-    model: Any, kind: str, read: tuple[Site, ...], write: Site, scope: TokenScope, options: dict[str, Any]
-) -> Intervention:
-    apart = None if read == (write,) else read[0] if len(read) == 1 else read
-    return untrained(model, kind, write, read=apart, scope=scope, **options)

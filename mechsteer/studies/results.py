@@ -64,6 +64,13 @@ class TrainResult(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SiteResult(Result):
+    """Where SAE, probe and topology read."""
+
+    site: Site
+
+
+@dataclass(frozen=True, kw_only=True)
 class SaeResult(Result):
     """The SAE in sae/, or one's own."""
 

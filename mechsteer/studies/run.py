@@ -57,7 +57,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """The result of a stage, and the digest of its file."""
+    """The result of a stage, and a digest of what came out: what stands on it stays while it comes out the same."""
 
     result: Any
     digest: str
@@ -160,7 +160,7 @@ class Run:
                 assert content is not None
                 done[name] = self._read(name, content)
             else:
-                self.say(f"{name} is left out: {why}; {self._command(name)} makes it again")
+                self.say(f"{name} is left out: {why}; `mechsteer {name} out={self.folder}` brings it up to date")
         return {name: stage.result for name, stage in done.items()}
 
     def recorded_fingerprint(self) -> str | None:
@@ -198,7 +198,10 @@ class Run:
         return self._finished[name]
 
     def _read(self, name: str, content: Mapping[str, Any]) -> Finished:
-        return Finished(result=from_plain(self.stages[name].kind, content["result"]), digest=digest_of(content))
+        return Finished(
+            result=from_plain(self.stages[name].kind, content["result"]),
+            digest=digest_of([content["result"], content["files"]]),
+        )
 
     def _make(self, name: str, inputs: Mapping[str, Finished], made_from: Mapping[str, Any]) -> dict[str, Any]:
         began = time.perf_counter()
@@ -323,7 +326,7 @@ def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     ]
     reads = [need for need in {**now["reads"], **then["reads"]} if then["reads"].get(need) != now["reads"].get(need)]
     told = [f"{', '.join(keys)} changed"] if keys else []
-    told += [f"{', '.join(reads)} ran again"] if reads else []
+    told += [f"what {' and '.join(reads)} gave changed"] if reads else []
     return " and ".join(told) or "it is of another version"
 
 

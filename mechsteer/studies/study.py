@@ -13,17 +13,19 @@ from typing import Any
 
 import pandas as pd
 
-from mechsteer.adapters import named
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, explicit
 from mechsteer.errors import ConfigError
 from mechsteer.features import groups_for
+from mechsteer.features.sae import load_sae
 from mechsteer.files import write_atomically
 from mechsteer.results import plain
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.steering.files import load_steering
 from mechsteer.studies import attribute, evaluate, features, measure, traces, train
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.page import StageResults, page, verdict
-from mechsteer.studies.places import BIAS_ONLY
+from mechsteer.studies.places import places, untrained
 from mechsteer.studies.problems import is_ready_made
 from mechsteer.studies.run import CONFIG, Run, Say, Stage, open_run
 
@@ -31,6 +33,7 @@ FUNCTIONS = {
     "traces": traces.traces,
     "capture": traces.capture,
     "train": train.train,
+    "site": traces.site,
     "sae": features.sae,
     "reasonscore": features.reasonscore,
     "probe": measure.probe,
@@ -103,12 +106,15 @@ def complete(run: Run) -> StudyResult:
 
 
 def check(run: Run) -> None:
-    """What is wrong with the settings is said before anything long begins. Raises ConfigError, UnknownSiteError."""
-    how = run.settings.adapter
-    traces.resid_sites(run.model, how.kind, how.sites, run.settings.layers)
-    if how.kind != BIAS_ONLY:
-        named(how.kind)
-    groups_for(run.model.tokenizer, run.settings.vocabulary)
+    """What is wrong with the settings is said before anything long begins: raises what reading them raises."""
+    settings, how, model = run.settings, run.settings.adapter, run.model
+    groups_for(model.tokenizer, settings.vocabulary)
+    if how.path is not None:
+        load_steering(how.path, model)
+    for place in places(model, how.kind, how.sites, settings.layers):
+        untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
+    if settings.sae.path is not None:
+        load_sae(settings.sae.path, fingerprint=run.fingerprint)
 
 
 def stage(run: Run, name: str) -> Any:

@@ -18,7 +18,7 @@ from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import ACTIVATIONS, Kept
 from mechsteer.studies.places import measured, places
 from mechsteer.studies.problems import Problems, Split, is_ready_made, metric_of, room
-from mechsteer.studies.results import CaptureResult, TracesResult
+from mechsteer.studies.results import CaptureResult, SiteResult, TracesResult, TrainResult
 from mechsteer.tasks import Trace, read_solutions, write_traces
 from mechsteer.tokens import continuation_text
 
@@ -127,7 +127,7 @@ def candidate_sites(desk: Desk) -> list[Site]:
     """Where what is measured may be read: behind each place where the adapter may sit; at its own, if it is given."""
     how = desk.settings.adapter
     if how.path is not None:
-        return [measured(load_steering(how.path, desk.model).at(desk.model))]
+        return [measured(desk.model, load_steering(how.path, desk.model))]
     return resid_sites(desk.model, how.kind, how.sites, desk.settings.layers)
 
 
@@ -136,6 +136,6 @@ def resid_sites(model: Any, kind: str, entries: Sequence[str], layers: Sequence[
     return list(dict.fromkeys(place.measured for place in places(model, kind, entries, layers)))
 
 
-def middle(captured: CaptureResult) -> Site:
-    """Where nothing is steered: the middle one of the candidates."""
-    return captured.sites[len(captured.sites) // 2]
+def site(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult | None) -> SiteResult:
+    """Behind the adapter; where nothing is steered, the middle one of the candidates."""
+    return SiteResult(site=capture.sites[len(capture.sites) // 2] if train is None else train.site)

@@ -21,7 +21,7 @@ from mechsteer.steering.interventions import Steering
 from mechsteer.steering.presets import width
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import SEEDS, STEERING, Kept, seed_file, states, whole
-from mechsteer.studies.places import Place, measured, places
+from mechsteer.studies.places import Place, measured, places, untrained
 from mechsteer.studies.problems import Problems, Split
 from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
 from mechsteer.tasks import Trace
@@ -95,13 +95,13 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
 
 def _own(desk: Desk, kept: Kept, problems: Problems, score: Callable[[Any, str], float], path: str) -> TrainResult:
     """One's own steering, as it is."""
-    steering = load_steering(path, desk.model).at(desk.model)
+    steering = load_steering(path, desk.model)
     save_steering(steering, desk.write(STEERING), desk.model, provenance={"from": "a file"})
-    sites = tuple(str(iv.site) for iv in steering.flat())
+    sites = tuple(str(iv.site.at(desk.model)) for iv in steering.flat())
     candidate = Candidate(sites=sites, coeff=steering.coeff, score=score(steering, "dev-own"))
     return TrainResult(
         kind="own",
-        site=measured(steering),
+        site=measured(desk.model, steering),
         choice=SteeringChoice(
             metric=problems.metric,
             tried=(candidate,),
@@ -109,7 +109,7 @@ def _own(desk: Desk, kept: Kept, problems: Problems, score: Callable[[Any, str],
             base_score=score((), "base"),
             n_samples=0,
             strengths=strengths(desk.model, steering, problems.prompts("dev", N_KL)),
-            median_resid_norm=median_norm(desk, kept, measured(steering)),
+            median_resid_norm=median_norm(desk, kept, measured(desk.model, steering)),
         ),
         fitted=(),
         n_neutral=0,
@@ -121,9 +121,7 @@ def _fitted(desk: Desk, kept: Kept, place: Place, scope: TokenScope, material: _
     how = desk.settings.adapter
     layer = place.measured.layer
     seed = desk.seed("adapter", layer) if number == 0 else desk.seed("adapter", layer, number)
-    with torch.random.fork_rng(devices=[]):  # what a kind draws for its start is this seed's, and ours alone
-        torch.manual_seed(seed)
-        start = place.steering(desk.model, how.kind, scope, how.args)
+    start = untrained(place, desk.model, how.kind, how.args, scope, seed=seed)
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
     adapters = [iv.adapter for iv in start.interventions]
     lr = how.lr if how.lr is not None else adapters[0].default_lr

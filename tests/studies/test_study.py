@@ -1,49 +1,29 @@
-"""The whole loop on the bundled model, small: its files, a kill in the middle, free texts, ready-made traces."""
+"""The whole loop on the bundled model, small: its files, a kill in the middle, ready-made traces."""
 
-import contextlib
+import dataclasses
+import inspect
 import json
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import typing
 
-import pandas as pd
 import pytest
 import torch
+from study_toys import SMALL, desk_of, files, prompts_file, stage_result
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.configs.settings import explicit
+from mechsteer.models.sites import Site
 from mechsteer.pocket import problems
-from mechsteer.steering.interventions import Steering
-from mechsteer.studies import explain
-from mechsteer.studies import traces as data
-from mechsteer.studies.evaluate import all_arms
-from mechsteer.studies.graph import STAGES
-from mechsteer.studies.study import opened
-from mechsteer.studies.train import adapter, vector_of
-
-SMALL = [
-    *("traces.n_problems=24", "traces.n_dev=12", "traces.n_samples=3", "adapter.epochs=1", "adapter.coeffs=[1.0]"),
-    *("layers=[0.5]", "evaluate.n_problems=12", "evaluate.n_random=2", "sae.n_tokens=6000", "sae.d_sae=64", "sae.k=8"),
-    *("probe.n_boot=50", "probe.n_splits=3", "attribute.n_prompts=6", "attribute.n_random=2", "attribute.k=[1,4]"),
-    *("topology.n_points=16", "max_new_tokens=120"),
-]
-
-
-def stage_result(folder, name):
-    return json.loads((folder / "stages" / f"{name}.json").read_text())["result"]
-
-
-def files(folder):
-    """Everything but timings and what quotes them."""
-    skip = ("timings.json", "report.html", "report.md", "config.json", "results.json")
-    return {
-        str(p.relative_to(folder)): p.read_bytes()
-        for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name not in skip and "checkpoint" not in str(p) and p.name != "metrics.json"
-    }
+from mechsteer.results import to_plain
+from mechsteer.studies import attribute, traces
+from mechsteer.studies.graph import STAGES, before
+from mechsteer.studies.kept import Kept, whole
+from mechsteer.studies.problems import Problems
+from mechsteer.studies.study import FUNCTIONS, opened
 
 
 @pytest.fixture(scope="module")
@@ -53,20 +33,22 @@ def undisturbed(tmp_path_factory):
     return folder
 
 
-def test_what_a_study_leaves(undisturbed, capsys):
+def test_what_a_study_leaves(undisturbed):
     names = {p.name for p in undisturbed.iterdir()}
     assert {"report.html", "report.md", "results.json", "adapter.safetensors", "config.json", "timings.json"} <= names
+    assert not {".lock", "checkpoints"} & {p.name for p in undisturbed.iterdir() if p.is_file() or list(p.iterdir())}
     results = json.loads((undisturbed / "results.json").read_text())
     assert set(results["stages"]) == set(STAGES)
-    evaluation = results["stages"]["evaluate"]
-    assert evaluation["noop_equals_base"]
-    assert list(evaluation["arms"])[:2] == ["base", "adapter"]
-    train = results["stages"]["train"]
-    assert all(epoch["dev"]["kl"] > 0 for epoch in train["history"][1:])  # something holds the vector back
-    assert results["stages"]["sae"]["metrics"]["evaluated_on"] == "traces of dev problems"
+    evaluation = results["stages"]["evaluate"]["evaluation"]
+    assert evaluation["no_op_equals_base"]
+    assert [arm["name"] for arm in evaluation["arms"]][:2] == ["base", "adapter"]
+    (fitted,) = results["stages"]["train"]["fitted"]
+    assert all(epoch["dev"]["kl"] > 0 for epoch in fitted["history"][1:])  # something holds the vector back
+    assert results["stages"]["sae"]["quality"]["evaluated_on"] == "traces of dev problems"
     assert results["versions"]["torch"].startswith("2.")
     html = (undisturbed / "report.html").read_text()
     assert 'http-equiv="Content-Security-Policy"' in html
+    assert "Where it was steered" in html
     model = ms.load_model("pocket")
     assert ms.load_steering(undisturbed / "adapter.safetensors", model).interventions[0].site.point == "resid_post"
 
@@ -86,55 +68,59 @@ def test_base_arm_is_the_model_that_never_saw_us(undisturbed):
         out = hf.generate(**ids, max_new_tokens=120, do_sample=False)
         text = tokenizer.decode(out[0, ids["input_ids"].shape[1] :], skip_special_tokens=True)
         right.append(ms.pocket.is_correct(problem, text))
-    evaluation = stage_result(undisturbed, "evaluate")
-    assert evaluation["arms"]["base"]["score"] == pytest.approx(sum(right) / 12)
+    base, *_ = stage_result(undisturbed, "evaluate")["evaluation"]["arms"]
+    assert base["score"] == pytest.approx(sum(right) / 12)
 
 
-@contextlib.contextmanager
-def desk_of(folder, name, *overrides):
-    """What a stage of a run is handed."""
-    with opened(explicit(None, [f"out={folder}", *overrides])) as run:
-        yield run.handed(STAGES[name], name)
+def test_stages_take_what_they_declare():
+    assert set(FUNCTIONS) == set(STAGES)
+    for name, declared in STAGES.items():
+        assert list(inspect.signature(FUNCTIONS[name]).parameters) == ["desk", *declared.reads], name
+        hints = typing.get_type_hints(FUNCTIONS[name])
+        for need in declared.reads:
+            gives = typing.get_type_hints(FUNCTIONS[need])["return"]
+            # one that steers is missing where nothing is steered
+            optional = STAGES[need].steers and not declared.steers
+            assert hints[need] == (gives | None if optional else gives), (name, need)
 
 
-def test_controls_are_what_they_are_called(undisturbed):
-    with desk_of(undisturbed, "evaluate") as run:
-        chosen = adapter(run)
-        arms = all_arms(run, chosen)
-    vectors = {name: vector_of(Steering([arm[0]])) for name, arm in arms.items() if isinstance(arm[0], ms.Intervention)}
-    steered = vector_of(chosen) * chosen.flat()[0].coeff
-    assert arms["base"][:2] == ((), "")
-    assert arms["careful prefix"][0] == ()
-    assert arms["careful prefix"][1]
-    assert not vectors["no-op hook"].any()
-    assert {arm[0].coeff for arm in arms.values() if isinstance(arm[0], ms.Intervention)} == {1.0}  # hooks that do run
-    equal = [vectors[name] for name in ("mean difference", "random 1", "random 2")]
-    assert [float(v.norm()) for v in equal] == pytest.approx(3 * [float(steered.norm())])
-    cosines = torch.nn.functional.cosine_similarity
-    for v in equal[1:]:
-        assert abs(float(cosines(v, steered, dim=0))) < 0.5
-    assert abs(float(cosines(equal[1], equal[2], dim=0))) < 0.5
+def test_a_stage_needs_nothing_but_what_it_declares(undisturbed, tmp_path):
+    """Each stage again, in a folder that holds only what the stages it reads have written: the same result."""
+    for name, declared in STAGES.items():
+        bare = tmp_path / name
+        bare.mkdir()
+        for need in declared.reads:
+            for file in STAGES[need].writes:
+                if (undisturbed / file).is_dir():
+                    shutil.copytree(undisturbed / file, bare / file)
+                elif (undisturbed / file).exists():
+                    shutil.copy(undisturbed / file, bare / file)
+        with desk_of(undisturbed, name) as (desk, results):
+            alone = dataclasses.replace(desk, folder=bare, checkpoints=bare / "checkpoints")
+            again = to_plain(FUNCTIONS[name](alone, **results))
+        assert json.dumps(again) == json.dumps(stage_result(undisturbed, name)), name
 
 
 def test_the_effect_sets_right_traces_above_wrong_ones(undisturbed):
-    with desk_of(undisturbed, "attribute") as run:
-        _, targets, metric, _ = explain.contexts(run)
-        verdicts = {tuple(data.whole(run, t)[0][data.whole(run, t)[1] :]): t.correct for t in data.load(run, "dev")}
-    assert {-1.0, 1.0} == set(metric.weights)
-    assert list(metric.weights) == [1.0 if verdicts[tuple(target)] else -1.0 for target in targets]
+    with desk_of(undisturbed, "attribute") as (desk, results):
+        kept = Kept(desk)
+        seen = attribute.contexts(desk, kept, Problems(desk, results["traces"].metric))
+        rows = [(whole(desk.model, trace), trace.correct) for trace in kept.traces("dev")]
+    verdicts = {tuple(ids[n:]): correct for (ids, n), correct in rows}
+    assert {-1.0, 1.0} == set(seen.metric.weights)
+    assert list(seen.metric.weights) == [1.0 if verdicts[tuple(target)] else -1.0 for target in seen.continuations]
 
 
 def test_batches_of_traces_are_drawn_apart(tmp_path):
     small = ["traces.n_problems=1", "traces.n_samples=8", "batch_size=4", "traces.temperature=1.5"]
-    with desk_of(tmp_path, "traces", *small) as run:
-        traces = data.sample(run, "train", 1, 8)
-    texts = [t.text for t in traces]
+    with desk_of(tmp_path, "traces", *small) as (desk, _):
+        texts = [t.text for t in traces.sample(desk, Problems(desk, "accuracy"), "train", 1, 8)]
     assert texts[:4] != texts[4:]  # the same prompt: equal draws would give equal texts
 
 
 def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "mechsteer.cli", "study", f"out={folder}", *SMALL]
+    command = [sys.executable, "-m", "mechsteer", "study", f"out={folder}", *SMALL]
     # kill -9 between two batches of traces, in the capture, after the first arm
     for sign in ("checkpoints/traces-*/*.json", "stages/traces.json", "checkpoints/evaluate-*/*.json"):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -144,103 +130,16 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
         process.send_signal(signal.SIGKILL)
         process.wait()
     assert not (folder / "results.json").exists()
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "mechsteer", "study", f"out={folder}"], check=True, capture_output=True)
     mine, theirs = files(folder), files(undisturbed)
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if mine[name] != theirs[name]] == []
 
 
-def test_commands_read_back_what_is_done(undisturbed, capsys):
-    assert cli.main(["probe", f"out={undisturbed}"]) == 0
-    told = capsys.readouterr()
-    assert json.loads(told.out)["site"] == "resid_post@3"
-    assert "..." not in told.err  # no stage ran
-    assert cli.main(["heatmap", f"out={undisturbed}", "heatmap.show=feature", "heatmap.feature=3"]) == 0
-    assert cli.main(["heatmap", f"out={undisturbed}", "heatmap.text=Lily: she's happy, [ok]"]) == 0
-    assert len({p.name for p in undisturbed.glob("heatmap-*.html")}) == 2
-    assert cli.main(["heatmap", f"out={undisturbed}", "heatmap.show=feature", "heatmap.feature=64"]) == 2
-    assert "give 0 to 63" in capsys.readouterr().err
-    assert cli.main(["report", f"out={undisturbed}"]) == 0
-
-
-def test_an_adapter_or_sae_of_another_model_is_refused(undisturbed, tmp_path, capsys):
-    other = ms.load_model("pocket", backend="hooked")
+def test_an_adapter_of_another_model_is_refused(undisturbed):
+    other = ms.load_model("pocket", dtype=torch.bfloat16)
     with pytest.raises(ms.errors.ModelMismatchError, match="fingerprint"):
         ms.load_steering(undisturbed / "adapter.safetensors", other)
-    out = tmp_path / "run"
-    shutil.copytree(undisturbed, out)
-    assert cli.main(["traces", f"out={out}", "backend=hooked"]) == 0
-    told = capsys.readouterr().err
-    assert "traces runs again: it was made with another model" in told
-    assert "sae is left out: it was made with another model" in told
-
-
-def test_a_lost_part_is_made_again_as_it_was(undisturbed, tmp_path, capsys):
-    out = tmp_path / "run"
-    shutil.copytree(undisturbed, out)
-    for name in ("activations", "sae"):
-        shutil.rmtree(out / name)
-    (out / "adapter.safetensors").unlink()
-    (out / "traces-dev.jsonl").unlink()
-    assert cli.main(["study", f"out={out}"]) == 0
-    told = capsys.readouterr().err
-    for name in ("activations", "sae", "adapter.safetensors", "traces-dev.jsonl"):
-        assert f"{name} is gone" in told
-    assert "evaluate ..." not in told  # all came out as it was
-    mine, theirs = files(out), files(undisturbed)
-    assert [name for name in theirs if mine.get(name) != theirs[name] and "heatmap" not in name] == []
-
-
-def test_a_damaged_adapter_is_named_with_its_stage(undisturbed, tmp_path, capsys):
-    out = tmp_path / "run"
-    shutil.copytree(undisturbed, out)
-    path = out / "adapter.safetensors"
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
-    assert cli.main(["evaluate", f"out={out}"]) == 2
-    told = capsys.readouterr().err
-    assert "adapter.safetensors is not as train wrote it" in told
-    assert f"mechsteer train out={out} --again" in told
-
-
-def test_a_changed_key_reruns_what_it_concerns(undisturbed, tmp_path, capsys):
-    out = tmp_path / "run"
-    shutil.copytree(undisturbed, out)
-    assert cli.main(["study", f"out={out}", "attribute.n_random=3"]) == 0
-    told = capsys.readouterr().err
-    assert "now attribute.n_random=3" in told
-    assert "attribute runs again: attribute.n_random changed" in told
-    assert told.count(" ...\n") == 1
-
-
-def test_a_sweep_names_what_failed_and_goes_on(tmp_path, capsys):
-    out = tmp_path / "sweep"
-    options = [f"out={out}", "traces.n_problems=8", "traces.n_dev=4", "traces.n_samples=2", "max_new_tokens=16"]
-    for ran in (2, 0):  # the second time all is done
-        assert cli.main(["capture", "--multirun", *options, "layers=[0],[99],[1]"]) == 1
-        told = capsys.readouterr()
-        assert told.err.count("capture ...\n") == ran
-    assert "layers=_99_" in told.err
-    table = pd.read_csv(out / "runs.csv")
-    assert list(table["layers"]) == ["[0]", "[99]", "[1]"]
-    assert [status.split(":")[0] for status in table["status"]] == ["done", "failed", "done"]
-    assert "no layer 99" in table["status"][1]
-    assert "runs.html" in told.out
-    assert all((out / folder / "report.html").exists() for folder in table["folder"][[0, 2]])
-
-
-def test_free_texts_are_scored_by_log_odds(tmp_path, capsys):
-    texts = [t for pair in ms.pocket.contrast_pairs("happy", 30, seed=1) for t in pair]
-    data = tmp_path / "texts.json"
-    data.write_text(json.dumps([f"{t} {i}" for i, t in enumerate(texts)]))
-    out = tmp_path / "run"
-    options = [o for o in SMALL if not o.startswith(("max_new", "topology", "adapter.epochs"))]
-    options += ["adapter.epochs=6", "evaluate.n_problems=20"]
-    assert cli.main(["study", f"out={out}", f"data={data}", *options, "max_new_tokens=24", "topology.n_points=8"]) == 0
-    evaluation = stage_result(out, "evaluate")
-    assert evaluation["metric"] == "log_odds"
-    assert evaluation["comparisons"]["adapter − base"]["difference"]["value"] > 0
-    assert evaluation["comparisons"]["no-op hook − base"]["difference"]["value"] == 0
-    assert "no trace has a verified answer" in stage_result(out, "probe")["dropped"]
 
 
 def ready_made(path, n=16):
@@ -265,13 +164,16 @@ def test_ready_made_traces_are_measured_and_not_steered(tmp_path, capsys):
     assert cli.main(["study", f"out={out}", f"data={data}", *SMALL, "topology.n_points=12"]) == 0
     done = {p.stem for p in (out / "stages").iterdir()}
     assert done == {name for name, declared in STAGES.items() if not declared.steers}
-    assert stage_result(out, "probe")["probe"]["auroc"]["value"] > 0.9  # planted
-    capsys.readouterr()
-    assert cli.main(["train", f"out={out}", f"data={data}", *SMALL, "topology.n_points=12"]) == 2
-    assert "nothing to train" in capsys.readouterr().err
+    assert stage_result(out, "probe")["evaluation"]["probe"]["auroc"]["value"] > 0.9  # planted
+    assert "Yes: within problems a probe" in capsys.readouterr().out
+    for command in (["train"], ["heatmap", "heatmap.show=steered"]):
+        assert cli.main([*command, f"out={out}"]) == 2
+    told = capsys.readouterr().err
+    assert "nothing to train" in told
+    assert "nothing is steered in this run" in told
 
 
-def test_one_class_and_no_words_are_said_not_hidden(tmp_path, capsys):
+def test_one_class_and_no_words_are_said_not_hidden(tmp_path):
     data, out = ready_made(tmp_path / "solutions.jsonl"), tmp_path / "run"
     words = tmp_path / "words.yaml"
     words.write_text("never: [zzzz]\n")
@@ -295,4 +197,20 @@ def test_malformed_rows_name_file_and_line(tmp_path, capsys):
     error = capsys.readouterr().err
     assert "solutions.jsonl" in error
     assert "line 4" in error
-    assert not list((tmp_path / "run").glob("traces-*"))
+    assert not list(tmp_path.glob("run/traces-*"))
+
+
+def test_the_order_of_stages_is_that_of_their_needs():
+    seen: set[str] = set()
+    for name, declared in STAGES.items():
+        assert set(declared.reads) <= seen
+        seen.add(name)
+    assert before("probe") == ["traces", "capture", "train", "site"]
+
+
+def test_the_study_from_python(tmp_path):
+    data = prompts_file(tmp_path / "texts.json")
+    with opened({"out": str(tmp_path / "run"), "data": str(data), "layers": [1]}) as run:
+        assert run.result("capture").sites == (Site(1, "resid_post"),)
+    with pytest.raises(ms.errors.ConfigError, match=r"unknown key 'traces\.n_problem'"):
+        ms.study({"traces": {"n_problem": 3}})
