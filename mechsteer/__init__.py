@@ -66,6 +66,7 @@ _SECTIONS = {
     "TrajectoryTopology": ("trajectories", "trajectories"),
     "TopologySummary": ("topology", "summary"),
     "FitResult": ("training", "training"),
+    "Generation": ("generation", "generation"),
     "SteeringChoice": ("training", "adapter"),
     "Strengths": ("strengths", "strengths"),
     "SignChoice": ("strengths", "sign"),

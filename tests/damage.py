@@ -18,6 +18,7 @@ from typing import Any
 
 import mutations
 import torch
+import toy_adapters
 import toys
 
 import mechsteer as ms
@@ -84,7 +85,7 @@ def plain(value: Any) -> Any:
 
 
 def steering(folder: Path) -> Case:
-    """A steering of three interventions, two of which share an adapter."""
+    """Four interventions, two of which share an adapter and one of which reads at two sites."""
     model, path = toys.shared("llama"), folder / "adapter.safetensors"
     shared = ms.adapters.Static(toys.vector(1))
     scope = ms.TokenScope.generated(include_last_prompt=True) - ms.TokenScope.token_ids([3])
@@ -93,6 +94,7 @@ def steering(folder: Path) -> Case:
             ms.Intervention(shared, ms.Site(1, "resid_post"), coeff=0.3),
             ms.Intervention(shared, ms.Site(2, "attn_out"), scope=scope, coeff=-1.7),
             ms.Intervention(ms.adapters.Static(toys.vector(2)), ms.Site(2, "mlp_out"), read=ms.Site(0, "resid_post")),
+            ms.Intervention(toy_adapters.GatedGru(32, 32), ms.Site(2), read=[ms.Site(0), ms.Site(1)]),
         ],
         coeff=0.9,
     )
@@ -100,12 +102,12 @@ def steering(folder: Path) -> Case:
 
     def load() -> Any:
         loaded = ms.load_steering(path, model)
-        adapters = [iv.adapter for iv in loaded.interventions]
+        modules = [iv.adapter for iv in loaded.interventions]
         return plain(
             [
                 loaded.coeff,
-                [adapters.index(adapter) for adapter in adapters],
-                [(type(a).__name__, a.config(), dict(a.state_dict())) for a in adapters],
+                [modules.index(module) for module in modules],
+                [(type(m).__name__, m.config(), dict(m.state_dict())) for m in modules],
                 [(iv.site, iv.read, iv.scope, iv.coeff) for iv in loaded.interventions],
                 dataclasses.asdict(read_header(path)),
             ]

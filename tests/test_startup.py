@@ -31,7 +31,7 @@ def test_import_is_light() -> None:
 
 
 def test_analysis_needs_no_model_library() -> None:
-    _, loaded = run("import mechsteer as ms; ms.topology, ms.probes, ms.report, ms.evaluation, ms.prompts")
+    _, loaded = run("import mechsteer as ms; ms.topology, ms.probes, ms.report, ms.features, ms.prompts")
     assert "sklearn" in loaded
     assert loaded & {"transformer_lens", "sae_lens", "transformers", "hydra"} == set()
 

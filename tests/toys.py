@@ -157,7 +157,7 @@ def load(family: str, kind: str = "bridge", *, dtype: torch.dtype = torch.float3
     return model
 
 
-def native(*, seed: int = 0, dtype: torch.dtype | None = None, **changes):
+def native(*, seed: int = 0, scale: float = 8.0, dtype: torch.dtype | None = None, **changes):
     """A random bridge of `boot_native`: rotary, gated, RMSNorm, unless `changes` say otherwise."""
     shape = {"d_model": D_MODEL, "n_layers": N_LAYERS, "n_heads": 4, "d_head": 8, "d_mlp": 48, "n_ctx": N_CTX}
     kind = {"act_fn": "silu", "gated_mlp": True, "normalization_type": "RMS", "positional_embedding_type": "rotary"}
@@ -169,7 +169,7 @@ def native(*, seed: int = 0, dtype: torch.dtype | None = None, **changes):
             if "ln" in name or "bias" in name:
                 p.add_(0.3 * torch.randn_like(p))
             else:
-                p.mul_(8.0)
+                p.mul_(scale)
     assert_tiny(model.original_model)
     return load_model(model)
 

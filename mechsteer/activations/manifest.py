@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from mechsteer.activations.files import DTYPES
 from mechsteer.errors import FileFormatError, MechsteerError
 from mechsteer.files import digest_of, read_record, structured, write_record
 from mechsteer.models.sites import Site
@@ -41,7 +42,7 @@ class Manifest:
     processing: dict[str, Any]
     n_layers: int
     sites: list[SavedSite]
-    dtype: Literal["float32", "float16", "bfloat16"]
+    dtype: str  # a key of DTYPES
     prompts: str  # digest of all tokens
     steering: str | None  # digest
     batch_size: int
@@ -104,6 +105,7 @@ def _check(manifest: Manifest, path: Path) -> None:
         and all(0 < length < _MOST for length in manifest.lengths)
         and abs(manifest.pad_id) < _MOST
         and manifest.batch_size > 0
+        and manifest.dtype in DTYPES
         and all(0 <= site.layer < manifest.n_layers for site in manifest.sites)
     )
     try:

@@ -16,7 +16,7 @@ from torch import Tensor
 from mechsteer.adapters import Adapter, Static
 from mechsteer.directions import mean_difference, random_direction
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.models import tokenize_continuation
+from mechsteer.models import tokenize, tokenize_continuation
 from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import make_batches
 from mechsteer.runtime.reach import touched
@@ -74,7 +74,7 @@ def treated_arm(steering: Interventions, name: str = "adapter", note: str = "") 
 
 def no_op_arm(steering: Interventions, name: str = "no-op hook", note: str = "a hook that adds zero") -> Arm:
     """Hooks at the sites and over the scopes of `steering` that add exactly zero: what hooking alone does."""
-    nothing = [Intervention(AddsZero(), iv.site, scope=iv.scope) for iv in flatten(steering)]
+    nothing = [Intervention(AddsZero(), iv.writes, scope=iv.scope) for iv in _writing(steering)]
     return Arm(name=name, steering=nothing[0] if len(nothing) == 1 else Steering(nothing), note=note, role="no_op")
 
 
@@ -134,8 +134,8 @@ def random_arms(
     for i in range(n):
         drawn = generator(i) if generator is not None else torch.Generator().manual_seed(1_000_003 * seed + i)
         directions = [
-            Intervention(Static(random_direction(vector, drawn)), iv.site, scope=iv.scope)
-            for iv, vector in zip(flatten(steering), vectors, strict=True)
+            Intervention(Static(random_direction(vector, drawn)), iv.writes, scope=iv.scope)
+            for iv, vector in zip(_writing(steering), vectors, strict=True)
         ]
         control = directions[0] if len(directions) == 1 else Steering(directions)
         arms.append(Arm(name=name.format(i + 1), steering=control, note=note, role="random"))
@@ -157,10 +157,11 @@ def delta_vectors(
     first axis where that is zero). The tokens are the prompts' and those that the steered model writes itself.
     Raises DataError where an intervention touches no token, or adds nothing.
     """
-    interventions = flatten(steering)
-    out = generate(model, prompts, interventions, max_new_tokens=max_new_tokens, batch_size=batch_size)
+    interventions, rows = _writing(steering), tokenize(model, prompts)
+    most = min(max_new_tokens, model.cfg.n_ctx - max(len(row) for row in rows))
+    out = generate(model, rows, interventions, max_new_tokens=most, batch_size=batch_size)
     pairs = list(zip(out.prompt_tokens, out.tokens, strict=True))
-    rows: list[list[Tensor]] = [[] for _ in interventions]
+    found: list[list[Tensor]] = [[] for _ in interventions]
     for batch in make_batches(model, pairs, batch_size, sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))):
         at = torch.zeros_like(batch.mask)
         at[:, batch.n_prompt - 1] = True  # no logits are looked at; this column is real in every row
@@ -170,10 +171,10 @@ def delta_vectors(
         active = [k for k, iv in enumerate(interventions) if iv.coeff != 0]  # others are not run
         for k, recorded in zip(active, session.recorded, strict=True):
             here = touched([interventions[k]], batch.context())
-            rows[k].append(recorded[-1].flatten(2)[here])
+            found[k].append(recorded[-1].flatten(2)[here])
     return [
         _typical(torch.cat(deltas) if deltas else torch.zeros(0), iv)
-        for deltas, iv in zip(rows, interventions, strict=True)
+        for deltas, iv in zip(found, interventions, strict=True)
     ]
 
 
@@ -181,7 +182,7 @@ def _typical(deltas: Tensor, iv: Intervention) -> Tensor:
     """A vector of the mean norm of `deltas` [n_touched d]."""
     if not len(deltas):
         raise DataError(
-            f"the intervention at {iv.site} touches no token of these prompts",
+            f"the intervention at {iv.writes} touches no token of these prompts",
             "is its coefficient 0, or its scope elsewhere? Pass other prompts or more max_new_tokens",
         )
     if bool((deltas == deltas[:1]).all()):
@@ -192,12 +193,17 @@ def _typical(deltas: Tensor, iv: Intervention) -> Tensor:
             mean = torch.eye(1, deltas.shape[-1], dtype=torch.float64, device=deltas.device)[0]
         vector = (mean * (size / mean.norm())).to(deltas)
     if not bool(vector.norm() > 0):
-        raise DataError(f"the intervention at {iv.site} adds nothing", "train it first: no direction has norm 0")
+        raise DataError(f"the intervention at {iv.writes} adds nothing", "train it first: no direction has norm 0")
     return vector
 
 
+def _writing(steering: Interventions) -> list[Intervention]:
+    """The interventions of a steering, without what only observes."""
+    return [iv for iv in flatten(steering) if isinstance(iv, Intervention)]
+
+
 def _sites(steering: Interventions) -> str:
-    names = list(dict.fromkeys(f"{type(iv.adapter).__name__.lower()} at {iv.site}" for iv in flatten(steering)))
+    names = list(dict.fromkeys(f"{type(iv.adapter).__name__.lower()} at {iv.writes}" for iv in _writing(steering)))
     return ", ".join(names)
 
 

@@ -266,7 +266,8 @@ def _harms(
 ) -> dict[str, Harm]:
     """Arm name -> its harm."""
     forms = {
-        arm.name: text_form(scored[arm.name], None if arm is base else scored[base.name], seed=seed) for arm in arms
+        arm.name: text_form(scored[arm.name], None if arm is base else scored[base.name], n_boot=n_boot, seed=seed)
+        for arm in arms
     }
     if not neutral:
         return {name: Harm(form=form) for name, form in forms.items()}

@@ -83,7 +83,7 @@ def neutral_losses(
     so that scopes over generated tokens apply. Texts are cut to the model's context. Raises DataError for a text
     with no token behind its prompt.
     """
-    rows = [_ids(model, text)[: model.cfg.n_ctx] for text in texts]
+    rows = [_ids(model, text) for text in texts]
     for i, row in enumerate(rows):
         if len(row) <= prompt_tokens:
             raise DataError(f"neutral text {i} has {len(row)} tokens", f"give more than {prompt_tokens}")
@@ -117,7 +117,9 @@ def neutral_loss(
     )
 
 
-def text_form(treated: Scored, base: Scored | None = None, *, ngram: int = NGRAM, seed: int = 0) -> TextForm | None:
+def text_form(
+    treated: Scored, base: Scored | None = None, *, ngram: int = NGRAM, n_boot: int = 10_000, seed: int = 0
+) -> TextForm | None:
     """The form of an arm's texts, and its differences from `base` on the same items; None where it wrote none."""
     if not treated.tokens:
         return None
@@ -127,7 +129,7 @@ def text_form(treated: Scored, base: Scored | None = None, *, ngram: int = NGRAM
         before = _measures(base, ngram)
         groups = np.array(treated.groups)
         differences = {
-            f"{name}_difference": _paired_interval(before[name], after[name], groups, seed) for name in after
+            f"{name}_difference": _paired_interval(before[name], after[name], groups, n_boot, seed) for name in after
         }
     means = {name: _mean(values) for name, values in after.items()}
     return TextForm(n=len(treated.tokens), ngram=ngram, **means, **differences)
@@ -157,14 +159,16 @@ def _measures(scored: Scored, ngram: int) -> dict[str, np.ndarray]:
     }
 
 
-def _paired_interval(before: np.ndarray, after: np.ndarray, groups: np.ndarray, seed: int) -> Interval | None:
+def _paired_interval(
+    before: np.ndarray, after: np.ndarray, groups: np.ndarray, n_boot: int, seed: int
+) -> Interval | None:
     """Mean of after − before over pairs that have both, resampling groups; None where no pair has."""
     both = np.isfinite(before) & np.isfinite(after)
     if not both.any():
         return None
     change, clusters = (after - before)[both], np.unique(groups[both], return_inverse=True)[1]
     size, net = np.bincount(clusters), np.bincount(clusters, change)
-    weights = cluster_weights(len(size), 10_000, np.random.default_rng(seed))
+    weights = cluster_weights(len(size), n_boot, np.random.default_rng(seed))
     return Interval.from_draws(float(change.mean()), (weights @ net) / (weights @ size))
 
 
@@ -174,5 +178,8 @@ def _mean(values: np.ndarray) -> float:
 
 
 def _ids(model: Any, text: str | Sequence[int]) -> list[int]:
-    """Token ids of a text that may be longer than the context."""
-    return model.to_tokens(text, truncate=False)[0].tolist() if isinstance(text, str) else tokenize(model, [text])[0]
+    """Token ids of a text, cut to the model's context."""
+    most = model.cfg.n_ctx
+    if isinstance(text, str):
+        return model.to_tokens(text, truncate=False)[0, :most].tolist()
+    return tokenize(model, [text[:most]])[0]

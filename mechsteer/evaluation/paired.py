@@ -169,7 +169,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
     tested = {key: p for key, p in p_values.items() if not np.isnan(p)}
-    adjusted = multipletests(list(tested.values()), method="holm")[1] if tested else ()
+    # multipletests collects garbage, which takes a while: a family of one is not worth it
+    adjusted = multipletests(list(tested.values()), method="holm")[1] if len(tested) > 1 else tested.values()
     return dict.fromkeys(p_values, np.nan) | {key: float(p) for key, p in zip(tested, adjusted, strict=True)}
 
 

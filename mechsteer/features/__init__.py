@@ -1,6 +1,7 @@
 """SAE features: vocabularies, ReasonScore, contexts; `mechsteer.features.sae` trains and loads the SAEs.
 
-`sae` is imported on its own: it loads sae_lens (an extra), which takes seconds.
+`sae` (sae_lens, an extra) and `recovered` (the model's loss behind an SAE: transformer_lens) are imported on their
+own: what they load takes seconds.
 """
 
 from mechsteer.errors import MechsteerWarning

@@ -124,16 +124,9 @@ class BridgeRunner(BlockRunner):
     @contextlib.contextmanager
     def finite_gradients(self, attention_mask: Tensor | None) -> Iterator[None]:
         # In compatibility mode a padding query has no key to attend to: all its scores are -inf, and though its NaN
-        # pattern is replaced by 0 in the forward, the softmax's backward multiplies 0 with NaN. The same in a native
-        # model. Only padding changes.
+        # pattern is replaced by 0 in the forward, the softmax's backward multiplies 0 with NaN. Only padding changes.
         removes: list[Remove] = []
-        if is_native(self.model) and attention_mask is not None:
-            attentions = [block.attn.original_component for block in self.model.blocks]
-            removes = [
-                attention.register_forward_pre_hook(_padding_sees_itself, with_kwargs=True).remove
-                for attention in attentions
-            ]
-        elif is_compatible(self.model) and attention_mask is not None:
+        if is_compatible(self.model) and attention_mask is not None:
             names = [f"blocks.{i}.attn.hook_attn_scores" for i in range(self.cfg.n_layers)]
             removes = [self.attach(name, _without_dead_queries) for name in names]
         try:
@@ -217,14 +210,6 @@ def _replace(holder: Any, attribute: str, value: Tensor) -> Remove:
 
 def _without_dead_queries(scores: Tensor) -> Tensor:
     return torch.where(torch.isneginf(scores).all(-1, keepdim=True), 0.0, scores)
-
-
-def _padding_sees_itself(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-    mask = kwargs.get("attention_mask")
-    if not isinstance(mask, Tensor) or mask.ndim != 2:
-        return None
-    hidden = ~mask.bool()[:, None, None, :] & ~torch.eye(mask.shape[1], dtype=torch.bool, device=mask.device)
-    return args, kwargs | {"attention_mask": hidden}  # [batch 1 query key], True where a query may not look
 
 
 def unembedding_bias(model: Any) -> str:

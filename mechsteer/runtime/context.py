@@ -23,6 +23,7 @@ class Context:
     positions: Positions  # -1 at padding
     prompt_lengths: Lengths  # in real tokens
     is_prefill: bool  # the forward begins its rows (no filled cache)
+    continues_prompt: bool = False  # it does not begin its rows, but brings more of some prompt
     tokens: Tokens | None = None  # None where embeddings were given instead
     rows: Tensor | None = None  # [batch] index of each row among all prompts of the call
     all_real: bool = False  # there is no padding in this forward
@@ -64,6 +65,11 @@ class Context:
             rows=rows,
             all_real=attention_mask is None or bool(mask.all()),
         )
+
+    @property
+    def holds_prompt(self) -> bool:
+        """Some of its tokens may be a prompt's; False for everything after, as under a cache."""
+        return self.is_prefill or self.continues_prompt
 
     @property
     def is_recorded(self) -> bool:

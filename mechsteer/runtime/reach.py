@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import Batch
 from mechsteer.runtime.context import Context
 from mechsteer.runtime.session import open_sessions
@@ -35,8 +36,14 @@ def n_untouched_blocks(model: Any, interventions: Sequence[Any]) -> int:
 
     A site at resid_post counts as after its block.
     """
-    sites = [site.at(model) for iv in _with_enclosing(model, interventions) for site in (iv.writes, *iv.reads) if site]
+    sites = sites_used(model, interventions)
     return min((int(s.layer) + (s.point == "resid_post") for s in sites), default=model.cfg.n_layers)
+
+
+def sites_used(model: Any, interventions: Sequence[Any]) -> list[Site]:
+    """Every site that these or the enclosing `steer` blocks' read or write, layers as indices of this model."""
+    every = _with_enclosing(model, interventions)
+    return [site.at(model) for iv in every for site in (iv.writes, *iv.reads) if site is not None]
 
 
 def n_untouched_columns(model: Any, interventions: Sequence[Any], batch: Batch) -> int:

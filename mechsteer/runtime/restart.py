@@ -3,7 +3,9 @@
 What lies before the first touch is the same in every step, so it is computed once per batch and kept:
 
 - the residual under the first block that matters: the blocks below are not run again;
-- where positions come before every scope, their keys and values in the blocks above: only the suffix runs.
+- where positions come before every scope, their keys and values in the blocks above, and what they add to prompt
+  summaries: only the suffix runs. A stateful adapter must see every token with the parameters it has in the step,
+  so where there is one no prefix is kept.
 
 And only positions whose logits are asked for are unembedded. Gradients of a step restarted at a layer equal
 the whole step's to the bit; a kept prefix and a smaller unembedding change the shapes of matrix products and
@@ -13,7 +15,7 @@ with them the last bits (about 1e-6).
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -21,7 +23,9 @@ from torch import Tensor
 
 from mechsteer.models import Forward, backend_of
 from mechsteer.runtime.batches import Batch
+from mechsteer.runtime.prefix import collecting_summaries
 from mechsteer.runtime.session import hints, open_sessions
+from mechsteer.runtime.summary import Summaries
 
 
 @dataclass(frozen=True)
@@ -32,15 +36,23 @@ class Start:
     resid: Tensor | None = None  # [batch pos - n_prefix d_model] after the skipped blocks
     n_prefix: int = 0  # columns whose keys and values are kept
     cache: Any = None
+    summaries: Summaries = field(default_factory=dict)  # what the prefix adds to prompt summaries
 
     def n_bytes(self, model: Any) -> int:
         """Memory held."""
-        resid = 0 if self.resid is None else self.resid.untyped_storage().nbytes()
-        return resid + (0 if self.cache is None else backend_of(model).runner.cache_bytes(self.cache))
+        tensors = [t for part in self.summaries.values() for t in (part.total, part.count)]
+        tensors += [] if self.resid is None else [self.resid]
+        return sum(t.untyped_storage().nbytes() for t in tensors) + (
+            0 if self.cache is None else backend_of(model).runner.cache_bytes(self.cache)
+        )
 
 
-def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0) -> Start:
-    """Run what comes before the first touch, once, without gradients."""
+def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0, interventions: Sequence[Any] = ()) -> Start:
+    """Run what comes before the first touch, once, without gradients.
+
+    With a prefix: `interventions` are those whose prompt summaries it is to be part of. They are not applied, and
+    touch nothing in it.
+    """
     backend = backend_of(model)
     n_prefix = n_prefix if backend.runner.keeps_cache else 0
     start = Start(n_skipped, n_prefix=n_prefix)
@@ -48,9 +60,12 @@ def start_from(model: Any, batch: Batch, n_skipped: int, n_prefix: int = 0) -> S
     with torch.no_grad(), hints(model, batch.prompt_lengths, batch.rows):
         if n_prefix:
             mask = None if batch.attention_mask is None else batch.attention_mask[:, :n_prefix]
-            with backend.runner.shortened(unembed_at=nowhere):
+            with (
+                collecting_summaries(backend, interventions) as summaries,
+                backend.runner.shortened(unembed_at=nowhere),
+            ):
                 _, cache = backend.runner.forward(batch.tokens[:, :n_prefix], mask, None, use_cache=True)
-            start = replace(start, cache=cache)
+            start = replace(start, cache=cache, summaries=summaries)
         if n_skipped:
             last = backend.names.hook_name(n_skipped - 1, "resid_post")
             grabbed: list[Tensor] = []
@@ -116,7 +131,7 @@ def _forward(model: Any, batch: Batch, start: Start) -> Tensor:
             keeps_cache=True,
         )
         for session in open_sessions(model):  # they did not see the prefix go by: tell them where the suffix stands
-            session.begin(prefix)
+            session.begin(prefix, summaries=start.summaries)
             session.end(cache)
     return backend.runner.forward(batch.tokens[:, n_prefix:], batch.attention_mask, cache, use_cache=False)[0]
 

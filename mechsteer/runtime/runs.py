@@ -24,8 +24,7 @@ class Run:
     states: list[Any]  # one per intervention or observation
     summaries: list[PartialSummary | None]
     seen: dict[int, Tensor] = field(default_factory=dict)
-    had_whole_prompt: bool = False  # before this forward; both are kept up where somebody asks for a summary
-    has_whole_prompt: bool = True  # after it
+    has_whole_prompt: bool = True  # every row's has come in by the end of this forward
 
     def seen_after(self, watched: frozenset[int]) -> dict[int, Tensor]:
         """`seen` with the tokens of this forward."""
@@ -102,6 +101,7 @@ def continue_run(before: Run, forward: Forward) -> Run:
         positions=positions,
         prompt_lengths=before.ctx.prompt_lengths,
         is_prefill=False,
+        continues_prompt=not before.has_whole_prompt,
         tokens=forward.tokens,
         rows=before.ctx.rows,
         all_real=all_real,

@@ -199,7 +199,7 @@ class Prompt(_Leaf):
     name, prompt_relative = "prompt", True
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        return ctx.is_prefill and ctx.positions < ctx.prompt_lengths[:, None]
+        return ctx.holds_prompt and ctx.positions < ctx.prompt_lengths[:, None]
 
 
 @dataclass(frozen=True, repr=False)
@@ -210,9 +210,9 @@ class Generated(_Leaf):
     include_last_prompt: bool
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        # Under a cache every later forward is generated text: no mask needed.
+        # Under a cache what comes behind the prompt is generated text: no mask needed.
         return (
-            True if not ctx.is_prefill else ctx.positions >= ctx.prompt_lengths[:, None] - int(self.include_last_prompt)
+            ctx.positions >= ctx.prompt_lengths[:, None] - int(self.include_last_prompt) if ctx.holds_prompt else True
         )
 
 
@@ -223,7 +223,7 @@ class LastPrompt(_Leaf):
     name, prompt_relative = "last_prompt", True
 
     def _at(self, ctx: Context) -> bool | Tensor:
-        return ctx.is_prefill and ctx.positions == ctx.prompt_lengths[:, None] - 1
+        return ctx.holds_prompt and ctx.positions == ctx.prompt_lengths[:, None] - 1
 
 
 @dataclass(frozen=True, repr=False)

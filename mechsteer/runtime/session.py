@@ -203,12 +203,11 @@ class Session:
             run = self._continued(forward)
         else:
             run = begin_run(forward, len(self.interventions), given, hinted.rows)
-        if any(self._summaries):
-            run.had_whole_prompt = forward.is_filled and run.has_whole_prompt
-            if not run.had_whole_prompt:  # without given lengths the first forward is all of the prompt
-                run.has_whole_prompt = given is None or bool((run.lengths >= run.ctx.prompt_lengths).all())
-            if summaries is not None:
-                run.summaries = [summaries.get((iv.module, iv.reads[0])) for iv in self.interventions]
+        if run.ctx.holds_prompt:  # without given lengths the first forward is all of the prompt
+            is_all = given is None and not forward.is_filled
+            run.has_whole_prompt = is_all or bool((run.lengths >= run.ctx.prompt_lengths).all())
+        if summaries is not None:
+            run.summaries = [summaries.get((iv.module, iv.reads[0])) for iv in self.interventions]
         self._local.now = _Now(run, {}, forward.cache, forward.is_frozen)
         if not forward.is_filled:
             self._refuse_unknowable(forward, run.ctx, known=given is not None)
@@ -308,10 +307,10 @@ class Session:
             assert run is not None  # the watch runs before every forward
             self.fired[i] += 1
             touched = iv.scope.touched(run.ctx)
-            if touched is False and not always and (spec is None or run.had_whole_prompt):
+            if touched is False and not always and (spec is None or not run.ctx.holds_prompt):
                 return None
             sources = self._sources(i, acts)
-            if spec is not None and not run.had_whole_prompt:
+            if spec is not None and run.ctx.holds_prompt:
                 flat = flatten_heads(sources[0], iv.reads[0], run.ctx)
                 run.summaries[i] = spec.gather(run.summaries[i], flat, run.ctx, self._bos_id)
             ctx = self._context(i, run)

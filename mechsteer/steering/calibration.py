@@ -235,11 +235,12 @@ class _Continuations:
                 "the base model ends all of these prompts at once: there is no continuation to compare on",
                 "pass prompts that it continues",
             )
-        interventions = writing(iv)
-        self.n_skipped = n_untouched_blocks(model, interventions)
-        by_length = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
-        self.batches = make_batches(model, pairs, batch_size, by_length)
-        self.n_prefix = [min(_first_scored(b), n_untouched_columns(model, interventions, b)) for b in self.batches]
+        self.interventions = writing(iv)
+        self.n_skipped = n_untouched_blocks(model, self.interventions)
+        by_prompt = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))
+        self.batches = make_batches(model, pairs, batch_size, by_prompt)
+        untouched = [n_untouched_columns(model, self.interventions, batch) for batch in self.batches]
+        self.n_prefix = [min(_first_scored(b), n) for b, n in zip(self.batches, untouched, strict=True)]
         self.n_positions = sum(len(new) for _, new in pairs)
         self._kept = Kept(2 << 30)
 
@@ -250,7 +251,7 @@ class _Continuations:
             for i, batch in enumerate(self.batches):
                 start = self._start(i)
                 log_base = self._kept.get(("base", i), functools.partial(self._log_probs, batch, start), _n_bytes)
-                with steer(self.model, iv):
+                with steer(self.model, writing(iv)):
                     log_steered = self._log_probs(batch, start)
                 total += float(kl_divergence(log_steered, log_base).sum())
         return max(total / self.n_positions, 0.0) if math.isfinite(total) else math.nan
@@ -282,7 +283,7 @@ class _Continuations:
 
     def _start(self, i: int) -> Start:
         def compute() -> Start:
-            return start_from(self.model, self.batches[i], self.n_skipped, self.n_prefix[i])
+            return start_from(self.model, self.batches[i], self.n_skipped, self.n_prefix[i], self.interventions)
 
         return self._kept.get(("start", i), compute, lambda start: start.n_bytes(self.model))
 

@@ -1,8 +1,8 @@
 """Steering files: safetensors with everything needed to apply them again, bit-equal, to the same model only.
 
 The header holds format version, model fingerprint, sites, scopes, coefficients and each adapter's name and constructor
-arguments, under a digest over it and the tensors (see `mechsteer.files.tensors`). A file names its adapters and never
-imports one; no pickle is read or written.
+arguments, under a digest over it and the tensors (see `mechsteer.files.tensors`). A file names what was
+registered (`mechsteer.adapters.register`) and never imports it; no pickle is read or written.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mechsteer.adapters import ADAPTERS, Adapter
+from mechsteer.adapters import ADAPTERS, Adapter, name_of
 from mechsteer.errors import ConfigError, FileFormatError, MechsteerError, closest
 from mechsteer.files import structured
 from mechsteer.files.tensors import read_tensors, write_tensors
@@ -79,7 +79,7 @@ def save_steering(
 
     `provenance` (JSON-able: data hashes, metrics, licence, ...) is kept in the header. The file appears whole
     or not at all. Raises StorageError when the disk refuses, UnknownSiteError for sites the model lacks, ConfigError
-    for adapters that are not registered and for what JSON cannot hold.
+    for adapters that are not registered, for observations (they stand beside a steering) and for what JSON cannot hold.
     """
     steering = steering if isinstance(steering, Steering) else Steering(flatten(steering))
     tensors: dict[str, Tensor] = {}
@@ -105,18 +105,19 @@ def save_steering(
 def _entry(iv: Intervention, number: int) -> SavedEntry:
     """Of an intervention whose sites are the model's."""
     cls = type(iv.adapter)
-    names = [name for name, known in ADAPTERS.items() if known is cls]
-    if not names:
+    name = name_of(cls)
+    if name is None:
         raise ConfigError(
-            f"{cls.__name__} is not a registered adapter", f"mechsteer.adapters.register(name, {cls.__name__}) names it"
+            f"{cls.__name__} is not registered, and a file names what is",
+            f'mechsteer.adapters.register("{cls.__name__.lower()}", {cls.__name__})',
         )
     return SavedEntry(
         kind="intervention",
-        name=names[0],
+        name=name,
         config=_plain(iv.adapter.config(), f"the configuration of {cls.__name__}"),
         module=number,
         site=SavedSite(**iv.site.to_dict()),
-        reads=[] if iv.read is None else [SavedSite(**read.to_dict()) for read in iv.reads],
+        reads=[] if iv.read is None else [SavedSite(**site.to_dict()) for site in iv.reads],
         scope=iv.scope.to_dict(),
         coeff=iv.coeff,
     )
@@ -139,7 +140,7 @@ def _name(model: Any) -> str:
 
 
 def read_header(path: str | Path) -> SteeringHeader:
-    """The header of a steering file, which is checked as a whole; needs no model and no adapter.
+    """The header of a steering file, which is checked as a whole; needs no model, and nothing registered.
 
     Raises FileFormatError for a missing, truncated, damaged or foreign file and for another version.
     """
@@ -158,18 +159,19 @@ def load_steering(path: str | Path, model: Any) -> Steering:
     adapters: dict[int, Adapter] = {}
     for number, entry in enumerate(header.entries):
         if entry.name not in ADAPTERS:
+            near = closest(entry.name, ADAPTERS)
             raise FileFormatError(
                 f"{path} needs the adapter {entry.name!r}, which nothing has registered",
-                f"import the module that registers it (a file never does); {_known(entry.name)}",
+                "import the module that registers it (a file never does); "
+                + (f"closest are {near}" if near else f"registered are {list(ADAPTERS)}"),
             )
         try:
-            site, scope = Site(entry.site.layer, entry.site.point), TokenScope.from_dict(entry.scope)
-            read = [Site(each.layer, each.point) for each in entry.reads] or None
             adapter = adapters.get(entry.module)
             if adapter is None:
-                adapter = adapters[entry.module] = _adapter(entry, tensors[entry.module]).to(backend_of(model).device)
-            iv = Intervention(adapter, site, read=read, scope=scope, coeff=entry.coeff)
-            interventions.append(iv.at(model))
+                adapter = ADAPTERS[entry.name].blank(entry.config)
+                adapter.load_state_dict(tensors[entry.module], assign=True)
+                adapters[entry.module] = adapter.to(backend_of(model).device)
+            interventions.append(_attached(adapter, entry).at(model))
         except _UNBUILDABLE as error:
             raise FileFormatError(
                 f"{path} holds an intervention (number {number}) that cannot be: {error}", AGAIN
@@ -177,10 +179,11 @@ def load_steering(path: str | Path, model: Any) -> Steering:
     return Steering(interventions, header.coeff)
 
 
-def _adapter(entry: SavedEntry, tensors: dict[str, Tensor]) -> Adapter:
-    adapter = ADAPTERS[entry.name].blank(entry.config)
-    adapter.load_state_dict(tensors, assign=True)
-    return adapter
+def _attached(adapter: Adapter, entry: SavedEntry) -> Intervention:
+    """Raises MechsteerError for sites, scopes and numbers that cannot be."""
+    site = Site(entry.site.layer, entry.site.point)
+    reads = [Site(site.layer, site.point) for site in entry.reads] or None
+    return Intervention(adapter, site, read=reads, scope=TokenScope.from_dict(entry.scope), coeff=entry.coeff)
 
 
 def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]]]:
@@ -198,7 +201,8 @@ def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]
     modules: dict[int, dict[str, Tensor]] = {entry.module: {} for entry in header.entries}
     described: dict[int, tuple[str, dict[str, Any]]] = {}
     for entry in header.entries:
-        if described.setdefault(entry.module, (entry.name, entry.config)) != (entry.name, entry.config):
+        description = (entry.name, entry.config)
+        if described.setdefault(entry.module, description) != description:
             raise FileFormatError(f"{path} describes adapter {entry.module} in two ways", AGAIN)
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
@@ -208,8 +212,3 @@ def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]
     if not math.isfinite(header.coeff):
         raise FileFormatError(f"the coefficient of {path} is {header.coeff}", AGAIN)
     return header, modules
-
-
-def _known(name: str) -> str:
-    near = closest(name, ADAPTERS)
-    return f"closest are {near}" if near else f"registered are {list(ADAPTERS)}"

@@ -15,6 +15,7 @@ from mechsteer.errors import ConfigError
 from mechsteer.models import Forward, backend_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.observers import Observer
+from mechsteer.runtime.reach import flat
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.session import Session, open_sessions
 
@@ -269,11 +270,7 @@ Interventions = Intervention | Observation | Steering | Sequence[Intervention | 
 
 def flatten(interventions: Interventions) -> list[Intervention | Observation]:
     """One flat list in the order of application, coefficients of Steerings multiplied in."""
-    if isinstance(interventions, Steering):
-        return [*interventions.flat()]
-    if isinstance(interventions, (Intervention, Observation)):
-        return [interventions]
-    return [iv for item in interventions for iv in flatten(item)]
+    return flat(interventions)
 
 
 def writing(interventions: Interventions) -> list[Intervention]:

@@ -23,7 +23,7 @@ from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import model_fingerprint
 from mechsteer.results import Result, live, plain
 from mechsteer.runtime.reach import touched
-from mechsteer.steering.interventions import Interventions, Steering, flatten
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten
 from mechsteer.training.config import FitConfig
 from mechsteer.training.loop import Epoch, Loop
 from mechsteer.training.objectives import CrossEntropy, Objective, Tally
@@ -72,19 +72,20 @@ def fit(
     if not isinstance(objective, Objective):
         objective = CrossEntropy(objective)
     trained = copy.deepcopy(steering if isinstance(steering, Steering) else Steering(flatten(steering)))
-    _refuse_untrainable(model, trained)
+    interventions = trained.flat()
+    _refuse_untrainable(model, interventions)
     fingerprint = model_fingerprint(model)
     objective = objective.prepared(model, config)
-    parts = objective.parts(model, trained.flat(), config)
+    parts = objective.parts(model, interventions, config)
     if not parts.train:
         raise ConfigError("the objective has no training data", "give its rows something to train on")
-    _refuse_idle(trained, parts)
+    _refuse_idle(interventions, parts)
     identity = {"fingerprint": fingerprint, "data": parts.data_hash, "objective": plain(objective.identity())}
-    identity["steering"] = _described(model, trained)
-    loop = Loop(trained, config, identity, steps_per_epoch=len(parts.train))
+    identity["steering"] = _described(model, interventions)
+    loop = Loop([iv.adapter for iv in interventions], config, identity, steps_per_epoch=len(parts.train))
     if checkpoint is not None:
         loop.resume(Path(checkpoint))
-    forwards = Forwards(model, trained.flat(), config)
+    forwards = Forwards(model, interventions, config)
     orders = torch.Generator().manual_seed(config.seed + 1)
     for epoch in range(1, config.epochs + 1):
         order = torch.randperm(len(parts.train), generator=orders).tolist()
@@ -148,8 +149,8 @@ def _evaluate(objective: Objective, forwards: Forwards, parts: Parts) -> dict[st
     return total.summary(weights)
 
 
-def _refuse_idle(steering: Steering, parts: Parts) -> None:
-    for iv in steering.flat():
+def _refuse_idle(interventions: Sequence[Intervention], parts: Parts) -> None:
+    for iv in interventions:
         if not any(bool(touched([iv], part.batch.context()).any()) for part in (*parts.train, *parts.neutral)):
             raise ConfigError(
                 f"the intervention at {iv.site} touches no token of the training rows: {iv.scope!r}",
@@ -157,7 +158,7 @@ def _refuse_idle(steering: Steering, parts: Parts) -> None:
             )
 
 
-def _described(model: Any, steering: Steering) -> list[Any]:
+def _described(model: Any, interventions: Sequence[Intervention]) -> list[Any]:
     """What is trained: adapters, their values at the start, where they sit, what they touch."""
     return [
         [
@@ -169,7 +170,7 @@ def _described(model: Any, steering: Steering) -> list[Any]:
             iv.coeff,
             _digest(iv.adapter.state_dict()),
         ]
-        for iv in (iv.at(model) for iv in steering.flat())
+        for iv in (iv.at(model) for iv in interventions)
     ]
 
 
@@ -181,15 +182,15 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _refuse_untrainable(model: Any, steering: Steering) -> None:
+def _refuse_untrainable(model: Any, interventions: Sequence[Intervention]) -> None:
     if any(p.requires_grad for p in model.parameters()):
         raise ConfigError(
             "the model is not frozen: its parameters require gradients",
             "call model.requires_grad_(False), or load it with mechsteer.load_model",
         )
-    if not any(p.requires_grad for p in steering.parameters()):
+    if not any(p.requires_grad for iv in interventions for p in iv.adapter.parameters()):
         raise ConfigError(
             "the steering has no trainable parameters", "pass adapters whose parameters require gradients"
         )
-    if any(iv.coeff == 0 for iv in steering.flat()):
+    if any(iv.coeff == 0 for iv in interventions):
         raise ConfigError("an intervention with coefficient 0 cannot be trained", "train at coeff=1.0 and scale later")

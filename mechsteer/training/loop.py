@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mechsteer.adapters import Static
+from mechsteer.adapters import Adapter
 from mechsteer.errors import ConfigError, NonFiniteError
 from mechsteer.results import Result
-from mechsteer.steering.interventions import Steering
 from mechsteer.training.checkpoint import read_checkpoint, write_checkpoint
 from mechsteer.training.config import FitConfig
 from mechsteer.training.schedules import scheduler_of
@@ -38,11 +37,11 @@ class Loop:
     """
 
     def __init__(
-        self, steering: Steering, config: FitConfig, identity: Mapping[str, Any], *, steps_per_epoch: int
+        self, adapters: Sequence[Adapter], config: FitConfig, identity: Mapping[str, Any], *, steps_per_epoch: int
     ) -> None:
-        unique = list({id(iv.adapter): iv.adapter for iv in steering.interventions}.values())
+        unique = list({id(adapter): adapter for adapter in adapters}.values())
         self.adapters = nn.ModuleList(unique)
-        self.lrs = tuple(_rate(adapter, config.lr) for adapter in unique)
+        self.lrs = tuple(adapter.default_lr if config.lr is None else config.lr for adapter in unique)
         groups, seen = [], set()
         for adapter, lr in zip(unique, self.lrs, strict=True):
             parameters = [p for p in adapter.parameters() if p.requires_grad and id(p) not in seen]
@@ -145,9 +144,3 @@ class Loop:
         self.history = [Epoch(**epoch) for epoch in state["history"]]
         for name in ("best_epoch", "best_loss", "seconds"):
             setattr(self, name, state[name])
-
-
-def _rate(adapter: nn.Module, lr: float | None) -> float:
-    # a vector starts at zero and must reach the residual's size; an MLP need not
-    default = 1e-2 if isinstance(adapter, Static) else 1e-3
-    return float(getattr(adapter, "default_lr", default)) if lr is None else lr

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from mechsteer.runtime.batches import Batch
-from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns
+from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, sites_used
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
-from mechsteer.runtime.session import Session, open_sessions
+from mechsteer.runtime.session import Session
 from mechsteer.shapes import Mask
 from mechsteer.steering.interventions import Intervention, steer
 from mechsteer.training.config import FitConfig
@@ -96,8 +96,7 @@ class Forwards:
         self.keep_prefix = config.restart and not config.recompute_blocks
         self.kept = Kept(config.cache_bytes)
         self._prefixes: dict[Part, int] = {}
-        both = [*interventions, *(iv for session in open_sessions(model) for iv in session.interventions)]
-        used = {site.at(model).layer for iv in both for site in (iv.site, iv.read) if site is not None}
+        used = {site.layer for site in sites_used(model, interventions)}
         # A recomputed block would run its hooks twice, and an adapter's state would see the same tokens twice.
         blocks = range(self.n_skipped, model.cfg.n_layers) if config.recompute_blocks else ()
         self.recompute = [i for i in blocks if i not in used]
@@ -122,7 +121,7 @@ class Forwards:
             return Start()
         return self.kept.get(
             ("start", part),
-            lambda: start_from(self.model, part.batch, self.n_skipped, n_prefix),
+            lambda: start_from(self.model, part.batch, self.n_skipped, n_prefix, part.interventions),
             lambda start: start.n_bytes(self.model),
         )
 

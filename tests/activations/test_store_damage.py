@@ -152,7 +152,7 @@ def test_manifests_that_contradict_themselves_are_refused(folder) -> None:
         ({"labels": []}, "contradict each other"),
         ({"sites": []}, "contradict each other"),
         ({"sites": [{"layer": 0, "point": "resid"}]}, "contradict each other"),
-        ({"dtype": "int8"}, "dtype"),
+        ({"dtype": "int8"}, "contradict each other"),
         ({"more": 1}, "extra fields"),
         ({"drop_bos": not manifest["drop_bos"]}, "of another capture"),
     ]:

@@ -25,6 +25,7 @@ from mechsteer.report import Report, Section
 from mechsteer.report.sections import (
     effect,
     features,
+    generation,
     logits,
     probe,
     readings,
@@ -330,3 +331,18 @@ def test_training_shows_every_term_and_the_epoch_that_is_used(model) -> None:
     for term in ("train loss from undefined to", "dev: loss", "train: cross_entropy", "dev: kl"):
         assert term in text, term
     assert "<h2>Training " in notebook(again)
+
+
+def test_generated_texts_and_what_was_read_at_each_token(model) -> None:
+    iv = ms.Intervention(Linear(), SITE, scope=ms.TokenScope.generated(include_last_prompt=True))
+    out = ms.generate(model, [[256, 7, 8], [256, 9]], iv, max_new_tokens=3, stop_tokens=(), record=True)
+    text = written(generation.generation(out))
+    assert "2 texts, written by the engine" in text
+    assert "| 3 | 3 | no |" in text
+    assert "delta_norm of intervention 0, token by token" in text
+    page = notebook(from_json(type(out), to_json(out)))
+    calls = [json.loads(call) for call in re.findall(r"CircuitsVis\.ColoredTokens, (.*)\);", page)]
+    assert [len(call["tokens"]) for call in calls] == [6, 5]
+    assert calls[1]["tokens"][:2] == ["⟨256⟩", "⟨9⟩"]
+    assert calls[1]["values"][0] in (None, 0.0)  # BOS is not steered
+    assert calls[1]["values"][1] > 0

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import toys
-from torch import Tensor
+from torch import Tensor, nn
 
 import mechsteer as ms
 from mechsteer.runtime.batches import Batch, make_batches
 from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
+from mechsteer.runtime.summary import PromptSummary
 
 KINDS = (
     *(f"bridge-{f}" for f in toys.FAMILIES),
@@ -18,6 +19,7 @@ KINDS = (
     "compat-gpt2",
     *(f"hooked-{f}" for f in toys.FAMILIES),
 )
+GENERATED = ms.TokenScope.generated(include_last_prompt=True)
 ROWS = [([256, 5, 9, 33, 71], [12, 40, 7]), ([256, 81], [3, 99]), ([256, 7, 7, 14], [1, 2, 3, 4])]
 
 
@@ -35,6 +37,30 @@ def whole_step(model, iv, batch: Batch) -> Tensor:
     finite = ms.models.backend_of(model).runner.finite_gradients(batch.mask)
     with ms.steer(model, iv, prompt_lengths=batch.prompt_lengths), finite:
         return model(batch.tokens, attention_mask=batch.mask.long(), **kwargs)
+
+
+class Conditioned(ms.adapters.Adapter):
+    """c · MLP(prompt summary): the same at every token of a row, another one for every prompt."""
+
+    linear_in_coeff, identity_at_init, per_prompt = True, False, True
+
+    def __init__(self, pooling: str = "mean", bos: bool = True) -> None:
+        super().__init__()
+        self.summary = PromptSummary(pooling=pooling, bos=bos)
+        self.first = nn.Parameter(vector(5).outer(vector(6)) / 10)
+        self.second = nn.Parameter(vector(7).outer(vector(8)) / 6)
+
+    def delta(self, acts, state, coeff, ctx):
+        if state is None:
+            state = (ctx.summary @ self.first).tanh() @ self.second
+        return (coeff * state[:, None]).to(acts.dtype).expand_as(acts), state
+
+    def config(self):
+        return {}
+
+    @classmethod
+    def blank(cls, config):  # noqa: ARG003
+        return cls()
 
 
 def gradients(loss: Tensor, iv: ms.Intervention) -> Tensor:
@@ -143,6 +169,77 @@ def test_the_model_is_as_before_also_after_an_exception(model_of, kind):
     assert torch.equal(model(batch.tokens[:1]), before)
 
 
+@pytest.mark.parametrize("kind", ["bridge-llama", "hooked-gpt2", "compat-gpt2"])
+@pytest.mark.parametrize(("pooling", "bos"), [("mean", True), ("mean", False), ("last", True), ("first", True)])
+@pytest.mark.parametrize("first_column", [3, 4])  # some of the prompts' tokens lie behind the prefix, or one of each
+def test_a_prompts_summary_is_kept_with_the_prefix(model_of, kind, pooling, bos, first_column):
+    model = model_of(kind)
+    batch = batch_for(model)
+    at = batch.predicts_target
+    iv = ms.Intervention(Conditioned(pooling, bos), ms.Site(1), scope=GENERATED)
+    assert n_untouched_columns(model, [iv], batch) == batch.n_prompt - 1 == 4
+    start = start_from(model, batch, n_untouched_blocks(model, [iv]), first_column, [iv])
+    whole = whole_step(model, iv, batch)[at].log_softmax(-1)
+    without = whole_step(model, [], batch)[at].log_softmax(-1)
+    assert (whole - without).abs().max() > 0.1
+    probe = vector(9).repeat(10)[: toys.D_VOCAB]
+    for _ in range(2):
+        with ms.steer(model, iv):
+            short = logits_from(model, batch, start, at).log_softmax(-1)
+        torch.testing.assert_close(short, whole, atol=2e-5, rtol=1e-5)
+        for one, other in zip(
+            torch.autograd.grad((short * probe).mean(), list(iv.adapter.parameters()), retain_graph=True),
+            torch.autograd.grad((whole * probe).mean(), list(iv.adapter.parameters()), retain_graph=True),
+            strict=True,
+        ):
+            torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_a_kept_summary_belongs_to_its_adapter_and_its_block(model_of):
+    model = model_of("bridge-llama")
+    batch = batch_for(model)
+    at = batch.predicts_target
+    at[:, batch.n_prompt - 1] = False
+    outer = ms.Intervention(Conditioned(), ms.Site(0), scope=ms.TokenScope.generated())
+    inner = [
+        ms.Intervention(Conditioned("first"), ms.Site(1), scope=ms.TokenScope.generated()),
+        ms.Intervention(Conditioned("last"), ms.Site(1), scope=ms.TokenScope.generated()),
+    ]
+    with ms.steer(model, outer):
+        start = start_from(model, batch, 1, n_untouched_columns(model, inner, batch), inner)
+        assert start.n_prefix == batch.n_prompt
+        with ms.steer(model, inner):
+            short = logits_from(model, batch, start, at)
+        bare = logits_from(model, batch, start, at)
+    torch.testing.assert_close(short, whole_step(model, [outer, *inner], batch)[at], atol=2e-5, rtol=1e-5)
+    torch.testing.assert_close(bare, whole_step(model, outer, batch)[at], atol=2e-5, rtol=1e-5)
+    held = sum(part.total.nbytes + part.count.nbytes for part in start.summaries.values())
+    assert len(start.summaries) == 3
+    assert start.n_bytes(model) > held > 0
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        ms.TokenScope.generated(),
+        GENERATED,
+        ms.TokenScope.last_prompt(),
+        ms.TokenScope.prompt() - ms.TokenScope.until(2),
+        ms.TokenScope.positions([2, 3, 5]),
+    ],
+    ids=repr,
+)
+def test_prompt_tokens_behind_the_prefix_are_still_the_prompts(model_of, scope):
+    model = model_of("bridge-llama")
+    batch = batch_for(model)
+    at = batch.predicts_target
+    iv = ms.Intervention(ms.adapters.Static(vector()), ms.Site(1), scope=scope)
+    start = start_from(model, batch, 1, 2)
+    with ms.steer(model, iv):
+        short = logits_from(model, batch, start, at)
+    torch.testing.assert_close(short, whole_step(model, iv, batch)[at], atol=2e-5, rtol=1e-5)
+
+
 def test_a_kept_prefix_needs_adapters_that_read_nothing_before_their_scope(model_of):
     model = model_of("bridge-llama")
     batch = batch_for(model)
@@ -150,8 +247,16 @@ def test_a_kept_prefix_needs_adapters_that_read_nothing_before_their_scope(model
     class Pooling(ms.adapters.Static):
         per_prompt = True
 
+    class Summarised(Pooling):
+        summary = PromptSummary()
+
+    class Streaming(Summarised):
+        stateful = True
+
     scope = ms.TokenScope.generated()
-    assert n_untouched_columns(model, [ms.Intervention(Pooling(vector()), ms.Site(1), scope=scope)], batch) == 0
+    for kind, n_kept in ((Pooling, 0), (Streaming, 0), (Summarised, batch.n_prompt)):
+        iv = ms.Intervention(kind(vector()), ms.Site(1), scope=scope)
+        assert n_untouched_columns(model, [iv], batch) == n_kept
     static = ms.Intervention(ms.adapters.Static(vector()), ms.Site(1), scope=scope)
     assert n_untouched_columns(model, [static], batch) == batch.n_prompt
     early = ms.Intervention(ms.adapters.Static(vector()), ms.Site(1), scope=ms.TokenScope.from_position(1))

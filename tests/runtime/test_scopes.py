@@ -82,7 +82,7 @@ def ones(scope):
 
 @cases
 @pytest.mark.parametrize("kind", ["bridge", "hooked"])
-@pytest.mark.parametrize("chunks", [(7,), (5, 1, 1), (5, 2)], ids=str)
+@pytest.mark.parametrize("chunks", [(7,), (5, 1, 1), (5, 2), (3, 2, 2), (4, 3)], ids=str)
 def test_cached_decoding_touches_the_same(scope, kind, chunks):
     """What a session tells the scope of each forward adds up to the whole row."""
     model, start, cache = toys.shared("llama", kind), 0, None

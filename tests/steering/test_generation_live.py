@@ -6,12 +6,13 @@ import pytest
 import steering_toys
 import torch
 import toys
-from contract.examples import Recurrent
+from contract.examples import Recurrent, WithConfig
 from steering_toys import varied_stops
 
 import mechsteer as ms
-from mechsteer.adapters import Adapter, Static
+from mechsteer.adapters import Static
 from mechsteer.errors import ConfigError
+from mechsteer.results import from_json, to_json
 from mechsteer.tokens import continuation_text
 
 S = ms.TokenScope
@@ -25,17 +26,17 @@ ENGINES = {
 }
 
 
-def static(scope=None, seed=1, layer=1, **options):
-    return ms.Intervention(Static(toys.vector(seed)), ms.Site(layer, "resid_post"), scope=scope, **options)
+def static(scope=None, seed=1, layer=1, coeff=0.05):
+    return ms.Intervention(Static(toys.vector(seed)), ms.Site(layer, "resid_post"), scope=scope, coeff=coeff)
 
 
-class Gated(Adapter):
+class Gated(WithConfig):
     """A vector opened by a gate per token, which is noted, and so is a pair of values."""
 
     linear_in_coeff, identity_at_init = True, False
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, d_model: int = toys.D_MODEL) -> None:
+        super().__init__(d_model)
         self.weight, self.vector = torch.nn.Parameter(toys.vector(5)), torch.nn.Parameter(toys.vector(6))
 
     def delta(self, acts, state, coeff, ctx):
@@ -171,7 +172,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> None:
 def test_readings_are_the_same_by_every_route(engine, adapter):
     """Cached, uncached, in batches, with rows that leave, alone; and those of one plain forward over the whole text."""
     model = toys.shared(*ENGINES[engine])
-    ivs = [static(S.generated(), coeff=0.5), ms.Intervention(adapter(), ms.Site(2, "resid_post"))]
+    ivs = [static(S.generated()), ms.Intervention(adapter(), ms.Site(2, "resid_post"), coeff=0.05)]
     free = ms.generate(model, PROMPTS, ivs, max_new_tokens=NEW, stop_tokens=()).tokens
     options = {"max_new_tokens": NEW, "stop_tokens": varied_stops(free), "record": True}
     out = ms.generate(model, PROMPTS, ivs, **options)
@@ -250,7 +251,7 @@ def test_a_recording_block_sees_the_generation():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_steps_carry_readings(engine):
     """Each token with what was noted where it was decided."""
-    model, iv = toys.shared(*ENGINES[engine]), ms.Intervention(Gated(), ms.Site(2, "resid_post"))
+    model, iv = toys.shared(*ENGINES[engine]), ms.Intervention(Gated(), ms.Site(2, "resid_post"), coeff=0.05)
     free = ms.generate(model, PROMPTS, iv, max_new_tokens=NEW, stop_tokens=()).tokens
     for use_cache in (True, False):
         out, steps = watched(
@@ -274,3 +275,11 @@ def test_by_token():
         out.by_token(None, "gate")
     with pytest.raises(ConfigError, match=r"(?s)no reading 'delta_norm'.*record=True"):
         ms.generate(model, ["you"], max_new_tokens=1).by_token(None)
+
+
+def test_a_generation_goes_to_plain_data_and_comes_back():
+    ivs = [static(coeff=0.0), ms.Intervention(Gated(), ms.Site(2, "resid_post"), scope=S.generated())]
+    out = ms.generate(toys.shared("llama"), PROMPTS, ivs, max_new_tokens=3, stop_tokens=(), record=True)
+    text = to_json(out)
+    assert from_json(ms.generation.Generation, text) == out
+    assert from_json(ms.generation.Generation, text.replace('"interrupted": false', '"interrupted": true')) != out

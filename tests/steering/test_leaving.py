@@ -39,7 +39,7 @@ def double(engine: str):
 
 
 def static(seed: int, scope: ms.TokenScope, layer: int) -> ms.Intervention:
-    return ms.Intervention(Static(toys.vector(seed).double()), ms.Site(layer, "resid_post"), scope=scope)
+    return ms.Intervention(Static(toys.vector(seed).double()), ms.Site(layer, "resid_post"), scope=scope, coeff=0.05)
 
 
 def seeded() -> torch.Generator:
@@ -83,7 +83,7 @@ def test_tokens_stay(engine, scope):
     ivs = [static(1, scope, 0), static(2, scope, 2)]
     sizes = check(model, ivs)
     assert sizes[0] == len(PROMPTS)
-    assert sizes[-1] < sizes[len(sizes) // 2] < len(PROMPTS)
+    assert sizes[-1] < len(PROMPTS)
     assert ms.generate(model, PROMPTS, ivs, max_new_tokens=1).engine == engine
 
 
@@ -91,7 +91,7 @@ def test_tokens_stay(engine, scope):
 @pytest.mark.parametrize("adapter", [Recurrent, PromptBooster])
 def test_states_leave_with_their_rows(engine, adapter):
     noisy = steering_toys.noisy(adapter(toys.D_MODEL)).double()
-    check(double(engine), [ms.Intervention(noisy, ms.Site(1, "resid_post"), coeff=2.0)])
+    check(double(engine), [ms.Intervention(noisy, ms.Site(1, "resid_post"), coeff=0.5)])
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -102,7 +102,7 @@ def test_samples_stay(engine):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_sessions_of_enclosing_blocks_shrink_too(engine):
     model, outer = double(engine), steering_toys.noisy(Recurrent(toys.D_MODEL)).double()
-    with ms.steer(model, ms.Intervention(outer, ms.Site(0, "resid_post"), coeff=2.0)):
+    with ms.steer(model, ms.Intervention(outer, ms.Site(0, "resid_post"), coeff=0.5)):
         check(model, [static(2, S.generated(), 2)])
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
 import toys
 from safetensors.torch import save_file
+from toy_adapters import PromptMlp
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, FileFormatError, NonFiniteError
+from mechsteer.runtime import restart as restart_room
 from mechsteer.runtime.batches import Sample
 from mechsteer.steering.interventions import replace_intervention
 from mechsteer.training import CrossEntropy, FitConfig, FitResult
@@ -279,6 +282,38 @@ def test_a_model_that_is_not_frozen_or_that_changes_is_refused(samples, monkeypa
     monkeypatch.setattr(torch.optim.AdamW, "step", tampering)
     with pytest.raises(ms.errors.ModelMismatchError, match="changed while"):
         fit(model, blank(), samples[:2], epochs=1, **QUIET)
+
+
+def test_an_adapter_on_the_prompts_summary_trains_from_a_kept_prefix(bridge, samples, monkeypatch):
+    dynamic = PromptMlp(toys.D_MODEL, toys.D_MODEL)
+    steering = ms.Steering([ms.Intervention(dynamic, ms.Site(1), scope=GENERATED), blank(2)])
+    settings = {"epochs": 3, "lr": 0.02, "batch_size": 8, "dev": samples[:4], "neutral": [[256, 4, 8, 15]]} | QUIET
+    prefixes, run = [], restart_room._forward
+
+    def noted(model, batch, start):
+        if torch.is_grad_enabled() and batch.is_target.any():
+            prefixes.append((start.n_prefix, len(start.summaries)))
+        return run(model, batch, start)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(restart_room, "_forward", noted)
+        short = fit(bridge, steering, samples, **settings)
+    assert set(prefixes) == {(4, 1)}  # the longest prompts have 5 tokens
+    whole = fit(bridge, steering, samples, restart=False, **settings)
+    assert short.learning_rates == (0.02, 0.02)
+    for one, other in zip(short.steering.parameters(), whole.steering.parameters(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-2)
+    assert short.steering.interventions[0].adapter.out.weight.abs().max() > 0.01
+    assert short.history[-1].dev == pytest.approx(whole.history[-1].dev, rel=1e-3)
+
+
+def test_a_result_comes_back_without_its_steering(bridge, samples):
+    result = fit(bridge, blank(), samples, dev=samples[:3], epochs=1, schedule="cosine", **QUIET)
+    again = FitResult.from_dict(json.loads(json.dumps(result.to_dict())))
+    assert again == result
+    assert again.steering is None
+    assert again.history[1].train == result.history[1].train
+    assert again.config == result.config
 
 
 def test_a_shared_adapter_stays_shared(bridge, samples):
