@@ -26,7 +26,7 @@ class AdapterSettings:
     args: dict[str, Any] = setting({}, "of its kind, such as {rank: 4}: what its `fresh` takes")
     sites: list[str] = setting(
         ["resid_post"],
-        "where it reads and writes: points, at each of `layers`, or point@layer; of several all at once; read>write",
+        "where it reads and writes: points, at each of `layers`, or point@layer; of several all at once; read:write",
     )
     path: str | None = setting(None, "a steering file of your own, instead of training one", contents=True)
     seeds: int = setting(1, "trainings with other random numbers, pooled", least=1)

@@ -80,8 +80,10 @@ def attribute(
         }
         bases = {FEATURES: atoms, **bases}
     maps = {
-        **{f"singular directions read by {k}": v for k, v in attribute_maps(d, reading, site=site).items()},
-        **{f"singular directions written by {k}": v for k, v in attribute_maps(d, writing, site=site).items()},
+        f"singular directions {verb} by {name}": read
+        for verb, basis in (("read", reading), ("written", writing))
+        if basis is not None
+        for name, read in attribute_maps(d, basis, site=site).items()
     }
     effects = {name: effect(desk, steering, site, seen, name, basis) for name, basis in bases.items()}
     return replace(
@@ -127,10 +129,10 @@ def stream_site(model: Any, steering: Steering) -> Site | None:
     return max(sites, key=lambda site: site.layer) if sites else None
 
 
-def downstream(desk: Desk, site: Site) -> Basis:
-    """Singular directions that the maps right behind a site read."""
-    layer, n_layers = int(site.layer), desk.model.cfg.n_layers
-    return singular(desk.model, layers=[n for n in (layer + 1,) if n < n_layers] or [layer], site=site)
+def downstream(desk: Desk, site: Site) -> Basis | None:
+    """Singular directions that the maps of the block behind a site read; None behind the last."""
+    layer = int(site.layer) + (site.point == "resid_post")
+    return singular(desk.model, layers=[layer], site=site) if layer < desk.model.cfg.n_layers else None
 
 
 def one_map(basis: Basis) -> tuple[str, Basis]:

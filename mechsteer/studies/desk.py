@@ -13,7 +13,7 @@ import torch
 
 from mechsteer.configs.schema import Settings
 from mechsteer.errors import FileFormatError
-from mechsteer.files import read_record, write_record
+from mechsteer.files import read_record, write_atomically, write_record
 from mechsteer.results import from_plain, to_plain
 from mechsteer.studies.graph import Declaration
 
@@ -68,13 +68,19 @@ class Desk:
     def write(self, name: str) -> Path:
         """Where this stage writes a file or folder of its own; what other settings left there goes first."""
         assert name in self.declared.writes, f"{self.name} does not declare that it writes {name}"
-        if not self.checkpoints.exists():  # nothing of ours is there to go on from
-            (self.folder / "stages" / f"{self.name}.json").unlink(missing_ok=True)
-            for old in self.declared.writes:
-                shutil.rmtree(self.folder / old, ignore_errors=True)
-                (self.folder / old).unlink(missing_ok=True)
-            self.checkpoints.mkdir(parents=True)
+        self.clear()
         return self.folder / name
+
+    def clear(self) -> None:
+        """What the stage has written under other settings goes, unless this run of it has written already."""
+        begun = self.checkpoints / "begun"
+        if begun.exists():
+            return
+        (self.folder / "stages" / f"{self.name}.json").unlink(missing_ok=True)
+        for old in self.declared.writes:
+            shutil.rmtree(self.folder / old, ignore_errors=True)
+            (self.folder / old).unlink(missing_ok=True)
+        write_atomically(begun, "")
 
     def checkpoint(self, name: str) -> Path:
         """Where a piece of the stage is kept until the stage is finished."""

@@ -72,11 +72,11 @@ def measured(model: Any, steering: Interventions) -> Site:
 
 
 def _parsed(model: Any, entry: str, layer: float) -> tuple[tuple[Site, ...], Site]:
-    read, arrow, write = entry.partition(">")
+    read, colon, write = entry.partition(":")
     sites = [_site(model, text, entry, layer) for text in read.split("+")]
-    if not arrow and len(sites) > 1:
-        raise ConfigError(f"adapter.sites holds {entry!r}", "say what is written: q_in+mlp_out>resid_post")
-    return tuple(sites), _site(model, write, entry, layer) if arrow else sites[0]
+    if not colon and len(sites) > 1:
+        raise ConfigError(f"adapter.sites holds {entry!r}", "say what is written: q_in+mlp_out:resid_post")
+    return tuple(sites), _site(model, write, entry, layer) if colon else sites[0]
 
 
 def _site(model: Any, text: str, entry: str, layer: float) -> Site:

@@ -76,14 +76,10 @@ def open_run(
     """The run in the folder `given["out"]`, held against other processes: its own settings, given ones over them.
 
     `steers` tells from the result of the first stage whether this run has stages that steer; `again`: stages that
-    run though they are done. Raises ConfigError (the folder is in use), FileFormatError (its settings are damaged).
+    run though they are done. Raises StorageError (the folder is in use), FileFormatError (its settings are damaged).
     """
     folder = Path(given.get("out", Settings().out))
-    existed = folder.exists()
-    with contextlib.ExitStack() as stack:
-        if not existed:
-            stack.callback(_remove_if_empty, folder)
-        stack.enter_context(folder_lock(folder))
+    with folder_lock(folder):
         before = None if again == set(stages) else read_settings(folder)
         settings = over(given, before)
         if before is not None and say is not None:
@@ -91,11 +87,6 @@ def open_run(
                 if not text.startswith("heatmap."):
                     say(f"{folder}: now {text}")
         yield Run(settings, stages, steers=steers, progress=progress, say=say, again=again)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        folder.rmdir()
 
 
 def read_settings(folder: Path) -> Settings | None:
@@ -154,8 +145,10 @@ class Run:
             if model is None or not path.exists():
                 continue
             inputs = {need: done[need] for need in stage.declared.reads if need in done}
-            made_from = self._made_from(name, inputs, model)
             content = self._content(name)
+            made_from = self._made_from(name, inputs, model)
+            if content is not None:  # data may lie elsewhere by now: what was made of them stands
+                made_from["contents"] = content["made_from"]["contents"]
             if (why := self._stale(name, content, made_from)) is None:
                 assert content is not None
                 done[name] = self._read(name, content)
@@ -208,9 +201,12 @@ class Run:
         stage = self.stages[name]
         self.say(f"{name} ...")
         desk = self._desk(name, stage.declared, inputs, made_from)
+        if name in self.again:
+            shutil.rmtree(desk.checkpoints, ignore_errors=True)
         with self._claim(desk):
             results = {need: None if need not in inputs else inputs[need].result for need in stage.declared.reads}
             result = to_plain(stage.function(desk, **results), stage.kind)
+            desk.clear()
             files = {file: self._digest(file) for file in stage.declared.writes if (self.folder / file).exists()}
             content = {"made_from": dict(made_from), "files": files, "result": result}
             write_record(self._file(name), content)
@@ -299,17 +295,18 @@ class Run:
         write_record(path, {"settings": nested(tree)})
         try:
             yield
-        except FileFormatError as error:
-            raise self._with_remedy(error) from error
-        except BaseException:
-            if not desk.checkpoints.exists():
+        except BaseException as error:
+            if not desk.checkpoints.exists():  # nothing to resume
                 path.unlink() if before is None else write_atomically(path, before)
+            if isinstance(error, FileFormatError):
+                raise self._with_remedy(error) from error
             raise
 
     def _with_remedy(self, error: FileFormatError) -> FileFormatError:
         """The error, with the stage that makes the damaged file again."""
         for name, stage in self.stages.items():
-            if any(str(self.folder / file) in error.message for file in stage.declared.writes):
+            made = [self.folder / file for file in stage.declared.writes]
+            if any(str(path) in error.message for path in (*made, self.folder / CHECKPOINTS / f"{name}-")):
                 return FileFormatError(error.message, f"{self._command(name)} makes it again")
         return error
 

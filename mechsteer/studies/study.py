@@ -80,7 +80,7 @@ def study(
     they concern. A run that was interrupted is resumed, and ends equal to an undisturbed one (timings aside).
     `again` runs every stage though it is done.
 
-    Raises ConfigError (unknown keys; another process in the folder) and what the stages raise.
+    Raises ConfigError (unknown keys), StorageError (another process in the folder) and what the stages raise.
     """
     with opened(explicit(config, **overrides), progress=progress, say=say, again=set(STAGES) if again else ()) as run:
         return complete(run)

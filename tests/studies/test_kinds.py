@@ -48,7 +48,7 @@ def test_free_texts_are_scored_by_log_odds(texts):
 
 def vector_of(arm):
     (iv,) = arm.steering.flat() if isinstance(arm.steering, ms.Steering) else [arm.steering]
-    return iv.adapter.as_bias(iv.coeff)
+    return iv.adapter.as_bias(iv.coeff).detach()
 
 
 def test_controls_are_what_they_are_called(texts):
@@ -96,7 +96,7 @@ FILES = ("adapter.safetensors", "adapter-seeds/seed-1.safetensors")
 
 def test_several_sites_off_the_residual_stream(texts, tmp_path):
     out = copied(texts, tmp_path / "run")
-    options = ["adapter.kind=toy_low_rank", "adapter.sites=[q_in>q_out, down_in>mlp_out]", "layers=[1,2]"]
+    options = ["adapter.kind=toy_low_rank", "adapter.sites=[q_in:q_out,down_in:mlp_out]", "layers=[1,2]"]
     assert cli.main(["study", f"out={out}", *options, "adapter.epochs=2", "adapter.lr=0.01"]) == 0
     train = stage_result(out, "train")
     assert [sorted(c["sites"]) for c in train["choice"]["tried"]] == [
@@ -157,6 +157,6 @@ def test_places_stand_at_every_layer_that_is_named():
     model = ms.load_model("pocket")
     named = [str(place) for place in places(model, "static", ["resid_post"], [0.34, 0.5, 0.5])]
     assert named == ["resid_post@2", "resid_post@3"]
-    (fixed,) = places(model, "static", ["mlp_out@0", "resid_pre@1>resid_post@1"], [0.9])
+    (fixed,) = places(model, "static", ["mlp_out@0", "resid_pre@1:resid_post@1"], [0.9])
     assert str(fixed) == "mlp_out@0+resid_post@1"
     assert str(fixed.measured) == "resid_post@1"

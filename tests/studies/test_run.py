@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from study_toys import opened, result, toy
 
-from mechsteer.errors import ConfigError, FileFormatError, MechsteerError
+from mechsteer.errors import ConfigError, FileFormatError, MechsteerError, StorageError
 from mechsteer.studies.graph import Declaration
 from mechsteer.studies.run import Stage
 
@@ -248,7 +248,7 @@ def test_two_processes_on_one_folder(tmp_path):
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match=f"in use by process {other.pid}"):
+        with pytest.raises(StorageError, match=f"in use by process {other.pid}"):
             result(tmp_path, [])
         assert not (tmp_path / "stages").exists()
         other.kill()
