@@ -13,13 +13,15 @@ import argparse
 
 import bench_attribution
 import bench_capture
+import bench_evaluation
 import bench_features
 import bench_generation
 import bench_startup
+import bench_store
 import bench_topology
 import bench_training
 
-BENCHES = ("startup", "generation", "capture", "training", "h0", "reasonscore", "attribution")
+BENCHES = ("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation")
 
 
 def main() -> None:
@@ -36,10 +38,12 @@ def main() -> None:
         "startup": bench_startup.main,
         "generation": lambda: bench_generation.main(arguments.models),
         "capture": lambda: bench_capture.main(arguments.models),
+        "store": bench_store.main,
         "training": lambda: bench_training.main([]),
         "h0": lambda: bench_topology.main([]),
         "reasonscore": bench_features.main,
         "attribution": lambda: bench_attribution.main([]),
+        "evaluation": lambda: bench_evaluation.main([]),
     }
     for name in arguments.benches or BENCHES:
         print(f"\n== {name}", flush=True)

@@ -5,6 +5,9 @@
 A static vector at every layer on a raw bridge, greedy, one prompt, against Hugging Face's own generate with its
 default attention. Without folders: the bundled `pocket`, and a random model of the shape of a 0.6B Qwen3.
 Wanted: at most 1.0, never above 1.10.
+
+Then pocket's own problems in one batch: rows that stop leave it, beside the same tokens with every row kept until
+the last has stopped.
 """
 
 from __future__ import annotations
@@ -88,6 +91,34 @@ def ratio(source: Path, *, new_tokens: int, rounds: int, batch: int = 1) -> dict
     }
 
 
+def leaving(*, n_problems: int, rounds: int) -> dict[str, float]:
+    """Median, smallest and largest of leaving / staying over interleaved rounds, for problems that end by themselves."""
+    model = ms.load_model("pocket")
+    prompts = [problem.prompt for problem in ms.pocket.problems(n_problems, seed=0)]
+    vector = 0.1 * torch.randn(model.cfg.d_model, generator=torch.Generator().manual_seed(1))
+    iv = ms.Intervention(ms.adapters.Static(vector), ms.Site(3, "resid_post"))
+    expected = ms.generate(model, prompts, iv, max_new_tokens=200).tokens
+    longest = max(map(len, expected)) + 1  # and its stop token
+
+    def leave() -> None:
+        assert ms.generate(model, prompts, iv, max_new_tokens=longest).tokens == expected
+
+    def stay() -> None:
+        out = ms.generate(model, prompts, iv, max_new_tokens=longest, stop_tokens=())
+        assert all(full[: len(row)] == row for full, row in zip(out.tokens, expected, strict=True))
+
+    stay()
+    ratios = [seconds(leave) / seconds(stay) for _ in range(rounds)]
+    mean = statistics.mean(map(len, expected))
+    return {
+        "ratio": statistics.median(ratios),
+        "low": min(ratios),
+        "high": max(ratios),
+        "mean": mean,
+        "longest": longest,
+    }
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="steered generation / hf.generate")
     parser.add_argument("folders", nargs="*", type=Path)
@@ -102,6 +133,13 @@ def main(argv: list[str] | None = None) -> None:
             r = ratio(source, new_tokens=new_tokens, rounds=rounds)
             print(
                 f"  {Path(name).name:24} {r['ratio']:.2f}  ({r['low']:.2f} to {r['high']:.2f})  hf {r['hf_ms_per_token']:.2f} ms per token"
+            )
+        print("rows that stop leave the batch / stay in it (pocket problems, one batch)")
+        for n_problems in (64, 256):
+            r = leaving(n_problems=n_problems, rounds=5)
+            print(
+                f"  {n_problems:24} {r['ratio']:.2f}  ({r['low']:.2f} to {r['high']:.2f})  "
+                f"{r['mean']:.0f} tokens a row, the longest {r['longest']:.0f}"
             )
 
 

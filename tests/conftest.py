@@ -13,6 +13,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 
 sys.path.insert(0, str(Path(__file__).parent))  # so that tests say `import toys`
+collect_ignore = ["toy_adapters.py"]  # looked through for doctests it would be imported twice, and register twice
 
 
 def pytest_runtest_setup(item):

@@ -101,9 +101,10 @@ def mean_difference_arm(
     `score` (see `mean_score`) is asked for both signs on dev data, under the names "sign +1" and "sign -1"; the
     better one is taken, the positive one in a tie. Raises as `mechsteer.directions.mean_difference`.
     """
+    over = TokenScope.all() if scope is None else scope
     vector = mean_difference(pos, neg).vector
     vector = vector * (norm / float(vector.norm()))
-    plus, minus = (Intervention(Static(sign * vector), site, scope=scope) for sign in (1.0, -1.0))
+    plus, minus = (Intervention(Static(sign * vector), site, scope=over) for sign in (1.0, -1.0))
     better = score(plus, "sign +1") >= score(minus, "sign -1")
     return Arm(name=name, steering=plus if better else minus, note=note, role="control")
 
@@ -163,6 +164,7 @@ def delta_vectors(
     pairs = list(zip(out.prompt_tokens, out.tokens, strict=True))
     found: list[list[Tensor]] = [[] for _ in interventions]
     for batch in make_batches(model, pairs, batch_size, sorted(range(len(pairs)), key=lambda i: len(pairs[i][0]))):
+        assert batch.n_prompt is not None  # rows are aligned there
         at = torch.zeros_like(batch.mask)
         at[:, batch.n_prompt - 1] = True  # no logits are looked at; this column is real in every row
         with steer(model, interventions, record=True) as session:

@@ -177,7 +177,7 @@ def compare(
     """Two arms on the same items, by right and wrong or by score; `p_holm` is that of a family of one."""
     before, after = scored[base.name], scored[treated.name]
     groups = np.array(after.groups)
-    shared = {"treated": treated.name, "base": base.name, "family": family}
+    shared: dict[str, Any] = {"treated": treated.name, "base": base.name, "family": family}
     shared |= {"base_score": before.score, "treated_score": after.score}
     if after.scores.dtype == bool:
         paired = compare_paired(before.scores, after.scores, groups, n_boot=n_boot, seed=seed)
@@ -208,7 +208,7 @@ def summary(arm: Arm, scored: Scored, items: Sequence[Item], harm: Harm) -> ArmR
     """What is told of one arm."""
     steps = [item.meta.get("n_steps") for item in items] * (len(scored.scores) // len(items))
     styles = [trace.style for trace in scored.traces if trace.style is not None]
-    texts = {}
+    texts: dict[str, float] = {}
     if scored.tokens:
         texts = {
             "mean_new_tokens": float(np.mean([len(ids) for ids in scored.tokens])),

@@ -18,9 +18,10 @@ import numpy as np
 
 from mechsteer.errors import DataError, NonFiniteError
 from mechsteer.evaluation.likelihoods import log_likelihoods
+from mechsteer.evaluation.paired import resamples
 from mechsteer.evaluation.scoring import Scored
 from mechsteer.models import tokenize
-from mechsteer.results import Interval, Result, cluster_weights
+from mechsteer.results import Interval, Result
 from mechsteer.steering.interventions import Interventions
 
 MARGIN = 0.02  # nats per token
@@ -105,7 +106,7 @@ def neutral_loss(
     change = np.asarray(treated) - np.asarray(base)
     if not np.isfinite(change).all():
         raise NonFiniteError("a loss on neutral text is NaN or infinite", "the coefficient is too large for this dtype")
-    weights = cluster_weights(len(change), n_boot, np.random.default_rng(seed))
+    weights = resamples(len(change), n_boot, seed)[0]
     total = float(np.sum(n_tokens))
     return NeutralLoss(
         base=float(np.sum(base)) / total,
@@ -124,15 +125,12 @@ def text_form(
     if not treated.tokens:
         return None
     after = _measures(treated, ngram)
-    differences = {}
+    facts: dict[str, Any] = {name: _mean(values) for name, values in after.items()}
     if base is not None and len(base.tokens) == len(treated.tokens):
-        before = _measures(base, ngram)
-        groups = np.array(treated.groups)
-        differences = {
-            f"{name}_difference": _paired_interval(before[name], after[name], groups, n_boot, seed) for name in after
-        }
-    means = {name: _mean(values) for name, values in after.items()}
-    return TextForm(n=len(treated.tokens), ngram=ngram, **means, **differences)
+        before, groups = _measures(base, ngram), np.array(treated.groups)
+        for name, values in after.items():
+            facts[f"{name}_difference"] = _paired_interval(before[name], values, groups, n_boot, seed)
+    return TextForm(n=len(treated.tokens), ngram=ngram, **facts)
 
 
 def repetition(tokens: Sequence[int], ngram: int = NGRAM) -> float:
@@ -168,7 +166,7 @@ def _paired_interval(
         return None
     change, clusters = (after - before)[both], np.unique(groups[both], return_inverse=True)[1]
     size, net = np.bincount(clusters), np.bincount(clusters, change)
-    weights = cluster_weights(len(size), n_boot, np.random.default_rng(seed))
+    weights = resamples(len(size), n_boot, seed)[0]
     return Interval.from_draws(float(change.mean()), (weights @ net) / (weights @ size))
 
 

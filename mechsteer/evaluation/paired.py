@@ -8,6 +8,7 @@ test, equal to McNemar's when every item occurs once).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -60,7 +61,8 @@ def mcnemar_exact(gained: int, lost: int) -> float:
     >>> mcnemar_exact(9, 1)
     0.021484375
     """
-    return float(mcnemar([[0, lost], [gained, 0]], exact=True).pvalue)
+    found: Any = mcnemar([[0, lost], [gained, 0]], exact=True)
+    return float(found.pvalue)
 
 
 def compare_paired(
@@ -86,8 +88,7 @@ def compare_paired(
             )
     change = after.astype(int) - before.astype(int)
     size, net = np.bincount(clusters), np.bincount(clusters, change)
-    rng = np.random.default_rng(seed)
-    weights = cluster_weights(len(size), n_boot, rng)
+    weights, rng = resamples(len(size), n_boot, seed)
     gained, lost = int((change == 1).sum()), int((change == -1).sum())
     single = len(size) == len(change)
     return PairedComparison(
@@ -138,8 +139,7 @@ def compare_scores(
     if not np.isfinite(change).all():
         raise DataError("a score is NaN or infinite", "leave out items that have no score, in both arms")
     size, net = np.bincount(clusters), np.bincount(clusters, change)
-    rng = np.random.default_rng(seed)
-    weights = cluster_weights(len(size), n_boot, rng)
+    weights, rng = resamples(len(size), n_boot, seed)
     spread = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.nan
     return ScoreComparison(
         n=len(change),
@@ -148,6 +148,25 @@ def compare_scores(
         p_value=_sign_flip(net, n_boot, rng),
         detectable=float(spread * (norm.isf(alpha / 2) + norm.isf(0.2))),
     )
+
+
+def resamples(n_items: int, n_draws: int, seed: int) -> tuple[ndarray, np.random.Generator]:
+    """`cluster_weights` of a seed and the generator as it is after drawing them.
+
+    The draws are kept: an evaluation makes dozens of comparisons over the same items with the same seed.
+    """
+    weights, state = _resamples(n_items, n_draws, seed)
+    rng = np.random.default_rng(seed)
+    rng.bit_generator.state = state
+    return weights, rng
+
+
+@functools.lru_cache(maxsize=2)
+def _resamples(n_items: int, n_draws: int, seed: int) -> tuple[ndarray, Any]:
+    rng = np.random.default_rng(seed)
+    weights = cluster_weights(n_items, n_draws, rng).astype(np.int32)
+    weights.flags.writeable = False
+    return weights, rng.bit_generator.state
 
 
 def _pairs(base: ndarray, treated: ndarray, items: ndarray | None) -> tuple[ndarray, ndarray, ndarray]:
@@ -170,7 +189,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """
     tested = {key: p for key, p in p_values.items() if not np.isnan(p)}
     # multipletests collects garbage, which takes a while: a family of one is not worth it
-    adjusted = multipletests(list(tested.values()), method="holm")[1] if len(tested) > 1 else tested.values()
+    values = list(tested.values())
+    adjusted: Any = multipletests(values, method="holm")[1] if len(values) > 1 else values
     return dict.fromkeys(p_values, np.nan) | {key: float(p) for key, p in zip(tested, adjusted, strict=True)}
 
 

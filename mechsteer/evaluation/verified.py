@@ -24,14 +24,15 @@ class Verified:
 
     Greedy where `temperature` is 0. Above it every item is answered once per seed of `seeds`; a row's draws depend
     on its seed and its number alone. At most `max_new_tokens` are written, fewer where a prompt leaves less room.
-    `batch_size` rows run at once.
+    `batch_size` rows run at once; None: up to 256, as many as 4 GiB of keys and values allow (at least 16). Rows that
+    stop leave their batch, so a large one costs little; tokens depend on it by rounding alone.
     """
 
     task: Task
     max_new_tokens: int = 200
     temperature: float = 0.0
     seeds: tuple[int, ...] = ()
-    batch_size: int = 64
+    batch_size: int | None = None
     stop_tokens: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -81,21 +82,31 @@ class Verified:
     def _run(
         self, model: Any, arm: Arm, prompts: list[list[int]], seed: int | None, keep: Keep, progress: bool
     ) -> list[list[int]]:
+        most = room(model, prompts, self.max_new_tokens)
+
         def write() -> list[list[int]]:
             out = generate(
                 model,
                 prompts,
                 arm.steering,
-                max_new_tokens=room(model, prompts, self.max_new_tokens),
+                max_new_tokens=most,
                 temperature=self.temperature,
                 generator=None if seed is None else torch.Generator().manual_seed(seed),
                 stop_tokens=self.stop_tokens,
-                batch_size=self.batch_size,
+                batch_size=self.batch_size or rows_at_once(model, max(map(len, prompts)) + most),
                 progress=progress,
             )
             return out.tokens
 
         return keep(arm.name if seed is None else f"{arm.name}, seed {seed}", write)
+
+
+def rows_at_once(model: Any, n_tokens: int, *, budget_bytes: int = 4 << 30, most: int = 256, least: int = 16) -> int:
+    """How many rows of `n_tokens` have keys and values within the budget; between `least` and `most`."""
+    cfg = model.cfg
+    n_heads = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
+    row_bytes = 2 * cfg.n_layers * n_heads * cfg.d_head * n_tokens * cfg.dtype.itemsize
+    return max(least, min(most, budget_bytes // row_bytes))
 
 
 def room(model: Any, prompts: Sequence[Sequence[int]], most: int) -> int:

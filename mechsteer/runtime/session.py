@@ -311,6 +311,7 @@ class Session:
                 return None
             sources = self._sources(i, acts)
             if spec is not None and run.ctx.holds_prompt:
+                assert run.ctx.is_prefill or run.summaries[i] is not None, "a prefix was announced without summaries"
                 flat = flatten_heads(sources[0], iv.reads[0], run.ctx)
                 run.summaries[i] = spec.gather(run.summaries[i], flat, run.ctx, self._bos_id)
             ctx = self._context(i, run)

@@ -309,8 +309,6 @@ def steer(
         session.close()
 
 
-replace_intervention = replace  # the former name
-
 __all__ = [
     "Intervention",
     "Interventions",
@@ -318,7 +316,6 @@ __all__ = [
     "Steering",
     "flatten",
     "open_sessions",
-    "replace_intervention",
     "steer",
     "writing",
 ]

@@ -11,6 +11,7 @@ import mechsteer as ms
 from mechsteer.errors import ConfigError
 from mechsteer.evaluation import (
     Arm,
+    Evaluation,
     Scored,
     Verified,
     base_arm,
@@ -21,6 +22,7 @@ from mechsteer.evaluation import (
     prompt_arm,
     treated_arm,
 )
+from mechsteer.results import from_json, to_json
 from mechsteer.tasks import Item, Trace, load_task
 
 N = 40
@@ -143,6 +145,17 @@ def test_what_is_told_of_an_arm():
     small = result.without_texts()
     assert (small.arm("adapter").scored.traces, small.arm("adapter").scored.tokens) == ((), ())
     assert small.compared("adapter", "base") == result.compared("adapter", "base")
+
+
+@pytest.mark.parametrize("as_scores", [False, True])
+def test_an_evaluation_comes_back_from_json(as_scores):
+    result = evaluate(None, ARMS, Planted(HELPED, as_scores=as_scores), ITEMS, n_boot=50)
+    for each in (result, result.without_texts()):
+        back = from_json(Evaluation, to_json(each))
+        assert back == each
+        assert back.arm("adapter").scored.traces == each.arm("adapter").scored.traces
+        np.testing.assert_array_equal(back.arm("adapter").scored.scores, each.arm("adapter").scored.scores)
+        assert back.arm("adapter").scored.scores.dtype == each.arm("adapter").scored.scores.dtype
 
 
 def test_a_no_op_that_does_something_is_seen():

@@ -72,6 +72,13 @@ def test_the_difference_is_per_token_over_all_texts():
         neutral_loss(base, np.array([1.0, np.nan]), n_tokens)
 
 
+def test_long_texts_count_for_their_length():
+    n_tokens = np.array([10, 90] * 100)
+    found = neutral_loss(np.zeros(200), n_tokens * np.tile([0.0, 0.2], 100), n_tokens)
+    assert found.difference.value == pytest.approx(0.18)
+    assert 0.17 < found.difference.low < 0.18 < found.difference.high < 0.19
+
+
 def test_the_interval_covers_the_true_difference():
     rng, covered = np.random.default_rng(0), 0
     for k in range(200):

@@ -17,7 +17,8 @@ from mechsteer.evaluation import (
     mcnemar_exact,
     mcnemar_power,
 )
-from mechsteer.results import from_json, to_json
+from mechsteer.evaluation.paired import resamples
+from mechsteer.results import cluster_weights, from_json, to_json
 
 
 def arms(both, lost, gained, neither):
@@ -175,3 +176,18 @@ def test_equal_scores_and_scores_that_are_none():
         compare_scores(base, np.where(np.arange(60) == 3, np.nan, base))
     with pytest.raises(ShapeError):
         compare_scores(base, base[:5])
+
+
+def test_kept_resamples_are_those_of_a_fresh_generator():
+    rng = np.random.default_rng(3)
+    weights = cluster_weights(20, 50, rng)
+    for _ in range(2):
+        kept, after = resamples(20, 50, 3)
+        np.testing.assert_array_equal(kept, weights)
+        np.testing.assert_array_equal(after.integers(0, 9, 5), np.random.Generator(_copy(rng)).integers(0, 9, 5))
+
+
+def _copy(rng):
+    bits = type(rng.bit_generator)()
+    bits.state = rng.bit_generator.state
+    return bits

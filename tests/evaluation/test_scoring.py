@@ -19,6 +19,7 @@ from mechsteer.evaluation import (
     prompt_arm,
     treated_arm,
 )
+from mechsteer.evaluation.verified import rows_at_once
 from mechsteer.tasks import Item, Task, load_task
 
 TEXTS = ["Tom is", "Today Anna and Ben feel very, very", "I feel", "The dog is", "She has 3 apples. She is"]
@@ -120,6 +121,16 @@ def test_greedy_texts_are_those_of_generate_and_judged_by_the_task(pocket):
     assert scored.scores.tolist() == [task.verify(i, t) for i, t in zip(task.items, out.texts, strict=True)]
     assert scored.stopped == tuple(out.stopped)
     assert scored.groups == tuple(item.group for item in task.items)
+
+
+def test_batches_are_as_large_as_keys_and_values_allow(pocket):
+    row_bytes = 6 * 2 * 2 * 32 * 4 * 100  # layers, keys and values, heads that keep them, d_head, float32, tokens
+    assert rows_at_once(pocket, 100) == 256
+    assert rows_at_once(pocket, 100, budget_bytes=40 * row_bytes) == 40
+    assert rows_at_once(pocket, 100, budget_bytes=row_bytes) == 16
+    task = load_task("pocket", 20, split="test")
+    automatic, small = (Verified(task=task, batch_size=n).score(pocket, base_arm(), task.items) for n in (None, 7))
+    assert automatic.tokens == small.tokens
 
 
 def test_a_prefix_is_part_of_the_text_that_is_judged(pocket):

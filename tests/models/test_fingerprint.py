@@ -24,6 +24,11 @@ def test_the_same_in_a_fresh_process(backend):
     assert out.stdout.strip() == model_fingerprint(ms.load_model(folder, backend=backend))
 
 
+def test_one_under_every_version_of_transformer_lens():
+    """So that a file saved under one serves the other; this test runs under both."""
+    assert model_fingerprint(ms.load_model("pocket")) == "4d693dd14d4e7c27e0be0343"
+
+
 def test_form_and_repeatability():
     model = toys.shared("llama")
     fingerprint = model_fingerprint(model)

@@ -21,7 +21,7 @@ from mechsteer.evaluation.choice import Candidate, SteeringChoice, trace_summary
 from mechsteer.evaluation.trajectories import trajectory_topology
 from mechsteer.features import ContextAccumulator, reason_score
 from mechsteer.features.in_words import SAEQuality, in_words
-from mechsteer.report import Report, Section
+from mechsteer.report import Report, Section, Text
 from mechsteer.report.sections import (
     effect,
     features,
@@ -293,7 +293,8 @@ def test_a_notebook_shows_each_result_in_a_frame_of_its_own(found, deltas, seen)
         assert page.startswith("<!DOCTYPE html>")
         assert f"<h2>{title} " in page
         assert "Content-Security-Policy" in page
-    assert Report("A title").to_html() in notebook(Report("A title"))
+    hostile = Report('<script>alert(1)</script> & "&lt;b&gt;"', sections=[Section("s", [Text("</iframe>")])])
+    assert notebook(hostile) == hostile.to_html()  # to the letter: entities stay entities
 
 
 def test_a_result_is_shown_whatever_was_imported() -> None:

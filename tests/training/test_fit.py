@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import pytest
@@ -15,7 +16,6 @@ import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, FileFormatError, NonFiniteError
 from mechsteer.runtime import restart as restart_room
 from mechsteer.runtime.batches import Sample
-from mechsteer.steering.interventions import replace_intervention
 from mechsteer.training import CrossEntropy, FitConfig, FitResult
 from mechsteer.training import fit as fit_objective
 
@@ -79,7 +79,7 @@ def test_a_planted_vector_is_found(kind, tmp_path):
     given = blank()
     settings = {"epochs": 10, "lr": 0.1, "batch_size": 32, "l2_weight": 0.0} | QUIET
     result = fit(model, given, samples[:160], dev=samples[160:], **settings)
-    exact = replace_intervention(given, adapter=ms.adapters.Static(vector))
+    exact = dataclasses.replace(given, adapter=ms.adapters.Static(vector))
     oracle = fit(model, exact, samples[:1], dev=samples[160:], **settings | {"epochs": 1, "lr": 0.0}).history[0].dev
 
     best = result.history[result.best_epoch].dev

@@ -23,7 +23,7 @@ import abc
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from mechsteer.errors import ConfigError
 from mechsteer.runtime.batches import Batch, Pair, make_batches
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.shapes import Mask
-from mechsteer.steering.interventions import Intervention, replace_intervention
+from mechsteer.steering.interventions import Intervention
 from mechsteer.training.config import FitConfig
 from mechsteer.training.parts import Part, Parts, Steered
 
@@ -93,7 +93,7 @@ class Objective(abc.ABC):
                 return list(order)
             return sorted(order, key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))  # a kept prefix costs nothing
 
-        everywhere = [replace_intervention(iv, scope=TokenScope.all()) for iv in interventions]
+        everywhere = [replace(iv, scope=TokenScope.all()) for iv in interventions]
 
         def parts(
             pairs: Sequence[Pair], steering: Sequence[Intervention], order: Sequence[int] | None = None

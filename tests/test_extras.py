@@ -1,0 +1,14 @@
+"""Nothing skips for want of a library in the environment that has them all."""
+
+from importlib.metadata import version
+
+import extras
+import pytest
+
+from mechsteer.features import sae_library
+
+
+@pytest.mark.skipif(not version("transformer-lens").startswith("3."), reason="sae-lens needs TransformerLens 3")
+def test_with_transformer_lens_3_everything_is_there():
+    assert extras.has_hooked()
+    assert sae_library.is_installed()
