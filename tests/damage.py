@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import mutations
+import study_toys
 import torch
 import toy_adapters
 import toys
@@ -187,7 +188,19 @@ def records(folder: Path) -> Case:
     return Case(folder=folder, load=lambda: plain([read_record(folder / name) for name in names]))
 
 
+def run(folder: Path) -> Case:
+    """A run folder: its settings, the results of its stages, what they wrote."""
+    study_toys.result(folder, [], "seed=3", "suffix= und dann")
+
+    def load() -> Any:
+        with study_toys.opened(folder, []) as run:
+            return [dataclasses.asdict(run.settings), run.finished(), (folder / "numbers.json").read_text()]
+
+    return Case(folder=folder, load=load)
+
+
 CASES: dict[str, Callable[[Path], Case]] = {
+    "run": run,
     "steering": steering,
     "store": store,
     "capture": capture,

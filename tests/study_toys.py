@@ -20,17 +20,17 @@ def toy(calls, *, fail=None):
 
     def first(desk) -> dict[str, Any]:
         calls.append("first")
-        desk.write("numbers.txt").write_text("one two\n")
+        desk.write("numbers.json").write_text('{"words": ["one", "two"]}\n')
         return {"seed": desk.settings.seed, "draw": desk.seed("x")}
 
     def second(desk, first) -> dict[str, Any]:
         calls.append("second")
         if fail is not None:
             raise fail
-        return {"words": desk.read("numbers.txt").read_text().split(), "of": first, "lr": 0.1 + 0.2}
+        return {"words": json.loads(desk.read("numbers.json").read_text())["words"], "of": first, "lr": 0.1 + 0.2}
 
     return {
-        "first": Stage(declared=Declaration(about="first", keys=("seed",), writes=("numbers.txt",)), function=first),
+        "first": Stage(declared=Declaration(about="first", keys=("seed",), writes=("numbers.json",)), function=first),
         "second": Stage(
             declared=Declaration(about="second", reads=("first",), keys=("adapter.lr", "vocabulary")), function=second
         ),

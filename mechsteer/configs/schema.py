@@ -36,6 +36,7 @@ class AdapterSettings:
         "per step; null: its kind's own. Of a vector as a share of the residual's size per coordinate at the site",
         least=0,
     )
+    group_lengths: bool = setting(False, "rows of like length share a batch: faster, and another training")
     kl_weight: float = setting(0.1, "on the divergence from the model as it is", least=0)
     l2_weight: float = setting(0.0001, "on the squared norm, in the same units", least=0)
     n_samples: int = setting(800, "verified-correct traces trained on, at most", least=1)

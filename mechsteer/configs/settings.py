@@ -59,6 +59,7 @@ def explicit(
 ) -> dict[str, Any]:
     """What is given explicitly, checked, as {"traces.n_dev": 300, ...}: a preset, `config` over it, the rest over that.
 
+    Of a key that holds a mapping single entries may be given, `adapter.args.rank=4`.
     `config` and `overrides` may name a `preset` (bundled, or a file of one's own), `overrides` also a `config` file.
     """
     pairs = [_parsed(override) for override in overrides] + list(_leaves(more))
@@ -69,8 +70,14 @@ def explicit(
     preset = sources.get("preset", below.pop("preset", None))
     if preset is not None:
         below = dict(_leaves(_preset(preset))) | below
-    given = [*below.items(), *((key, value) for key, value in pairs if key not in SOURCES)]
-    return {key: checked(key, value) for key, value in given}
+    found: dict[str, Any] = {}
+    for key, value in [*below.items(), *((key, value) for key, value in pairs if key not in SOURCES)]:
+        whole, _, part = key.rpartition(".")
+        if key not in KEYS and whole in KEYS and dict in map(typing.get_origin, _kinds(KEYS[whole].type)):
+            found[whole] = checked(whole, found.get(whole, {}) | {part: value})  # adapter.args.rank=4
+        else:
+            found[key] = checked(key, value)
+    return found
 
 
 def checked(key: str, value: Any) -> Any:

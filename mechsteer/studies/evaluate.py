@@ -57,8 +57,10 @@ def evaluate(desk: Desk, traces: TracesResult, capture: CaptureResult, train: Tr
         progress=desk.progress,
     )
     treated = result.with_role("treated")
-    seeds = pool_seeds(result.base.scored, [arm.scored for arm in treated], seed=desk.seed("seeds"))
-    return EvaluateResult(evaluation=result.without_texts(), seeds=seeds if len(treated) > 1 else None)
+    seeds = None
+    if len(treated) > 1:
+        seeds = pool_seeds(result.base.scored, [arm.scored for arm in treated], seed=desk.seed("seeds"))
+    return EvaluateResult(evaluation=result.without_texts(), seeds=seeds)
 
 
 def all_arms(

@@ -27,6 +27,8 @@ from mechsteer.studies.results import (
     WhereResult,
 )
 
+KINDS = {"bias_only": "a trained vector behind every block", "own": "the given steering"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageResults:
@@ -77,13 +79,18 @@ def question(results: StageResults) -> str:
     """What the page answers."""
     if results.evaluate is None or results.traces is None:
         return verdicts.QUESTION["traces"]
-    return verdicts.QUESTION[results.traces.metric]
+    asked = verdicts.QUESTION[results.traces.metric]
+    if results.train is None or results.train.kind == "static":
+        return asked
+    return asked.replace(
+        "one trained steering vector", KINDS.get(results.train.kind, f"a trained adapter ({results.train.kind})")
+    )
 
 
 def verdict(results: StageResults) -> Verdict | None:
     """The first screen: on the steering; where nothing was steered, on the probe; None where neither has run."""
     if results.evaluate is not None:
-        return verdicts.verdict(results.evaluate.evaluation)
+        return verdicts.verdict(results.evaluate.evaluation, question=question(results))
     if results.probe is not None and results.probe.evaluation is not None:
         return verdicts.probe_verdict(results.probe.evaluation, site=str(results.probe.site))
     return None

@@ -137,7 +137,7 @@ def _fitted(desk: Desk, kept: Kept, place: Place, scope: TokenScope, material: _
             kl_weight=how.kl_weight,
             l2_weight=how.l2_weight / rms**2,  # the penalty, too, is in units of the activations
         ),
-        FitConfig(lr=lr, epochs=how.epochs, seed=seed),
+        FitConfig(lr=lr, epochs=how.epochs, seed=seed, group_lengths=how.group_lengths),
         checkpoint=desk.checkpoint(f"adapter-{place}-{number}.safetensors"),
         progress=desk.progress,
     )

@@ -174,3 +174,12 @@ def test_a_sweep_is_every_combination():
 def test_a_sweep_of_nothing_is_refused(overrides, message):
     with pytest.raises(ConfigError, match=message):
         cells(overrides)
+
+
+def test_options_of_a_kind_as_a_whole_or_one_by_one():
+    assert resolve(None, ["adapter.args={rank:4,name:x}"]).adapter.args == {"rank": 4, "name": "x"}
+    config = resolve({"adapter": {"args": {"rank": 2}}}, ["adapter.args.rank=4", "adapter.args.gate=true"])
+    assert config.adapter.args == {"rank": 4, "gate": True}
+    assert resolve(None, changed(config)) == config
+    with pytest.raises(ConfigError, match=r"adapter.args is 3"):
+        resolve(None, ["adapter.args=3"])
