@@ -54,7 +54,7 @@ def _uncached(folder: Path) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def _seconds(folder: Path, read: Callable[[ms.StoredActivations], None], *, checked: bool, cold: bool) -> float:
+def _seconds(folder: Path, read: Callable[[ms.StoredActivations], object], *, checked: bool, cold: bool) -> float:
     store = ms.open_store(folder)
     if checked:
         for names in store._checked:
@@ -66,10 +66,10 @@ def _seconds(folder: Path, read: Callable[[ms.StoredActivations], None], *, chec
     return time.process_time() - began
 
 
-WAYS: dict[str, Callable[[ms.StoredActivations], None]] = {
-    "load()": lambda acts: acts.load() and None,
-    "batches": lambda acts: [None for _ in acts] and None,
-    "flat_batches": lambda acts: [None for _ in acts.flat_batches()] and None,
+WAYS: dict[str, Callable[[ms.StoredActivations], object]] = {
+    "load()": lambda acts: acts.load(),
+    "batches": lambda acts: [None for _ in acts],
+    "flat_batches": lambda acts: [None for _ in acts.flat_batches()],
 }
 
 

@@ -16,16 +16,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import extras
 import mutations
 import study_toys
 import torch
 import toy_adapters
 import toys
+from safetensors.torch import save_file
 
 import mechsteer as ms
 from mechsteer.errors import MechsteerError, MechsteerWarning
 from mechsteer.features.sae import load_sae, train_sae
-from mechsteer.features.sae_files import read_metrics
+from mechsteer.features.sae_files import checked_config, read_metrics
+from mechsteer.features.sae_reader import read_sae
 from mechsteer.files import digest_of, read_record, write_record
 from mechsteer.files.tensors import METADATA, read_safetensors, read_tensors, write_tensors
 from mechsteer.steering.files import read_header
@@ -145,6 +148,7 @@ def capture(folder: Path) -> Case:
 
 def sae(folder: Path) -> Case:
     """An SAE folder of ours."""
+    extras.require_sae_lens()
     data = [torch.randn(100, 8, generator=torch.Generator().manual_seed(i)) for i in range(4)]
     settings = {"d_in": 8, "d_sae": 16, "k": 3, "n_steps": 5, "batch_size": 32, "buffer_size": 128, "progress": False}
     train_sae(data, **settings, out=folder, metadata={"site": "resid_post@1", "model_fingerprint": "0f"})
@@ -169,6 +173,22 @@ def foreign_sae(folder: Path) -> Case:
     def load() -> Any:
         read = load_sae(folder)
         return plain([read.cfg.to_dict(), dict(read.state_dict())])
+
+    return Case(folder=folder, load=load)
+
+
+def read_sae_folder(folder: Path) -> Case:
+    """The same, read without sae_lens."""
+    sizes = {"W_enc": (8, 16), "W_dec": (16, 8), "b_dec": (8,), "b_enc": (16,), "threshold": (16,)}
+    weights = {name: torch.randn(*size, generator=torch.Generator().manual_seed(0)) for name, size in sizes.items()}
+    config = {"architecture": "jumprelu", "d_in": 8, "d_sae": 16, "dtype": "float32", "apply_b_dec_to_input": True}
+    (folder / "cfg.json").write_text(json.dumps(config | {"metadata": {"sae_lens_version": "6.54.12"}}))
+    save_file(weights, folder / "sae_weights.safetensors")
+
+    def load() -> Any:
+        checked_config(folder)
+        read = read_sae(folder)
+        return plain([dataclasses.asdict(read.cfg), dict(read.state_dict())])
 
     return Case(folder=folder, load=load)
 
@@ -207,6 +227,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "records": records,
     "sae": sae,
     "foreign-sae": foreign_sae,
+    "foreign-sae-read": read_sae_folder,
     "checkpoint": checkpoint,
 }
 

@@ -13,4 +13,11 @@ from mechsteer.models import has_hooked
 
 NO_HOOKED = "TransformerLens 4 has no HookedTransformer"
 needs_hooked = pytest.mark.skipif(not has_hooked(), reason=NO_HOOKED)
-needs_sae_lens = pytest.mark.skipif(not sae_library.is_installed(), reason="sae-lens is not installed")
+NO_SAE_LENS = "sae-lens is not installed"
+needs_sae_lens = pytest.mark.skipif(not sae_library.is_installed(), reason=NO_SAE_LENS)
+
+
+def require_sae_lens() -> None:
+    """Skip the test that runs, where there is none; for fixtures."""
+    if not sae_library.is_installed():
+        pytest.skip(NO_SAE_LENS)

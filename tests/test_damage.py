@@ -18,7 +18,7 @@ N = {"capture": 60}  # slower: it runs the model
 def test_damage_is_refused_or_without_effect(name, tmp_path):
     counts = damage.counted(name, tmp_path / name, N.get(name, 300), seed=1)
     assert counts.traceback == 0, counts.examples
-    if name != "foreign-sae":  # which carries no digest
+    if not name.startswith("foreign-sae"):  # which carries no digest
         assert counts.wrong == 0, counts.examples
     assert counts.refused > 0 or name == "capture"  # which makes anew what is damaged
     assert counts.refused + counts.equal + counts.wrong == N.get(name, 300)

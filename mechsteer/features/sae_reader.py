@@ -127,7 +127,7 @@ def read_sae(folder: str | Path, *, device: str = "cpu") -> ReadSAE:
         with safe_open(folder / "sae_weights.safetensors", "pt", device=device) as file:
             weights = {name: file.get_tensor(name).to(dtype) for name in file.keys()}  # noqa: SIM118
         _check(config, weights)
-    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise FileFormatError(
             f"the SAE {folder} cannot be read: {error}",
             f"its files are truncated or from another tool; read without sae-lens are {sorted(_VECTORS)}",

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mechsteer.errors import NonFiniteError
 from mechsteer.models import Engine
+from mechsteer.runtime.batches import pad_rows
 from mechsteer.runtime.session import Session
 
 
@@ -46,13 +47,10 @@ def decode(
     `sessions` are those whose hooks run. `uniform` [n_rows max_new_tokens]: the random numbers of each row where temperature is above 0.
     Raises NonFiniteError for logits that are NaN or infinite.
     """
-    width, device = max(len(r) for r in rows), engine.device
-    current = torch.tensor([[how.pad] * (width - len(r)) + r for r in rows], device=device)
-    mask = None
-    if any(len(r) < width for r in rows):
-        mask = torch.ones(len(rows), width + how.max_new_tokens, dtype=torch.long, device=device)
-        for i, row in enumerate(rows):
-            mask[i, : width - len(row)] = 0
+    current, real = (t.to(engine.device) for t in pad_rows(rows, how.pad, align="right"))
+    mask, width = None, current.shape[1]
+    if not bool(real.all()):
+        mask = torch.nn.functional.pad(real.long(), (0, how.max_new_tokens), value=1)
     cache, use_cache = None, how.use_cache and engine.runner.keeps_cache
     batch = list(range(len(rows)))
     running = [True] * len(rows)
@@ -71,7 +69,7 @@ def decode(
         if not going:
             return
         if use_cache and step + 1 < how.max_new_tokens and leaving_pays(len(batch), len(going)):
-            index = torch.tensor(going, device=device)
+            index = torch.tensor(going, device=current.device)
             engine.runner.select_rows(cache, index)
             for session in sessions:
                 session.select_rows(index, cache)

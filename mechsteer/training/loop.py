@@ -127,7 +127,7 @@ class Loop:
             changed = [k for k, v in self.identity.items() if theirs.get(k) != v]
             raise ConfigError(
                 f"the checkpoint {path} belongs to another run: {', '.join(changed)} differ",
-                "use another checkpoint path, or delete it to start afresh",
+                "give another checkpoint path to start afresh",
             )
 
         def under(prefix: str) -> dict[str, Tensor]:

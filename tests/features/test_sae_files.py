@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import extras
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -11,6 +12,7 @@ from mechsteer.errors import FileFormatError
 from mechsteer.features.sae import load_sae, train_sae
 from mechsteer.features.sae_files import read_metrics
 
+pytestmark = extras.needs_sae_lens  # which makes the folders
 SETTINGS = {"d_in": 8, "d_sae": 16, "k": 3, "n_steps": 5, "batch_size": 32, "buffer_size": 128, "progress": False}
 
 

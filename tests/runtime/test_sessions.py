@@ -14,6 +14,7 @@ from mechsteer.errors import ConfigError, HookNeverFiredError, ShapeError, Unkno
 from mechsteer.models import backend_of
 from mechsteer.runtime.context import Context
 from mechsteer.runtime.observers import select_rows
+from mechsteer.runtime.summary import PromptSummary
 from mechsteer.steering.interventions import flatten, writing
 
 S = ms.TokenScope
@@ -281,6 +282,15 @@ def test_sites_with_heads_are_handed_over_flat(family, kind, point):
     )
 
 
+class AlongTheSummary(Copy):
+    """c · summary at every token, asked for anew each time."""
+
+    summary = PromptSummary("last")
+
+    def delta(self, acts, state, coeff, ctx):
+        return coeff * ctx.summary[:, None].expand_as(acts), None
+
+
 # -- rows that stop ----------------------------------------------------------------------------------------------
 
 
@@ -295,6 +305,7 @@ def test_the_rest_of_the_rows_goes_on_as_before(family, kind):
         gru(scope=S.from_position(2)),
         ms.Intervention(noisy(toy_adapters.PromptMlp(32, 32)), ms.Site(0, "mlp_out"), scope=S.window(4, 8)),
         drift(2),
+        ms.Intervention(AlongTheSummary(), ms.Site(2), coeff=0.5),
     ]
     with torch.no_grad(), ms.steer(model, ivs, [6, 6, 6], record=True) as session:
         whole, _ = runner.forward(rows, None, None, use_cache=False)

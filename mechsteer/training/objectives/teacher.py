@@ -113,7 +113,7 @@ def stored_predictions(
     fingerprint = model_fingerprint(teacher)
     digest = hashlib.sha256(json.dumps([fingerprint, rows, temperature, top_k]).encode()).hexdigest()[:24]
     path = folder / f"teacher-{digest}.safetensors"
-    known = read_tensors(path, kind=KIND, hint="delete it, and the teacher is asked again")
+    known = read_tensors(path, kind=KIND, hint="give another folder: the teacher is asked again")
     if known is not None:
         return PredictionStore(Predictions(**known[0]), rows)
     order = by_length(rows)
