@@ -73,7 +73,7 @@ def explicit(
     found: dict[str, Any] = {}
     for key, value in [*below.items(), *((key, value) for key, value in pairs if key not in SOURCES)]:
         whole, _, part = key.rpartition(".")
-        if key not in KEYS and whole in KEYS and dict in map(typing.get_origin, _kinds(KEYS[whole].type)):
+        if key not in KEYS and whole in KEYS and typing.get_origin(KEYS[whole].type) is dict:
             found[whole] = checked(whole, found.get(whole, {}) | {part: value})  # adapter.args.rank=4
         else:
             found[key] = checked(key, value)
