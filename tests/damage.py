@@ -18,6 +18,7 @@ from typing import Any
 
 import extras
 import mutations
+import study_toys
 import torch
 import toy_adapters
 import toys
@@ -207,7 +208,19 @@ def records(folder: Path) -> Case:
     return Case(folder=folder, load=lambda: plain([read_record(folder / name) for name in names]))
 
 
+def run(folder: Path) -> Case:
+    """A run folder: its settings, the results of its stages, what they wrote."""
+    study_toys.result(folder, [], "seed=3", "suffix= und dann")
+
+    def load() -> Any:
+        with study_toys.opened(folder, []) as run:
+            return [dataclasses.asdict(run.settings), run.finished(), (folder / "numbers.json").read_text()]
+
+    return Case(folder=folder, load=load)
+
+
 CASES: dict[str, Callable[[Path], Case]] = {
+    "run": run,
     "steering": steering,
     "store": store,
     "capture": capture,
