@@ -7,6 +7,7 @@ where it was if `keep` keeps what the arms made of the items.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from mechsteer.evaluation.harm import MARGIN, Harm, neutral_loss, neutral_losses
 from mechsteer.evaluation.paired import compare_paired, compare_scores, holm
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once
 from mechsteer.results import Interval, Result
+from mechsteer.steering.shared_prompts import leave_prompts_alone, sharing_prompts
 from mechsteer.tasks import Item
 
 Family = Literal["primary", "secondary"]
@@ -147,7 +149,10 @@ def evaluate(
     Raises ConfigError (no base arm or several, names twice, no items) and what `scoring` raises.
     """
     _check(arms, items)
-    scored = {arm.name: scoring.score(model, arm, items, keep=keep, progress=progress) for arm in arms}
+    # all of them or none: equal arms (the no-op hook's and base) must stay equal to the bit
+    shares = all(leave_prompts_alone(arm.steering) for arm in arms)
+    with sharing_prompts() if shares else contextlib.nullcontext():
+        scored = {arm.name: scoring.score(model, arm, items, keep=keep, progress=progress) for arm in arms}
     base = next(arm for arm in arms if arm.role == "base")
     treated = [arm for arm in arms if arm.role == "treated"]
     harms = _harms(model, arms, scored, base, neutral, margin, keep, n_boot, seed)

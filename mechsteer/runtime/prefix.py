@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from mechsteer.models import Engine
+from mechsteer.models import Engine, Forward
 from mechsteer.models.sites import Site
 from mechsteer.runtime.context import Context
 from mechsteer.runtime.observers import Observer
@@ -73,3 +73,26 @@ def collecting_summaries(
         collected |= {(iv.module, iv.reads[0]): state for iv, state in zip(own, states, strict=False)}
     finally:
         session.close()
+
+
+def announce(
+    sessions: Sequence[Session],
+    tokens: Tensor,
+    mask: Tensor | None,
+    cache: Any,
+    *,
+    summaries: Mapping[tuple[Any, Site], PartialSummary] | None = None,
+) -> None:
+    """Tell sessions that a prefix [batch pos] went by which they did not see run: `cache` holds it."""
+    prefix = Forward(
+        shape=(tokens.shape[0], tokens.shape[1]),
+        device=tokens.device,
+        tokens=tokens,
+        attention_mask=mask,
+        cache=cache,
+        is_filled=False,
+        keeps_cache=True,
+    )
+    for session in sessions:
+        session.begin(prefix, summaries={} if summaries is None else summaries)
+        session.end(cache)

@@ -21,9 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.models import Forward, backend_of
+from mechsteer.models import backend_of
 from mechsteer.runtime.batches import Batch
-from mechsteer.runtime.prefix import collecting_summaries
+from mechsteer.runtime.prefix import announce, collecting_summaries
 from mechsteer.runtime.session import hints, open_sessions
 from mechsteer.runtime.summary import Summaries
 
@@ -121,18 +121,8 @@ def _forward(model: Any, batch: Batch, start: Start) -> Tensor:
     backend, n_prefix, cache = backend_of(model), start.n_prefix, None
     if start.cache is not None:
         cache = backend.runner.fork_cache(start.cache)
-        prefix = Forward(
-            shape=(batch.tokens.shape[0], n_prefix),
-            device=batch.tokens.device,
-            tokens=batch.tokens[:, :n_prefix],
-            attention_mask=batch.mask[:, :n_prefix],
-            cache=cache,
-            is_filled=False,
-            keeps_cache=True,
-        )
-        for session in open_sessions(model):  # they did not see the prefix go by: tell them where the suffix stands
-            session.begin(prefix, summaries=start.summaries)
-            session.end(cache)
+        tokens, mask = batch.tokens[:, :n_prefix], batch.mask[:, :n_prefix]
+        announce(open_sessions(model), tokens, mask, cache, summaries=start.summaries)
     return backend.runner.forward(batch.tokens[:, n_prefix:], batch.attention_mask, cache, use_cache=False)[0]
 
 

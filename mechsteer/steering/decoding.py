@@ -16,6 +16,7 @@ from mechsteer.errors import NonFiniteError
 from mechsteer.models import Engine
 from mechsteer.runtime.batches import pad_rows
 from mechsteer.runtime.session import Session
+from mechsteer.steering.shared_prompts import shared_prefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,7 @@ class Decoding:
     pad: int
     use_cache: bool
     halted: Callable[[], bool]  # asked before each forward; True ends the run
+    shares_prompts: bool = True  # may go on from prompts that another generation read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,9 @@ def decode(
     if not bool(real.all()):
         mask = torch.nn.functional.pad(real.long(), (0, how.max_new_tokens), value=1)
     cache, use_cache = None, how.use_cache and engine.runner.keeps_cache
+    if use_cache and how.shares_prompts and not how.halted():
+        cache = shared_prefix(engine, sessions, current, None if mask is None else mask[:, :width])
+        current = current if cache is None else current[:, -1:]
     batch = list(range(len(rows)))
     running = [True] * len(rows)
     for step in range(how.max_new_tokens):

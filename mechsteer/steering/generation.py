@@ -132,6 +132,7 @@ def generate(
         pad=pad_id(model),
         use_cache=use_cache,
         halted=_halted(stop),
+        shares_prompts=not record,
     )
     uniform = None if temperature == 0 else _uniforms(len(rows), max_new_tokens, generator)
     size = len(rows) if batch_size is None else batch_size
