@@ -17,13 +17,11 @@ collect_ignore = ["toy_adapters.py"]  # looked through for doctests it would be 
 
 
 def pytest_runtest_setup(item):
-    """What says "hooked" in its name needs a HookedTransformer, a whole study sae-lens."""
+    """What says "hooked" in its name needs a HookedTransformer."""
     import extras
 
     if "hooked" in item.name and not extras.has_hooked():
         pytest.skip(extras.NO_HOOKED)
-    if item.path.name in extras.STUDIES:
-        extras.require_sae_lens()
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 A second environment has TransformerLens 4: no HookedTransformer, and no sae-lens, which needs TransformerLens 3.
 A test whose name (parameters included) says "hooked" is skipped there, and so is one that asks `toys` for such a model.
-Whole studies train an SAE; test_study_without_sae_lens.py runs what works without.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ NO_HOOKED = "TransformerLens 4 has no HookedTransformer"
 needs_hooked = pytest.mark.skipif(not has_hooked(), reason=NO_HOOKED)
 NO_SAE_LENS = "sae-lens is not installed"
 needs_sae_lens = pytest.mark.skipif(not sae_library.is_installed(), reason=NO_SAE_LENS)
-STUDIES = ("test_study.py", "test_commands.py", "test_kinds.py")  # whose fixtures are whole studies, with an SAE
 
 
 def require_sae_lens() -> None:

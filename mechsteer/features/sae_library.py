@@ -21,6 +21,7 @@ __all__ = [
     "TrainingSAE",
     "get_sae_training_class",
     "is_installed",
+    "require",
 ]
 
 _WHY_NOT: str | None = None
@@ -43,10 +44,16 @@ def is_installed() -> bool:
     return _WHY_NOT is None
 
 
+def require() -> None:
+    """Raises ConfigError where sae_lens cannot be imported."""
+    if not is_installed():
+        raise ConfigError(
+            f"training an SAE needs sae-lens, which is not there ({_WHY_NOT})",
+            "pip install 'mechsteer[sae]', which needs TransformerLens 3; or use a saved SAE, which is read without it",
+        )
+
+
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        raise ConfigError(
-            f"this needs sae-lens, which is not there ({_WHY_NOT})",
-            "pip install 'mechsteer[sae]'; it works with TransformerLens 3 only. A saved SAE is read without it",
-        )
+        require()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -16,7 +16,7 @@ import pandas as pd
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, explicit
 from mechsteer.errors import ConfigError
-from mechsteer.features import groups_for
+from mechsteer.features import groups_for, sae_library
 from mechsteer.features.sae import load_sae
 from mechsteer.files import write_atomically
 from mechsteer.results import plain
@@ -24,6 +24,7 @@ from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.files import load_steering
 from mechsteer.studies import attribute, evaluate, features, measure, traces, train
 from mechsteer.studies.graph import STAGES
+from mechsteer.studies.kept import SAE
 from mechsteer.studies.page import StageResults, page, verdict
 from mechsteer.studies.places import places, untrained
 from mechsteer.studies.problems import is_ready_made
@@ -99,6 +100,8 @@ def opened(
 def complete(run: Run) -> StudyResult:
     """Every stage that the run's data can have, and the report."""
     check(run)
+    if run.settings.sae.path is None and not (run.folder / SAE).is_dir():  # the study will train one
+        sae_library.require()
     for name in run.stages:
         if run.has(name):
             run.result(name)

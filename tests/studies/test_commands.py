@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import extras
 import pandas as pd
 import pytest
 from study_toys import TEXTS, files, prompts_file, stage_result
@@ -12,6 +13,7 @@ from mechsteer import cli
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
+    extras.require_sae_lens()
     folder = tmp_path_factory.mktemp("commands")
     data = prompts_file(folder / "texts.json")
     assert cli.main(["study", f"out={folder / 'run'}", f"data={data}", *TEXTS]) == 0

@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import extras
 import pytest
 import torch
 import toy_adapters
@@ -19,6 +20,7 @@ from mechsteer.studies.problems import Problems
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
     """A study of one trained vector on free texts."""
+    extras.require_sae_lens()
     folder = tmp_path_factory.mktemp("texts")
     data = prompts_file(folder / "texts.json")
     assert cli.main(["study", f"out={folder / 'run'}", f"data={data}", *TEXTS]) == 0

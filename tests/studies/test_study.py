@@ -10,6 +10,7 @@ import sys
 import time
 import typing
 
+import extras
 import pytest
 import torch
 from study_toys import SMALL, desk_of, files, prompts_file, stage_result
@@ -28,6 +29,7 @@ from mechsteer.studies.study import FUNCTIONS, opened
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
+    extras.require_sae_lens()
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert cli.main(["study", f"out={folder}", *SMALL]) == 0
     return folder
@@ -159,6 +161,7 @@ def ready_made(path, n=16):
     return path
 
 
+@extras.needs_sae_lens
 def test_ready_made_traces_are_measured_and_not_steered(tmp_path, capsys):
     data, out = ready_made(tmp_path / "solutions.jsonl"), tmp_path / "run"
     assert cli.main(["study", f"out={out}", f"data={data}", *SMALL, "topology.n_points=12"]) == 0
@@ -173,6 +176,7 @@ def test_ready_made_traces_are_measured_and_not_steered(tmp_path, capsys):
     assert "nothing is steered in this run" in told
 
 
+@extras.needs_sae_lens
 def test_one_class_and_no_words_are_said_not_hidden(tmp_path):
     data, out = ready_made(tmp_path / "solutions.jsonl"), tmp_path / "run"
     words = tmp_path / "words.yaml"
