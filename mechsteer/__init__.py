@@ -33,7 +33,7 @@ _NAMES = {
     "deltas": "mechsteer.attribution",
     "attribute": "mechsteer.attribution",
     "attribute_effect": "mechsteer.attribution",
-    "study": "mechsteer.study",
+    "study": "mechsteer.studies.study",
 }
 _MODULES = {  # rooms, and what lies in one but is asked for by its own name
     **{
@@ -41,7 +41,7 @@ _MODULES = {  # rooms, and what lies in one but is asked for by its own name
         for room in (
             *("activations", "adapters", "attribution", "bases", "directions", "errors", "evaluation", "features"),
             *("models", "pocket", "probes", "prompts", "report", "runtime", "signals", "steering", "tasks"),
-            *("topology", "training"),
+            *("studies", "topology", "training"),
         )
     },
     **{name: f"mechsteer.steering.{name}" for name in ("calibration", "generation", "interventions")},

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from mechsteer import __version__
+from mechsteer.configs.fields import shown
 from mechsteer.errors import MechsteerError, closest
+from mechsteer.studies.graph import ANYWHERE, STAGES, before, declared_keys
 
 USAGE = """mechsteer: intervene on how a language model reasons, measure what changed, explain the intervention
 
@@ -17,28 +19,24 @@ usage: mechsteer COMMAND [key=value ...]     mechsteer COMMAND --help     mechst
 
 {commands}
 
-All commands but models work on one run folder (out=runs/study) with one configuration. A command runs what it
-needs first; what is done already is read back. `mechsteer study --help` lists every key.
+All commands but models work on one run folder (out=runs/study), which keeps its settings: give it alone, or with keys
+to change. A command runs what it needs first; what is done already is read back, and what a changed key concerns runs
+again. `mechsteer study --help` lists every key.
+
+  preset=NAME      settings to start from: {presets}; or a YAML file
+  config=FILE      a YAML file of keys, over the preset
+  --again          run the command's stages though they are done
+  --multirun       key=a,b,c runs each, in a folder of its own under out=, with one table over all
 """
 
-STAGE_COMMANDS = {
-    "traces": "sample reasoning traces and judge them",
-    "capture": "keep the activations of the traces",
-    "train": "train a steering vector on verified-correct traces; layer and strength chosen on dev",
-    "sae": "train a sparse autoencoder at the adapter's site",
-    "reasonscore": "score SAE features of reasoning, with contexts",
-    "probe": "probe right against wrong, beside length, steps and style",
-    "topology": "persistent entropy of trajectories at matched length",
-    "evaluate": "every arm on the same held-out problems, once",
-    "attribute": "what the adapter is made of, checked by running the model",
-}
 COMMANDS = {
     "study": "the whole loop, one report",
-    **STAGE_COMMANDS,
+    **{name: declared.about for name, declared in STAGES.items()},
     "heatmap": "a token heatmap of the probe or of a feature (heatmap.text=..., heatmap.show=...)",
     "report": "write report.html again from what is done",
     "models": "list the bundled models",
 }
+FLAGS = ("--again", "--multirun")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, COMMANDS))
-        print(USAGE.format(commands="\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())))
+        lines = "\n".join(f"  {name:{width}}  {text}" for name, text in COMMANDS.items())
+        print(USAGE.format(commands=lines, presets=", ".join(_presets())))
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"mechsteer {__version__}")
@@ -72,13 +71,42 @@ def _dispatch(arguments: list[str]) -> int:
             f"no command {command!r}", f"did you mean {near}?" if near else "mechsteer --help lists them"
         )
     if "-h" in rest or "--help" in rest:
-        print(f"mechsteer {command}: {COMMANDS[command]}\n")
-        if command != "models":
-            print((Path(__file__).parent / "configs" / "study.yaml").read_text(encoding="utf-8"))
+        print(_help(command))
         return 0
+    flags = [word for word in rest if word.startswith("--")]
+    if unknown := [flag for flag in flags if flag not in FLAGS]:
+        raise MechsteerError(f"unknown option {unknown[0]}", f"options are {list(FLAGS)}; settings are key=value")
+    settings = [word for word in rest if word not in flags]
     if command == "models":
         return _models(rest)
-    return _on_run(command, rest)
+    if "--multirun" in flags:
+        return _sweep(command, settings, again="--again" in flags)
+    return _on_run(command, settings, again="--again" in flags)
+
+
+def _help(command: str) -> str:
+    """A command's own keys, with their defaults; of a study all keys."""
+    if command == "models":
+        return f"mechsteer models: {COMMANDS[command]}"
+    told: list[str] = [f"mechsteer {command}: {COMMANDS[command]}", ""]
+    names: tuple[str, ...] | None = ("out",)
+    if command == "study":
+        names = None
+    elif command == "heatmap":
+        names = (*ANYWHERE, "heatmap")
+    elif command in STAGES:
+        names = (*ANYWHERE, *STAGES[command].keys)
+    for key in declared_keys(names):
+        told.append(f"  {f'{key.name}={shown(key.default)}':44}  {key.declared['about']}")
+    if command in STAGES and (first := before(command)):
+        told += ["", f"It stands on {', '.join(first)}, whose keys `mechsteer {first[-1]} --help` and so on list."]
+    if command == "study":
+        told += ["", f"preset={'|'.join(_presets())}|FILE   config=FILE   --again   --multirun key=a,b,c"]
+    return "\n".join(told)
+
+
+def _presets() -> list[str]:
+    return sorted(path.stem for path in (Path(__file__).parent / "configs" / "presets").glob("*.yaml"))
 
 
 def _models(rest: list[str]) -> int:
@@ -90,32 +118,40 @@ def _models(rest: list[str]) -> int:
     return 0
 
 
-def _on_run(command: str, overrides: list[str]) -> int:
-    config = importlib.import_module("mechsteer.configs.settings").resolve(None, overrides)
-    study = importlib.import_module("mechsteer.study")
-    progress = sys.stderr.isatty()
-    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True)  # noqa: E731
-    if command == "study":
-        result = study.study(config, progress=progress, say=say)
-        _print_verdict(result)
-        print(f"report: {result.folder / 'report.html'}")
-        return 0
-    run = study.open_run(config, progress=progress, say=say)
-    if command in STAGE_COMMANDS:
-        study.require_stage(run, command)
-        print(study.to_json(study.brief(run.result(command))), end="")
-    elif command == "heatmap":
-        print(f"heatmap: {study.heatmap(run)}")
-    if command != "heatmap":
-        folder = study.finish(run).folder
-        print(f"report: {folder / 'report.html'}", file=sys.stderr)
+def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
+    given = importlib.import_module("mechsteer.configs.settings").explicit(None, overrides)
+    run_room = importlib.import_module("mechsteer.studies.study")
+    if command in ("report", "heatmap"):
+        run_room.require_run(given)
+    anew = () if not again else set(STAGES) if command == "study" else {command}
+    with run_room.opened(given, progress=sys.stderr.isatty(), say=_say, again=anew) as run:
+        if command == "study":
+            result = run_room.complete(run)
+            if told := run_room.told(run):
+                print(told)
+            print(f"report: {result.folder / 'report.html'}")
+        elif command == "heatmap":
+            print(f"heatmap: {importlib.import_module('mechsteer.studies.heatmap').heatmap(run)}")
+        else:
+            if command in STAGES:
+                print(run_room.to_json(run_room.brief(run_room.stage(run, command))), end="")
+            print(f"report: {run_room.finish(run).folder / 'report.html'}", file=sys.stderr)
     return 0
 
 
-def _print_verdict(result: object) -> None:
-    told = importlib.import_module("mechsteer.study.verdict").first_screen(getattr(result, "metrics", {}))
-    if told is not None:
-        print(told.statement)
+def _sweep(command: str, overrides: list[str], *, again: bool) -> int:
+    if command not in ("study", *STAGES):
+        raise MechsteerError(f"{command} runs once", "--multirun is for study and its stages")
+    room = importlib.import_module("mechsteer.studies.sweep")
+    table = room.sweep(
+        overrides, until=None if command == "study" else command, progress=sys.stderr.isatty(), say=_say, again=again
+    )
+    print(f"table: {table.csv}\nreport: {table.report}")
+    return 1 if table.failed else 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,12 @@ import sys
 import pytest
 
 from mechsteer import cli
+from mechsteer.configs.fields import keys
+from mechsteer.configs.schema import Settings
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "-m", "mechsteer.cli", *arguments], capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "mechsteer", *arguments], capture_output=True, text=True)
 
 
 def test_help_lists_every_command_and_every_key(capsys):
@@ -18,7 +20,14 @@ def test_help_lists_every_command_and_every_key(capsys):
     for command in cli.COMMANDS:
         assert f"  {command} " in overview
         assert cli.main([command, "--help"]) == 0
-    assert "n_problems" in capsys.readouterr().out
+    capsys.readouterr()
+    assert cli.main(["study", "--help"]) == 0
+    study = capsys.readouterr().out
+    assert all(f"  {key.name}=" in study for key in keys(Settings))
+    assert cli.main(["probe", "--help"]) == 0
+    probe = capsys.readouterr().out
+    assert "probe.n_splits=5" in probe
+    assert "sae.d_sae" not in probe
     assert cli.main(["--version"]) == 0
 
 
@@ -34,6 +43,11 @@ def test_help_lists_every_command_and_every_key(capsys):
         (["study", "layers=[99]", "out=OUT"], "no layer 99"),
         (["study", "vocabulary=none.yaml", "out=OUT"], "none.yaml"),
         (["models", "x=1"], "models takes no settings"),
+        (["heatmap", "out=OUT"], "nothing has run in"),
+        (["study", "--agian"], "unknown option --agian"),
+        (["study", "--multirun", "out=OUT"], "without a key of several values"),
+        (["report", "--multirun", "seed=1,2"], "report runs once"),
+        (["study", "preset=quik", "out=OUT"], "no preset 'quik'"),
     ],
 )
 def test_mistakes(arguments, message, tmp_path):

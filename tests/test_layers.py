@@ -26,8 +26,9 @@ LAYERS = (
     ("training", "attribution"),
     ("evaluation", "planted"),
     ("report", "records"),
-    ("study",),
+    ("studies",),
     ("cli", "lab"),
+    ("__main__",),
 )
 PEERS = {
     **{"files": ("errors",), "configs": ("errors",), "results": ("errors",)},
@@ -48,7 +49,7 @@ OWNERS = {
     "gradio": "mechsteer.lab",
 }
 PICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
-OUTSIDE = ("tests", "scripts", "analyses", "toys", "steering_toys", "shared_data")
+OUTSIDE = ("tests", "scripts", "analyses", "toys", "steering_toys", "study_toys", "shared_data")
 MOST_LINES = 400
 
 Trees = Mapping[str, ast.Module]
@@ -168,9 +169,9 @@ def test_files_are_short() -> None:
 @pytest.mark.parametrize(
     ("name", "source", "rule"),
     [
-        ("mechsteer.models.sites", "from mechsteer.study import study", "models (layer 1) imports study (layer 9)"),
+        ("mechsteer.models.sites", "from mechsteer.studies import x", "models (layer 1) imports studies (layer 9)"),
         ("mechsteer.models.sites", "import mechsteer.cli", "models (layer 1) imports cli (layer 10)"),
-        ("mechsteer.models.sites", "from mechsteer import study", "models (layer 1) imports study (layer 9)"),
+        ("mechsteer.models.sites", "from mechsteer import studies", "models (layer 1) imports studies (layer 9)"),
         ("mechsteer.probes.linear", "from mechsteer.topology import x", "probes (layer 4) imports topology (layer 4)"),
         ("mechsteer.training.fit", "import mechsteer.attribution.deltas", "training (layer 6) imports attribution"),
         ("mechsteer.report.x", "from mechsteer import load_model", "'load_model' is not a module with a layer"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens", "hydra", "pandas", "scipy", "sklearn", "matplotlib"}
 
 
@@ -41,10 +43,18 @@ def test_models_do_not_load_sae_lens() -> None:
     )
 
 
-def test_help_is_light() -> None:
-    code = """
+def test_study_is_the_function_whatever_was_imported_before() -> None:
+    names = "ms.study, ms.studies, ms.tasks"
+    for first in ("import mechsteer.studies.study", "import mechsteer.studies.graph", "from mechsteer import studies"):
+        output, _ = run(f"{first}; import mechsteer as ms; {names}; import mechsteer.studies.run; print(ms.study)")
+        assert output.startswith("<function study"), first
+
+
+@pytest.mark.parametrize("command", ["", "study", "probe"])
+def test_help_is_light(command: str) -> None:
+    code = f"""
 import runpy, sys
-sys.argv = ["mechsteer", "--help"]
+sys.argv = ["mechsteer", *{command.split()}, "--help"]
 try:
     runpy.run_module("mechsteer.cli", run_name="__main__")
 except SystemExit as stop:

@@ -1,1 +1,1 @@
-"""Presets, read by Hydra; every command shares the keys of study.yaml."""
+"""Typed settings: `schema` declares every key with its range, `settings` reads them, presets/ are files of them."""

@@ -1,172 +1,250 @@
-"""One configuration for every command: configs/study.yaml, a mapping or file over it, Hydra overrides over that."""
+"""Settings as one typed object: defaults, a preset, a mapping or file over it, `key=value` overrides over that."""
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import math
+import os
 import re
+import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType
+from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mechsteer.configs.fields import Key, built, flat, keys, nested, shown
+from mechsteer.configs.schema import Settings
 from mechsteer.errors import ConfigError, closest
 
-_CHOICES = {
-    "backend": ("bridge", "hooked"),
-    "metric": ("auto", "accuracy", "log_odds"),
-    "heatmap.show": ("probe", "feature"),
-    "sae.architecture": ("topk", "batchtopk", "jumprelu", "standard", "gated", "matryoshka"),
-}
-_WORDS = ("null", "true", "false", "nan", "inf")  # what Hydra's grammar does not read as strings
-_LEAST = {
-    **dict.fromkeys(("batch_size", "max_new_tokens", "prompt_tokens"), 1),
-    **dict.fromkeys(("traces.n_problems", "traces.n_dev", "traces.n_samples"), 1),
-    **dict.fromkeys(("adapter.epochs", "adapter.n_samples", "evaluate.n_problems", "evaluate.n_random"), 1),
-    **dict.fromkeys(("sae.d_sae", "sae.k", "sae.n_tokens", "probe.n_boot", "attribute.n_random"), 1),
-    **dict.fromkeys(("probe.n_splits", "topology.n_points", "attribute.n_prompts"), 2),
-    **dict.fromkeys(("seed", "traces.temperature", "attribute.integrated"), 0),
-    **dict.fromkeys(("adapter.lr", "adapter.kl_weight", "adapter.l2_weight"), 0),
-}
-_LISTS = {"layers": (int, float), "adapter.coeffs": (int, float), "attribute.k": (int,)}
+PRESETS = Path(__file__).parent / "presets"
+KEYS = {key.name: key for key in keys(Settings)}
+SOURCES = ("preset", "config")  # where settings come from; no settings themselves
+_HINT = "write key=value; in quotes where the value is a list of words or the like: 'suffix=\" and then\"'"
 
 
-def defaults() -> dict[str, Any]:
-    """The bundled configuration as a plain dict."""
-    with initialize_config_module("mechsteer.configs", version_base=None):
-        return _plain(compose("study"))
+def defaults() -> Settings:
+    """The settings where nothing is given."""
+    return Settings()
 
 
-def resolve(config: Mapping[str, Any] | str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The full configuration as a plain dict: the bundled one, `config` over it, `overrides` (key=value) over that.
+def resolve(
+    config: Mapping[str, Any] | str | Path | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    base: Settings | None = None,
+) -> Settings:
+    """All settings: `base` (the defaults), `config` over it, `overrides` (key=value) over that.
 
-    Raises ConfigError for an unknown key (naming the nearest), a value of the wrong kind, or a missing file.
+    Raises ConfigError for an unknown key (naming the nearest), a value of the wrong kind or out of range, or a
+    missing file.
     """
-    values = dict(_leaves(defaults()))
-    known = dict(values)
-    for key, value in [*_leaves(_mapping(config), stop=known), *map(_parsed, overrides)]:
-        if key not in known:
-            raise ConfigError(f"unknown key {key!r}", f"the nearest are {closest(key, known) or sorted(known)}")
-        _check_kind(key, value, known[key])
-        values[key] = value
-    _check_values(values)
-    return _nested(values)
+    return over(explicit(config, overrides), base)
 
 
-def _check_values(values: Mapping[str, Any]) -> None:
-    for key, least in _LEAST.items():
-        if not least <= values[key] < math.inf:
-            raise ConfigError(f"{key} is {values[key]}", f"give at least {least}")
-    for key, allowed in _CHOICES.items():
-        if values[key] not in allowed:
-            raise ConfigError(f"{key} is {values[key]!r}", f"choose one of {list(allowed)}")
-    for key, kinds in _LISTS.items():
-        if not values[key]:
-            raise ConfigError(f"{key} is empty", f"give at least one, such as {key}=[1]")
-        if not all(isinstance(x, kinds) and not isinstance(x, bool) and math.isfinite(x) for x in values[key]):
-            raise ConfigError(f"{key} is {values[key]}", f"give numbers, such as {key}=[1,2]")
-    if min(values["attribute.k"]) < 1:
-        raise ConfigError(f"attribute.k is {values['attribute.k']}", "keep at least 1 direction")
-    if 0 in values["adapter.coeffs"]:
-        raise ConfigError("adapter.coeffs holds 0", "a strength of 0 is the model as it is; leave it out")
+def over(given: Mapping[str, Any], base: Settings | None = None) -> Settings:
+    """The settings `base` (the defaults) with given ones, as `explicit` makes them, over it."""
+    return built(Settings, flat(base or Settings()) | dict(given))
 
 
-def changed(config: Mapping[str, Any]) -> list[str]:
-    """The overrides (key=value) that make a full configuration out of the bundled one."""
-    before = dict(_leaves(defaults()))
-    return [f"{key}={_written(value)}" for key, value in _leaves(config) if value != before[key]]
+def explicit(
+    config: Mapping[str, Any] | str | Path | None = None, overrides: Sequence[str] = (), **more: Any
+) -> dict[str, Any]:
+    """What is given explicitly, checked, as {"traces.n_dev": 300, ...}: a preset, `config` over it, the rest over that.
+
+    `config` and `overrides` may name a `preset` (bundled, or a file of one's own), `overrides` also a `config` file.
+    """
+    pairs = [_parsed(override) for override in overrides] + list(_leaves(more))
+    sources = {key: value for key, value in pairs if key in SOURCES}
+    if "config" in sources and config is not None:
+        raise ConfigError("two configurations are given", "give one")
+    below = dict(_leaves(_mapping(sources.get("config", config))))
+    preset = sources.get("preset", below.pop("preset", None))
+    if preset is not None:
+        below = dict(_leaves(_preset(preset))) | below
+    given = [*below.items(), *((key, value) for key, value in pairs if key not in SOURCES)]
+    return {key: checked(key, value) for key, value in given}
 
 
-def _written(value: Any) -> str:
-    """A value as Hydra's grammar reads it back: plain words as they are, other strings in quotes."""
-    if isinstance(value, str) and re.fullmatch(r"[A-Za-z./][\w./-]*", value) and value.lower() not in _WORDS:
+def checked(key: str, value: Any) -> Any:
+    """`value` as its key wants it. Raises ConfigError for an unknown key, and a value of the wrong kind or range."""
+    if key not in KEYS:
+        sections = sorted({name.partition(".")[0] for name in KEYS if "." in name})
+        if key in sections:
+            raise ConfigError(
+                f"{key} is a section, not one key", f"give {[k for k in KEYS if k.startswith(f'{key}.')]}"
+            )
+        raise ConfigError(f"unknown key {key!r}", f"the nearest are {closest(key, KEYS) or sorted(KEYS)}")
+    declared = KEYS[key].declared
+    value = _of_kind(KEYS[key], value)
+    if value is None:
+        return None
+    if declared["choices"] and value not in declared["choices"]:
+        raise ConfigError(f"{key} is {value!r}", f"choose one of {list(declared['choices'])}")
+    if isinstance(value, (int, float)):
+        _check_range(value, declared["least"], f"{key} is {value}")
+    if isinstance(value, list):
+        if not value:
+            raise ConfigError(f"{key} is empty", f"give at least one, such as {key}={json.dumps(KEYS[key].default)}")
+        for x in value:
+            if isinstance(x, (int, float)):
+                _check_range(x, declared["each_least"], f"{key} is {value}")
+            if x in declared["not_in_it"]:
+                raise ConfigError(f"{key} holds {x}", "leave it out")
+    return value
+
+
+def cells(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
+    """The runs of a sweep: ({swept key: its value as written}, overrides of one run), the last key fastest.
+
+    `key=a,b,c` and `key=range(1,4)` are swept; lists keep their brackets: `layers=[1],[2]`. Raises ConfigError where
+    nothing is swept.
+    """
+    columns: list[list[str]] = []
+    swept: list[str] = []
+    for text in overrides:
+        parsed = _grammar(text)
+        if parsed is not None and parsed.is_sweep_override():
+            try:
+                values = list(parsed.sweep_string_iterator())
+            except HydraException as error:
+                raise ConfigError(f"{text!r} cannot be swept", "list the values: key=a,b,c") from error
+            swept.append(parsed.key_or_group)
+            columns.append([f"{parsed.key_or_group}={value}" for value in values])
+        else:
+            columns.append([text])
+    if not swept:
+        raise ConfigError("--multirun without a key of several values", "give them with commas: seed=0,1,2")
+    for name in swept:
+        if name == "out":
+            raise ConfigError("out is one folder, which gets one folder per run", "give one")
+    return [
+        ({key: text.partition("=")[2] for text in cell if (key := text.partition("=")[0]) in swept}, list(cell))
+        for cell in itertools.product(*columns)
+    ]
+
+
+def changed(settings: Settings, base: Settings | None = None) -> list[str]:
+    """The overrides (key=value) that make these settings out of `base` (the defaults)."""
+    before = flat(base or Settings())
+    return [f"{key}={shown(value)}" for key, value in flat(settings).items() if value != before[key]]
+
+
+def as_tree(settings: Settings) -> dict[str, Any]:
+    """The settings as nested plain data, for a file."""
+    return nested(flat(settings))
+
+
+def presets() -> list[str]:
+    """The bundled presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def _check_range(value: float, least: float | None, told: str) -> None:
+    if not math.isfinite(value) or (least is not None and value < least):
+        raise ConfigError(told, f"give {'a finite number' if least is None else f'at least {least}'}")
+
+
+def _of_kind(key: Key, value: Any) -> Any:
+    """The value as OmegaConf converts it to the declared type; strings stand for themselves, ${...} included."""
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if isinstance(value, tuple):
+        value = list(value)
+    text_wanted = _is_text(key.type)
+    if isinstance(value, str) and text_wanted:
         return value
-    if isinstance(value, str):
-        # backslashes stand for themselves, unless a quote follows them
-        return '"' + re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + (m[2] and '\\"'), value) + '"'
-    return json.dumps(value)
+    kind = " or ".join("null" if k is type(None) else getattr(k, "__name__", str(k)) for k in _kinds(key.type))
+    wrong = ConfigError(f"{key.name} is {value!r}", f"give {kind}, such as {key.name}={shown(key.default)}")
+    if (text_wanted and value is not None) or (isinstance(value, str) and ("${" in value or value == "???")):
+        raise wrong
+    wrapped = OmegaConf.structured(dataclasses.make_dataclass("Wrapped", [("value", key.type, dataclasses.MISSING)]))
+    try:
+        OmegaConf.update(wrapped, "value", value)
+        result = OmegaConf.to_container(wrapped)
+    except (OmegaConfBaseException, ValueError, TypeError) as error:
+        raise wrong from error
+    assert isinstance(result, dict)
+    return result["value"]
 
 
-def overlaid(config: Mapping[str, Any] | str | Path | None, more: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings (a mapping or a file) with others over them, as one flat mapping for `resolve`."""
-    return dict(_leaves(_mapping(config))) | dict(_leaves(more))
+def _kinds(of: Any) -> list[Any]:
+    return [of] if typing.get_origin(of) in (list, dict) else list(typing.get_args(of)) or [of]
 
 
-def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a.b": 1} -> {"a": {"b": 1}}."""
-    nested: dict[str, Any] = {}
-    for key, value in values.items():
-        *path, leaf = key.split(".")
-        inner = nested
-        for part in path:
-            inner = inner.setdefault(part, {})
-        inner[leaf] = value
-    return nested
+def _is_text(of: Any) -> bool:
+    return str in _kinds(of)
+
+
+def _grammar(override: str) -> Override | None:
+    """What Hydra makes of key=value; None where its grammar does not read it."""
+    try:
+        return OverridesParser.create().parse_override(override)
+    except HydraException:
+        return None
 
 
 def _parsed(override: str) -> tuple[str, Any]:
-    """(key, value) of key=value, read by Hydra's grammar."""
-    hint = "write key=value; quote values with spaces: 'suffix=\" and then\"'"
-    try:
-        parsed = OverridesParser.create().parse_override(override)
-    except HydraException as error:
-        raise ConfigError(f"{override!r} is no setting", hint) from error
-    if parsed.type is not OverrideType.CHANGE or parsed.is_sweep_override():
-        raise ConfigError(f"{override!r} is no setting of one run", hint)
-    return parsed.key_or_group, parsed.value()
+    """(key, value) of key=value. Text that is none of Hydra's grammar (commas, colons, apostrophes) is taken as it is."""
+    key, equals, text = override.partition("=")
+    parsed = _grammar(override)
+    is_text = key in SOURCES or (key in KEYS and _is_text(KEYS[key].type))
+    if parsed is None or parsed.is_sweep_override():
+        if equals and is_text:
+            return key, text
+        if parsed is not None and parsed.is_sweep_override():
+            raise ConfigError(f"{override!r} is no setting of one run", "run several with --multirun")
+        if equals and re.fullmatch(r"[\w.]+", key):
+            checked(key, text)  # an unknown key, a number where none is
+        raise ConfigError(f"{override!r} is no setting", _HINT)
+    if parsed.type is not OverrideType.CHANGE:
+        raise ConfigError(f"{override!r} is no setting of one run", _HINT)
+    value = parsed.value()
+    if is_text and not isinstance(value, str) and value is not None:
+        return key, text
+    return parsed.key_or_group, value
+
+
+def _preset(name: Any) -> Mapping[str, Any]:
+    """The keys of a preset: a bundled one by name, or a file of one's own."""
+    path = Path(str(name))
+    if (bundled := PRESETS / f"{name}.yaml").is_file() and path.suffix == "":
+        return _mapping(bundled)
+    if not path.is_file():
+        raise ConfigError(f"no preset {str(name)!r}", f"bundled are {presets()}; or give the path of a YAML file")
+    return _mapping(path)
 
 
 def _mapping(config: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:
     if config is None:
         return {}
+    if isinstance(config, Settings):
+        return flat(config)
     if isinstance(config, Mapping):
         return config
-    path = Path(config)
+    path, hint = Path(config), "give a YAML file with keys of `mechsteer study --help`"
     if not path.is_file():
-        raise ConfigError(f"no configuration file at {path}", "give a YAML file with keys of study.yaml")
+        raise ConfigError(f"no configuration file at {path}", hint)
     try:
         loaded = OmegaConf.to_container(OmegaConf.load(path))
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
-        raise ConfigError(
-            f"{path} cannot be read: {str(error).splitlines()[0]}", "give a YAML file with keys of study.yaml"
-        ) from error
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint) from error
     if not isinstance(loaded, dict):
-        raise ConfigError(f"{path} holds a {type(loaded).__name__}", "give a YAML file with keys of study.yaml")
+        raise ConfigError(f"{path} holds a {type(loaded).__name__}", hint)
     return {str(key): value for key, value in loaded.items()}
 
 
-def _plain(config: Any) -> dict[str, Any]:
-    container = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(container, dict)
-    return {str(key): value for key, value in container.items()}
-
-
-def _leaves(
-    values: Mapping[str, Any], prefix: str = "", stop: Mapping[str, Any] | None = None
-) -> Iterator[tuple[str, Any]]:
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in values.items():
         name = f"{prefix}{key}"
-        if isinstance(value, Mapping) and (stop is None or name not in stop):
-            yield from _leaves(value, f"{name}.", stop)
+        if isinstance(value, Mapping) and name not in KEYS:
+            yield from _leaves(value, f"{name}.")
         else:
             yield name, value
-
-
-def _check_kind(key: str, value: Any, default: Any) -> None:
-    if default is None:
-        return
-    number = isinstance(default, (int, float)) and not isinstance(default, bool)
-    fits = (
-        isinstance(value, (int, float)) and not isinstance(value, bool) if number else isinstance(value, type(default))
-    )
-    if isinstance(default, int) and isinstance(value, float):
-        fits = False
-    if not fits:
-        raise ConfigError(f"{key} is {value!r}", f"give a {type(default).__name__}, such as {default!r}")

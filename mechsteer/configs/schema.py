@@ -1,0 +1,145 @@
+"""Every key of a study, with its default, its range and one line about it. Nothing heavy is imported: --help reads this."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mechsteer.configs.fields import section, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class TraceSettings:
+    """What is sampled from the model."""
+
+    n_problems: int = setting(400, "training problems", least=1)
+    n_dev: int = setting(300, "dev problems: every choice is made on them", least=1)
+    n_samples: int = setting(4, "sampled traces per training problem", least=1)
+    temperature: float = setting(0.9, "of the sampling", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """What is trained, and how."""
+
+    kind: str = setting("static", "static | bias_only (a vector per layer) | the registered name of one of your own")
+    args: dict[str, Any] = setting({}, "of its kind, such as {rank: 4}: what its `fresh` takes")
+    sites: list[str] = setting(
+        ["resid_post"],
+        "where it reads and writes: points, at each of `layers`, or point@layer; of several all at once; read>write",
+    )
+    path: str | None = setting(None, "a steering file of your own, instead of training one", contents=True)
+    seeds: int = setting(1, "trainings with other random numbers, pooled", least=1)
+    epochs: int = setting(5, "passes over the samples", least=1)
+    lr: float | None = setting(
+        None,
+        "per step; null: its kind's own. Of a vector as a share of the residual's size per coordinate at the site",
+        least=0,
+    )
+    kl_weight: float = setting(0.1, "on the divergence from the model as it is", least=0)
+    l2_weight: float = setting(0.0001, "on the squared norm, in the same units", least=0)
+    n_samples: int = setting(800, "verified-correct traces trained on, at most", least=1)
+    coeffs: list[int | float] = setting([1.0, 2.0, 3.0], "strengths tried on dev", not_in_it=(0,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """The one use of the held-out problems."""
+
+    n_problems: int = setting(500, "held-out problems, used once", least=1)
+    n_random: int = setting(5, "random directions of equal norm", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaeSettings:
+    """The sparse autoencoder at the adapter's site."""
+
+    architecture: str = setting(
+        "topk",
+        "kind of autoencoder",
+        choices=("topk", "batchtopk", "jumprelu", "standard", "gated", "matryoshka"),
+    )
+    path: str | None = setting(None, "an SAE folder of your own, instead of training one", contents=True)
+    d_sae: int = setting(1024, "features", least=1)
+    k: int = setting(16, "active features per token", least=1)
+    n_tokens: int = setting(250_000, "tokens it is trained on", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeSettings:
+    """The probe of right and wrong."""
+
+    n_splits: int = setting(5, "folds, each of whole problems", least=2)
+    n_boot: int = setting(1000, "resamples behind an interval", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopologySettings:
+    """Trajectories at matched length."""
+
+    n_points: int = setting(16, "every trajectory is resampled to this length; shorter ones are left out", least=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeSettings:
+    """What the adapter is made of, and the check of it."""
+
+    n_prompts: int = setting(64, "contexts the adapter is run on", least=2)
+    k: list[int] = setting([1, 4, 16], "how many directions are kept or removed in the check", each_least=1)
+    n_random: int = setting(20, "random draws of equally many directions", least=1)
+    integrated: int = setting(8, "steps of integrated gradients; 0: the gradient at the unsteered run", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeatmapSettings:
+    """What `mechsteer heatmap` draws; no part of a study."""
+
+    show: str = setting(
+        "probe",
+        "what is drawn: probe | feature | steered (what was added at each token)",
+        choices=("probe", "feature", "steered"),
+    )
+    feature: int | None = setting(None, "SAE feature to draw", least=0)
+    text: str | None = setting(None, "text to draw it on; null: traces of the run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All keys of a study."""
+
+    model: str = setting("pocket", "bundled name, Hugging Face folder, or hub name (when online)")
+    backend: str = setting("bridge", "how the model is wrapped", choices=("bridge", "hooked"))
+    device: str | None = setting(None, "such as cpu, cuda, cuda:1; null: the processor", aside=True)
+    dtype: str = setting("float32", "of the model", choices=("float32", "float64", "bfloat16", "float16"))
+    data: str = setting(
+        "pocket",
+        "pocket | GSM8K file or folder (.jsonl) | prompts (.jsonl .json .txt) | traces (GSM8K's example solutions)",
+        contents=True,
+    )
+    out: str = setting("runs/study", "run folder; started again with the same one, the run resumes", aside=True)
+    seed: int = setting(0, "of every draw", least=0)
+    batch_size: int = setting(64, "prompts run at once", least=1)
+    max_new_tokens: int = setting(200, "most tokens a trace may have", least=1)
+    metric: str = setting(
+        "auto",
+        "accuracy | log_odds | auto: accuracy where answers can be verified, else log_odds",
+        choices=("auto", "accuracy", "log_odds"),
+    )
+    positive: str = setting(" happy", "log_odds: the continuation to promote ...")
+    negative: str = setting(" sad", "... against this one")
+    suffix: str = setting(" She felt very", "log_odds: put after each prompt, so that both continuations make sense")
+    prompt_tokens: int = setting(48, "log_odds: tokens of each text that are used as prompt", least=1)
+    layers: list[int | float] = setting(
+        [0.34, 0.5, 0.67], "where the adapter may sit (index, or depth ratio); chosen on dev"
+    )
+    vocabulary: str = setting(
+        "reasoning", "ReasonScore's words: reasoning | because | a YAML or JSON file", contents=True
+    )
+    traces: TraceSettings = section(TraceSettings, "what is sampled")
+    adapter: AdapterSettings = section(AdapterSettings, "what is trained")
+    evaluate: EvaluateSettings = section(EvaluateSettings, "the held-out problems")
+    sae: SaeSettings = section(SaeSettings, "the sparse autoencoder")
+    probe: ProbeSettings = section(ProbeSettings, "the probe")
+    topology: TopologySettings = section(TopologySettings, "trajectories")
+    attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")
+    heatmap: HeatmapSettings = section(HeatmapSettings, "mechsteer heatmap")

@@ -1,0 +1,138 @@
+"""Stages sae and reasonscore: an SAE at the site under study, its features of reasoning, features in context."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mechsteer.errors import DataError, MechsteerWarning
+from mechsteer.features import ContextAccumulator, ReasonScoreAccumulator, groups_for
+from mechsteer.features.encoding import SparseAutoencoder, evaluate_sae, splice_fn
+from mechsteer.features.in_words import FeatureInWords, SAEQuality, in_words
+from mechsteer.features.sae import train_sae
+from mechsteer.models import backend_of
+from mechsteer.models.sites import Site
+from mechsteer.studies.desk import Desk
+from mechsteer.studies.kept import SAE, Kept, states
+from mechsteer.studies.results import CaptureResult, ReasonscoreResult, SaeResult, SiteResult, TracesResult
+from mechsteer.tokens import token_text
+
+N_FEATURES = 8
+N_SEEN = 32  # contexts kept while reading: samples of one problem share its text, which would fill all places
+MEASURED_ON = {"eval_batches": "traces of dev problems", "training stream": "the traces it was trained on"}
+
+
+def sae(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResult) -> SaeResult:
+    """sae/: an SAE of the residual stream at the adapter's site (or one's own), measured on the traces of other problems."""
+    how, kept = desk.settings.sae, Kept(desk)
+    at = site.site
+    acts = kept.store[at]
+    others = [ids for ids, _ in kept.rows("dev")]
+    unseen = [states(desk.model, others, at, desk.settings.batch_size).flat()] if others else None
+    if how.path is not None:
+        used: Any = kept.sae(at, how.path)
+        batches = unseen or (lambda: iter(acts.flat_batches()))
+        metrics: dict[str, Any] = evaluate_sae(used, batches)
+        evaluated_on = "traces of dev problems" if unseen else "the traces of the study"
+    else:
+        trained = train_sae(
+            lambda: iter(acts.flat_batches()),
+            d_in=desk.model.cfg.d_model,
+            d_sae=how.d_sae,
+            architecture=how.architecture,  # pyright: ignore[reportArgumentType]
+            k=min(how.k, how.d_sae),
+            n_tokens=how.n_tokens,
+            seed=desk.seed("sae"),
+            metadata={"model_fingerprint": desk.fingerprint, "site": str(at)},
+            eval_batches=unseen,
+            out=desk.write(SAE),
+            checkpoint_every=100,
+            progress=desk.progress,
+        )
+        used, metrics = trained.sae, trained.metrics
+        evaluated_on = MEASURED_ON[metrics["evaluated_on"]]
+    rows = others or [ids for ids, _ in kept.rows("train")]
+    return SaeResult(
+        site=at,
+        quality=SAEQuality(
+            site=str(at),
+            l0=metrics["l0"],
+            explained_variance=metrics["explained_variance"],
+            loss_recovered=loss_recovered(desk.model, used, at, rows),
+            dead_share=metrics["dead_share"],
+            n_tokens=int(metrics["n_tokens"]),
+            evaluated_on=evaluated_on,
+        ),
+    )
+
+
+@torch.no_grad()
+def loss_recovered(
+    model: Any, used: SparseAutoencoder, site: Site, rows: Sequence[Sequence[int]], n: int = 24
+) -> float:
+    """(loss with a zeroed site − loss with the SAE's reconstruction) / (loss with a zeroed site − loss as it is).
+
+    Means over the first `n` rows of the mean loss of each; nan where zeroing does no harm.
+    """
+    backend = backend_of(model)
+    name = site.resolve(model)
+    reconstructed = splice_fn(used, error_term=False)
+    edits: dict[str, Callable[[Tensor], Tensor | None]] = {
+        "as it is": lambda _acts: None,
+        "spliced": lambda acts: reconstructed(acts.to(used.device)).to(acts.device),
+        "zeroed": torch.zeros_like,
+    }
+    losses = dict.fromkeys(edits, 0.0)
+    for row in rows[:n]:
+        tokens = torch.tensor([list(row)], device=backend.device)
+        for how, edit in edits.items():
+            remove = backend.runner.attach(name, edit)
+            try:
+                logits = model(tokens)[0, :-1].log_softmax(-1)
+            finally:
+                remove()
+            losses[how] -= float(logits.gather(1, tokens[0, 1:, None]).mean())
+    span = losses["zeroed"] - losses["as it is"]
+    return (losses["zeroed"] - losses["spliced"]) / span if span > 0 else float("nan")
+
+
+def reasonscore(
+    desk: Desk,
+    traces: TracesResult,
+    capture: CaptureResult,
+    sae: SaeResult,
+) -> ReasonscoreResult:
+    """ReasonScore of every feature, the top ones in context; dropped, with the reason, where no word occurs."""
+    kept, tokenizer = Kept(desk), desk.model.tokenizer
+    used = kept.sae(sae.site, desk.settings.sae.path)
+    ignore = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None]
+    groups = groups_for(tokenizer, desk.settings.vocabulary)
+    accumulated = ReasonScoreAccumulator(groups, used.cfg.d_sae, ignore_ids=ignore)
+    for tokens, feature_acts, mask in kept.encoded(used, sae.site):
+        accumulated.update(tokens, feature_acts, mask)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", MechsteerWarning)  # words without a match: the counts are in the report
+            scores = accumulated.result()
+    except DataError as error:
+        return ReasonscoreResult(dropped=error.message)
+    top = [int(i) for i in scores.score.topk(min(N_FEATURES, len(scores.score))).indices]
+    seen = seen_in_words(kept, used, sae.site, top)
+    return ReasonscoreResult(scores=scores, top=tuple(seen[i] for i in top))
+
+
+def seen_in_words(
+    kept: Kept, used: SparseAutoencoder, site: Site, features: Sequence[int]
+) -> dict[int, FeatureInWords]:
+    """Density, the tokens a feature fires on and its strongest contexts in the training traces, per feature."""
+    if not features:
+        return {}
+    contexts = ContextAccumulator(features, n=N_SEEN)
+    for tokens, feature_acts, mask in kept.encoded(used, site):
+        contexts.update(tokens, feature_acts, mask)
+    tokenizer = kept.model.tokenizer
+    return {seen.feature: in_words(seen, lambda token: token_text(tokenizer, token)) for seen in contexts.result()}

@@ -1,0 +1,110 @@
+"""The stages as they are declared: what each reads, of which settings it depends, what it writes.
+
+A stage is handed nothing else: results and files of the stages it `reads`, and the settings named in `keys`. Its
+fingerprint is made of the same. Nothing heavy is imported here: --help reads it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mechsteer.configs.fields import Key, keys
+from mechsteer.configs.schema import Settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Declaration:
+    """A stage: one line about it, stages it `reads`, `keys` (or whole sections) it depends on, files it `writes`."""
+
+    about: str
+    reads: tuple[str, ...] = ()
+    keys: tuple[str, ...]
+    writes: tuple[str, ...] = ()
+    steers: bool = False  # there is none of it where the data are ready-made traces
+
+
+PROBLEMS = ("data", "seed", "metric", "suffix", "prompt_tokens")  # what the prompts are
+SCORED = ("batch_size", "max_new_tokens", "positive", "negative")  # how answers to them are scored
+
+STAGES: dict[str, Declaration] = {
+    "traces": Declaration(
+        about="sample reasoning traces and judge them",
+        keys=("model", "backend", "dtype", *PROBLEMS, "batch_size", "max_new_tokens", "traces"),
+        writes=("traces-train.jsonl", "traces-dev.jsonl"),
+    ),
+    "capture": Declaration(
+        about="keep the activations of the traces",
+        reads=("traces",),
+        keys=("layers", "adapter.kind", "adapter.sites", "adapter.path", "batch_size"),
+        writes=("activations",),
+    ),
+    "train": Declaration(
+        about="train an adapter on verified-correct traces; site and strength chosen on dev",
+        reads=("traces", "capture"),
+        keys=(*PROBLEMS, *SCORED, "layers", "traces.n_problems", "traces.n_dev", "adapter"),
+        writes=("adapter.safetensors", "adapter-seeds"),
+        steers=True,
+    ),
+    "site": Declaration(
+        about="where SAE, probe and topology read: behind the adapter, or in the middle",
+        reads=("traces", "capture", "train"),
+        keys=(),
+    ),
+    "sae": Declaration(
+        about="train a sparse autoencoder at the adapter's site",
+        reads=("traces", "capture", "site"),
+        keys=("seed", "batch_size", "sae"),
+        writes=("sae",),
+    ),
+    "reasonscore": Declaration(
+        about="score SAE features of reasoning, with contexts",
+        reads=("traces", "capture", "sae"),
+        keys=("vocabulary", "sae.path"),
+    ),
+    "probe": Declaration(
+        about="probe right against wrong, beside length, steps and style",
+        reads=("traces", "capture", "site"),
+        keys=("seed", "probe"),
+    ),
+    "topology": Declaration(
+        about="persistent entropy of trajectories at matched length",
+        reads=("traces", "capture", "site"),
+        keys=("seed", "max_new_tokens", "topology"),
+    ),
+    "evaluate": Declaration(
+        about="every arm on the same held-out problems, once",
+        reads=("traces", "capture", "train"),
+        keys=(*PROBLEMS, *SCORED, "traces.n_problems", "traces.n_dev", "evaluate"),
+        steers=True,
+    ),
+    "where": Declaration(
+        about="where the adapter acts: what is added at which token of dev texts",
+        reads=("traces", "capture", "train"),
+        keys=(*PROBLEMS, "max_new_tokens", "positive", "negative", "batch_size"),
+        steers=True,
+    ),
+    "attribute": Declaration(
+        about="what the adapter is made of, checked by running the model",
+        reads=("traces", "capture", "train", "sae", "reasonscore"),
+        keys=(*PROBLEMS, *SCORED, "sae.path", "attribute"),
+        steers=True,
+    ),
+}
+ANYWHERE = ("model", "backend", "device", "dtype", "out")  # keys of every command
+
+
+def before(name: str, stages: dict[str, Declaration] = STAGES) -> list[str]:
+    """The stages that a stage stands on, in the order they run."""
+    needed = {name}
+    for stage in reversed(list(stages)):
+        if stage in needed:
+            needed |= set(stages[stage].reads)
+    return [stage for stage in stages if stage in needed - {name}]
+
+
+def declared_keys(names: tuple[str, ...] | None = None) -> Iterator[Key]:
+    """The keys that are named (all), sections opened; in the order of the settings."""
+    for key in keys(Settings):
+        if names is None or key.name in names or key.name.partition(".")[0] in names:
+            yield key

@@ -1,0 +1,147 @@
+"""report.html: the run as one page that works offline, every claim beside its controls."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mechsteer.configs.schema import Settings
+from mechsteer.configs.settings import as_tree, changed
+from mechsteer.report import Note, Report, Section, Verdict
+from mechsteer.report.sections import arms, features, probe, readings, training, trajectories, verdicts
+from mechsteer.report.sections.where import STEERED
+from mechsteer.report.sections.where import readings as token_readings
+from mechsteer.studies.results import (
+    AttributeResult,
+    CaptureResult,
+    EvaluateResult,
+    ProbeResult,
+    ReasonscoreResult,
+    SaeResult,
+    SiteResult,
+    TopologyResult,
+    TracesResult,
+    TrainResult,
+    WhereResult,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageResults:
+    """What the stages of a run have given; None for one that has not run."""
+
+    traces: TracesResult | None = None
+    capture: CaptureResult | None = None
+    train: TrainResult | None = None
+    site: SiteResult | None = None
+    sae: SaeResult | None = None
+    reasonscore: ReasonscoreResult | None = None
+    probe: ProbeResult | None = None
+    topology: TopologyResult | None = None
+    evaluate: EvaluateResult | None = None
+    where: WhereResult | None = None
+    attribute: AttributeResult | None = None
+
+    def done(self) -> dict[str, Any]:
+        """The results that are there, by stage."""
+        known = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: result for name, result in known.items() if result is not None}
+
+
+def page(
+    results: StageResults,
+    *,
+    settings: Settings,
+    versions: Mapping[str, str],
+    timings: Mapping[str, float],
+    fingerprint: str,
+) -> Report:
+    """The report of whatever stages have run."""
+    return Report(
+        title=f"mechsteer study: {settings.model} on {settings.data}",
+        question=question(results),
+        verdict=verdict(results),
+        sections=sections(results),
+        config=as_tree(settings),
+        versions=versions,
+        seeds={"seed": settings.seed},
+        timings=timings,
+        fingerprint=fingerprint,
+        command=" ".join(["mechsteer study", *map(shlex.quote, changed(settings))]),
+    )
+
+
+def question(results: StageResults) -> str:
+    """What the page answers."""
+    if results.evaluate is None or results.traces is None:
+        return verdicts.QUESTION["traces"]
+    return verdicts.QUESTION[results.traces.metric]
+
+
+def verdict(results: StageResults) -> Verdict | None:
+    """The first screen: on the steering; where nothing was steered, on the probe; None where neither has run."""
+    if results.evaluate is not None:
+        return verdicts.verdict(results.evaluate.evaluation)
+    if results.probe is not None and results.probe.evaluation is not None:
+        return verdicts.probe_verdict(results.probe.evaluation, site=str(results.probe.site))
+    return None
+
+
+def sections(results: StageResults) -> list[Section]:
+    """One or several per stage, in the order in which a reader asks."""
+    found: list[Section] = []
+    if (evaluated := results.evaluate) is not None:
+        found += arms.arms(evaluated.evaluation)
+        if evaluated.seeds is not None:
+            found += arms.seeds(evaluated.seeds)
+    if results.where is not None:
+        found += where_sections(results.where)
+    if results.attribute is not None:
+        found += attribute_sections(results.attribute)
+    if results.reasonscore is not None and results.sae is not None:
+        scored = results.reasonscore
+        quality = results.sae.quality
+        found += features.features(scored.scores, seen=scored.top, quality=quality, dropped=scored.dropped)
+    if (probed := results.probe) is not None:
+        found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
+    if results.topology is not None:
+        found += trajectories.trajectories(results.topology.topology, dropped=results.topology.dropped)
+    if (trained := results.train) is not None:
+        found += training.adapter(trained.choice, trained.fitted[0] if trained.fitted else None)
+    if results.traces is not None:
+        found += training.traces(results.traces.splits, source=results.traces.source, left_out=results.traces.left_out)
+    return found
+
+
+def where_sections(result: WhereResult) -> list[Section]:
+    """Every reading as heatmaps: what was added, what adapters noted."""
+    found: list[Section] = []
+    for reading in result.readings:
+        added = reading.name == "delta_norm"
+        found += token_readings(
+            result.texts,
+            reading.values,
+            label=f"{'‖delta‖' if added else reading.name} at {reading.site}",
+            what=STEERED if added else "",
+            title=f"Where it was steered: {reading.site}" if added else f"{reading.name} at {reading.site}",
+            names=result.names,
+        )
+    return found
+
+
+def attribute_sections(result: AttributeResult) -> list[Section]:
+    """What the adapter is made of."""
+    if result.not_read:
+        return [Section("What the adapter is made of", [Note(f"Not read: {result.not_read}.")])]
+    return readings.made_of(
+        site=str(result.site),
+        n_prompts=result.n_prompts,
+        metric=result.metric,
+        readings=result.readings,
+        maps=result.maps,
+        logits=result.logits,
+        effects=result.effects,
+        facts=result.facts,
+    )

@@ -1,0 +1,89 @@
+"""Where an adapter may sit: `adapter.sites` at each of `layers`, as interventions of an untrained adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from mechsteer.errors import ConfigError
+from mechsteer.models.sites import Site
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.steering import presets
+from mechsteer.steering.interventions import Interventions, Steering, writing
+
+BIAS_ONLY = "bias_only"  # a vector behind every block: a place, not a class of adapters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Sites that are steered at once: per adapter what it reads and what it writes."""
+
+    sites: tuple[tuple[tuple[Site, ...], Site], ...]
+
+    def __str__(self) -> str:
+        return "+".join(dict.fromkeys(str(write) for _, write in self.sites))
+
+    @property
+    def measured(self) -> Site:
+        """The residual stream behind the last block that is written to."""
+        return behind([write for _, write in self.sites])
+
+
+def untrained(
+    place: Place, model: Any, kind: str, options: dict[str, Any], scope: TokenScope, *, seed: int
+) -> Steering:
+    """An untrained adapter of a registered kind at each site of a place; what it draws for its start is the seed's."""
+    name, interventions = "static" if kind == BIAS_ONLY else kind, []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for read, write in place.sites:
+            apart = None if read == (write,) else read[0] if len(read) == 1 else read
+            interventions.append(presets.untrained(model, name, write, read=apart, scope=scope, **options))
+    return Steering(interventions)
+
+
+def places(model: Any, kind: str, entries: Sequence[str], layers: Sequence[float]) -> list[Place]:
+    """The candidates, each once. Entries without a layer stand at each of `layers`; those with one at it.
+
+    Raises ConfigError for what is no site, UnknownSiteError for a site that the model does not have.
+    """
+    if kind == BIAS_ONLY:
+        every = [Site(layer, "resid_post") for layer in range(model.cfg.n_layers)]
+        return [Place(sites=tuple(((site,), site) for site in every))]
+    movable = any("@" not in entry for entry in entries)
+    found = [
+        Place(sites=tuple(_parsed(model, entry, layer) for entry in entries))
+        for layer in (layers if movable else layers[:1])
+    ]
+    return list(dict.fromkeys(found))
+
+
+def behind(sites: Sequence[Site]) -> Site:
+    """The residual stream behind the last of the blocks that the sites are in."""
+    return Site(max(int(site.layer) for site in sites), "resid_post")
+
+
+def measured(model: Any, steering: Interventions) -> Site:
+    """`Place.measured` of a steering that is there already."""
+    return behind([iv.site.at(model) for iv in writing(steering)])
+
+
+def _parsed(model: Any, entry: str, layer: float) -> tuple[tuple[Site, ...], Site]:
+    read, arrow, write = entry.partition(">")
+    sites = [_site(model, text, entry, layer) for text in read.split("+")]
+    if not arrow and len(sites) > 1:
+        raise ConfigError(f"adapter.sites holds {entry!r}", "say what is written: q_in+mlp_out>resid_post")
+    return tuple(sites), _site(model, write, entry, layer) if arrow else sites[0]
+
+
+def _site(model: Any, text: str, entry: str, layer: float) -> Site:
+    point, at, number = text.strip().partition("@")
+    if at:
+        try:
+            layer = float(number) if "." in number else int(number)
+        except ValueError as error:
+            raise ConfigError(f"adapter.sites holds {entry!r}", "write point@layer, such as mlp_out@3") from error
+    return Site(layer, point).at(model)

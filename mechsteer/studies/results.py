@@ -1,0 +1,153 @@
+"""What each stage gives to the next ones and to the report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from mechsteer.attribution import Attribution, EffectAttribution, LogitAttribution
+from mechsteer.attribution.facts import DirectionFacts
+from mechsteer.evaluation import Evaluation, PooledSeeds
+from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
+from mechsteer.evaluation.trajectories import TrajectoryTopology
+from mechsteer.features.in_words import FeatureInWords, SAEQuality
+from mechsteer.features.reason_score import FeatureScores
+from mechsteer.models.sites import Site
+from mechsteer.probes.evaluation import ProbeEvaluation
+from mechsteer.results import Result
+from mechsteer.training import FitResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class TracesResult(Result):
+    """Traces of training and dev problems, in traces-train.jsonl and traces-dev.jsonl."""
+
+    source: Literal["sampled from the model", "ready-made"]
+    metric: Literal["accuracy", "log_odds"]
+    left_out: int
+    """traces too long for the model's context"""
+    splits: tuple[TraceSummary, ...]
+
+    @property
+    def steers(self) -> bool:
+        """Whether a model is steered on these data: ready-made traces are only measured."""
+        return self.source != "ready-made"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptureResult(Result):
+    """Activations of the training traces, in activations/."""
+
+    n_traces: int
+    n_tokens: int
+    sites: tuple[Site, ...]
+    engine: str
+    prompt_lengths: tuple[int, ...]
+    """tokens of each trace that are its prompt"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult(Result):
+    """The steering in adapter.safetensors; those of other seeds in adapter-seeds/."""
+
+    kind: str
+    site: Site
+    """of the residual stream, behind the last block that is written to: what probes, SAE and topology read"""
+    choice: SteeringChoice
+    fitted: tuple[FitResult, ...]
+    """at the chosen place, one per adapter seed; empty for a steering file of one's own"""
+    n_neutral: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteResult(Result):
+    """Where SAE, probe and topology read."""
+
+    site: Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaeResult(Result):
+    """The SAE in sae/, or one's own."""
+
+    site: Site
+    quality: SAEQuality
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReasonscoreResult(Result):
+    """ReasonScore, and the best features in words; why there is none in `dropped`."""
+
+    scores: FeatureScores | None = None
+    top: tuple[FeatureInWords, ...] = ()
+    dropped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeResult(Result):
+    """The probe of right and wrong beside its baselines; why there is none in `dropped`."""
+
+    site: Site
+    pooling: str = ""
+    evaluation: ProbeEvaluation | None = None
+    direction: Float[ndarray, " d_model"] | None = None
+    """of the probe fitted on all traces"""
+    dropped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopologyResult(Result):
+    """Topology of the trajectories; why there is none in `dropped`."""
+
+    topology: TrajectoryTopology | None = None
+    dropped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateResult(Result):
+    """All arms on the held-out problems."""
+
+    evaluation: Evaluation
+    seeds: PooledSeeds | None = None
+    """of several trainings"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenReading(Result):
+    """One reading of one intervention per text and token: what it noted, or the norm of what it added."""
+
+    name: str
+    site: str
+    values: tuple[Tensor, ...]
+    """[pos] per text, or [pos k] of a reading of several numbers"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhereResult(Result):
+    """Where the steering acted in texts that it wrote."""
+
+    texts: tuple[tuple[str, ...], ...]
+    """their tokens"""
+    names: tuple[str, ...]
+    readings: tuple[TokenReading, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttributeResult(Result):
+    """What the steering is made of, at one of its sites; `facts[name]` belong to the reading, map or effect `name`."""
+
+    site: Site
+    n_prompts: int
+    metric: str
+    """in words: of the effect"""
+    readings: dict[str, Attribution] = field(default_factory=dict)
+    maps: dict[str, Attribution] = field(default_factory=dict)
+    logits: LogitAttribution | None = None
+    effects: dict[str, EffectAttribution] = field(default_factory=dict)
+    facts: dict[str, dict[int, DirectionFacts]] = field(default_factory=dict)
+    not_read: str = ""
+    """why there are no readings in the directions of the residual stream"""

@@ -1,0 +1,191 @@
+"""`study(config, **overrides)`, what `mechsteer study` runs: all stages of a run folder, and its report."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mechsteer.configs.schema import Settings
+from mechsteer.configs.settings import as_tree, explicit
+from mechsteer.errors import ConfigError
+from mechsteer.features import groups_for
+from mechsteer.features.sae import load_sae
+from mechsteer.files import write_atomically
+from mechsteer.results import plain
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.steering.files import load_steering
+from mechsteer.studies import attribute, evaluate, features, measure, traces, train
+from mechsteer.studies.graph import STAGES
+from mechsteer.studies.page import StageResults, page, verdict
+from mechsteer.studies.places import places, untrained
+from mechsteer.studies.problems import is_ready_made
+from mechsteer.studies.run import CONFIG, Run, Say, Stage, open_run
+
+FUNCTIONS = {
+    "traces": traces.traces,
+    "capture": traces.capture,
+    "train": train.train,
+    "site": traces.site,
+    "sae": features.sae,
+    "reasonscore": features.reasonscore,
+    "probe": measure.probe,
+    "topology": measure.topology,
+    "evaluate": evaluate.evaluate,
+    "where": evaluate.where,
+    "attribute": attribute.attribute,
+}
+LONG = 100  # entries of a list that results.json leaves to the stage's own file
+PACKAGES = (
+    "mechsteer",
+    "torch",
+    "transformers",
+    "transformer-lens",
+    "sae-lens",
+    "scikit-learn",
+    "ripser",
+    "persim",
+    "circuitsvis",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyResult:
+    """A finished study: its folder, the results of its stages, and their figures as plain data."""
+
+    folder: Path
+    stages: StageResults
+    metrics: dict[str, Any]
+
+
+def study(
+    config: Mapping[str, Any] | str | Path | None = None,
+    *,
+    progress: bool = False,
+    say: Say | None = None,
+    again: bool = False,
+    **overrides: Any,
+) -> StudyResult:
+    """Run the whole loop and write one folder: report.html, results.json, the adapter, configuration, timings.
+
+    `config`: a mapping or a YAML file with keys of `mechsteer study --help`; `overrides` go over it (nested as
+    dicts). A folder that holds a run keeps its settings; keys given explicitly go over them and rerun the stages
+    they concern. A run that was interrupted is resumed, and ends equal to an undisturbed one (timings aside).
+    `again` runs every stage though it is done.
+
+    Raises ConfigError (unknown keys; another process in the folder) and what the stages raise.
+    """
+    with opened(explicit(config, **overrides), progress=progress, say=say, again=set(STAGES) if again else ()) as run:
+        return complete(run)
+
+
+@contextlib.contextmanager
+def opened(
+    given: Mapping[str, Any], *, progress: bool = False, say: Say | None = None, again: Collection[str] = ()
+) -> Iterator[Run]:
+    """The run in a folder, with all stages of a study."""
+    stages = {name: Stage(declared=declared, function=FUNCTIONS[name]) for name, declared in STAGES.items()}
+    with open_run(given, stages, steers=lambda traces: traces.steers, progress=progress, say=say, again=again) as run:
+        yield run
+
+
+def complete(run: Run) -> StudyResult:
+    """Every stage that the run's data can have, and the report."""
+    check(run)
+    for name in run.stages:
+        if run.has(name):
+            run.result(name)
+    return finish(run)
+
+
+def check(run: Run) -> None:
+    """What is wrong with the settings is said before anything long begins: raises what reading them raises."""
+    settings, how, model = run.settings, run.settings.adapter, run.model
+    groups_for(model.tokenizer, settings.vocabulary)
+    if how.path is not None:
+        load_steering(how.path, model)
+    for place in places(model, how.kind, how.sites, settings.layers):
+        untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
+    if settings.sae.path is not None:
+        load_sae(settings.sae.path, fingerprint=run.fingerprint)
+
+
+def stage(run: Run, name: str) -> Any:
+    """The result of one stage, what it stands on brought up to date first; raises ConfigError where there can be none."""
+    if run.stages[name].declared.steers and is_ready_made(run.settings.data):
+        raise ConfigError(
+            f"{run.settings.data} holds traces that somebody else wrote: there is nothing to {name}",
+            "give problems (data=pocket, or GSM8K's own file) to steer the model on",
+        )
+    check(run)
+    return run.result(name)
+
+
+def require_run(given: Mapping[str, Any]) -> None:
+    """Raises ConfigError for a folder without a run."""
+    folder = Path(given.get("out", Settings().out))
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"nothing has run in {folder}", "give the folder of a run with out=..., or run the study")
+
+
+def finish(run: Run) -> StudyResult:
+    """Write results.json and report.html from whatever stages are up to date; raises ConfigError if none is."""
+    results = StageResults(**run.finished())
+    if not results.done():
+        raise ConfigError(f"nothing has run in {run.folder}", "give the folder of a run with out=..., or run the study")
+    config, fingerprint = as_tree(run.settings), run.recorded_fingerprint() or ""
+    summary = {
+        "config": config,
+        "model_fingerprint": fingerprint,
+        "versions": versions(),
+        "stages": {name: brief(result) for name, result in results.done().items()},
+    }
+    write_atomically(run.folder / "results.json", to_json(summary))
+    report = page(results, settings=run.settings, versions=versions(), timings=run.timings(), fingerprint=fingerprint)
+    report.save_html(run.folder / "report.html")
+    report.save_markdown(run.folder / "report.md")
+    return StudyResult(folder=run.folder, stages=results, metrics=summary["stages"])
+
+
+def told(run: Run) -> str | None:
+    """The verdict in a sentence or three; None where nothing was steered or probed."""
+    first = verdict(StageResults(**run.finished()))
+    return None if first is None else first.statement
+
+
+def to_json(value: Any) -> str:
+    """Plain data as JSON text."""
+    return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def versions() -> dict[str, str]:
+    """Of what the figures depend on, as far as it is installed."""
+    known = {"python": platform.python_version()}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            known[name] = importlib.metadata.version(name)
+    return known
+
+
+def brief(result: Any) -> Any:
+    """A result as plain data, for reading: without the long columns that only pictures need."""
+    return _short(plain(result))
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, pd.DataFrame):
+        return plain(value.to_dict("records"))
+    if isinstance(value, dict):
+        return {key: _short(item) for key, item in value.items() if not _is_long(item)}
+    return [_short(item) for item in value if not _is_long(item)] if isinstance(value, list) else value
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > LONG

@@ -1,0 +1,195 @@
+"""Stage train: an adapter of any kind, its place and strength chosen on dev; or a steering file of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from mechsteer.errors import DataError
+from mechsteer.evaluation import mean_score
+from mechsteer.evaluation.choice import Candidate, SteeringChoice
+from mechsteer.models.sites import Site
+from mechsteer.runtime.batches import Sample
+from mechsteer.runtime.scopes import TokenScope
+from mechsteer.steering.calibration import strengths
+from mechsteer.steering.files import load_steering, save_steering
+from mechsteer.steering.generation import default_stop_tokens
+from mechsteer.steering.interventions import Steering
+from mechsteer.steering.presets import width
+from mechsteer.studies.desk import Desk
+from mechsteer.studies.kept import SEEDS, STEERING, Kept, seed_file, states, whole
+from mechsteer.studies.places import Place, measured, places, untrained
+from mechsteer.studies.problems import Problems, Split
+from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
+from mechsteer.tasks import Trace
+from mechsteer.training import CrossEntropy, FitConfig, FitResult, fit
+
+N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
+N_DEV = 100  # dev samples that decide when training stops
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Material:
+    """What every training of a study shares."""
+
+    samples: Sequence[Sample]
+    dev: Sequence[Sample]
+    neutral: Sequence[list[int]]
+
+
+def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResult:
+    """adapter.safetensors: one steering; place and strength are chosen on dev.
+
+    Cross-entropy on the model's own verified-correct training samples (or the positive continuation) + KL on what
+    is to stay as it is: the text of the questions (or of the prompts).
+    """
+    how, kept, problems = desk.settings.adapter, Kept(desk), Problems(desk, traces.metric)
+    task = problems.task("dev", desk.settings.traces.n_dev)
+    score = mean_score(desk.model, problems.scoring(task), task.items, keep=desk.piece)
+    if how.path is not None:
+        return _own(desk, kept, problems, score, how.path)
+    material = _Material(
+        samples=training_samples(desk, kept, problems, "train", how.n_samples),
+        dev=training_samples(desk, kept, problems, "dev", N_DEV),
+        neutral=questions(problems),
+    )
+    scope = scope_of(problems)
+    candidates = places(desk.model, how.kind, how.sites, desk.settings.layers)
+    fitted = {place: _fitted(desk, kept, place, scope, material, 0) for place in candidates}
+    tried = {
+        (place, coeff): score(result.steering.with_coeff(coeff), f"dev-{place}-{coeff}")
+        for place, result in fitted.items()
+        for coeff in (how.coeffs if problems.metric == "accuracy" else [1.0])
+    }
+    best, coeff = max(tried, key=lambda key: (tried[key], -abs(key[1])))
+    fits = [fitted[best], *(_fitted(desk, kept, best, scope, material, i) for i in range(1, how.seeds))]
+    chosen = [at_strength(result.steering, coeff) for result in fits]
+    for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
+        provenance = {
+            "trained_on": result.data_hash,
+            "n_samples": len(material.samples),
+            "metric": problems.metric,
+            "chosen_on_dev": {"place": str(best), "coeff": coeff, "score": tried[best, coeff]},
+        }
+        path = desk.write(STEERING) if i == 0 else seed_file(desk.write(SEEDS), i)
+        save_steering(steering, path, desk.model, provenance=provenance)
+    return TrainResult(
+        kind=how.kind,
+        site=best.measured,
+        choice=SteeringChoice(
+            metric=problems.metric,
+            tried=tuple(_candidate(place, c, value) for (place, c), value in tried.items()),
+            chosen=_candidate(best, coeff, tried[best, coeff]),
+            base_score=score((), "base"),
+            n_samples=len(material.samples),
+            strengths=strengths(desk.model, chosen[0], problems.prompts("dev", N_KL)),
+            median_resid_norm=median_norm(desk, kept, best.measured),
+        ),
+        fitted=tuple(replace(result, seconds=float("nan")) for result in fits),  # the same in every run
+        n_neutral=len(material.neutral),
+    )
+
+
+def _own(desk: Desk, kept: Kept, problems: Problems, score: Callable[[Any, str], float], path: str) -> TrainResult:
+    """One's own steering, as it is."""
+    steering = load_steering(path, desk.model)
+    save_steering(steering, desk.write(STEERING), desk.model, provenance={"from": "a file"})
+    sites = tuple(str(iv.site.at(desk.model)) for iv in steering.flat())
+    candidate = Candidate(sites=sites, coeff=steering.coeff, score=score(steering, "dev-own"))
+    return TrainResult(
+        kind="own",
+        site=measured(desk.model, steering),
+        choice=SteeringChoice(
+            metric=problems.metric,
+            tried=(candidate,),
+            chosen=candidate,
+            base_score=score((), "base"),
+            n_samples=0,
+            strengths=strengths(desk.model, steering, problems.prompts("dev", N_KL)),
+            median_resid_norm=median_norm(desk, kept, measured(desk.model, steering)),
+        ),
+        fitted=(),
+        n_neutral=0,
+    )
+
+
+def _fitted(desk: Desk, kept: Kept, place: Place, scope: TokenScope, material: _Material, number: int) -> FitResult:
+    """One training at a place; `number` is that of the adapter seed."""
+    how = desk.settings.adapter
+    layer = place.measured.layer
+    seed = desk.seed("adapter", layer) if number == 0 else desk.seed("adapter", layer, number)
+    start = untrained(place, desk.model, how.kind, how.args, scope, seed=seed)
+    rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
+    adapters = [iv.adapter for iv in start.interventions]
+    lr = how.lr if how.lr is not None else adapters[0].default_lr
+    if all(adapter.as_bias(1.0) is not None for adapter in adapters):
+        lr *= rms  # its parameters are activations: a step is a share of their size
+    return fit(
+        desk.model,
+        start,
+        CrossEntropy(
+            material.samples,
+            dev=material.dev,
+            neutral=material.neutral,
+            kl_weight=how.kl_weight,
+            l2_weight=how.l2_weight / rms**2,  # the penalty, too, is in units of the activations
+        ),
+        FitConfig(lr=lr, epochs=how.epochs, seed=seed),
+        checkpoint=desk.checkpoint(f"adapter-{place}-{number}.safetensors"),
+        progress=desk.progress,
+    )
+
+
+def _candidate(place: Place, coeff: float, score: float) -> Candidate:
+    return Candidate(sites=tuple(str(write) for _, write in place.sites), coeff=coeff, score=score)
+
+
+def at_strength(steering: Steering, coeff: float) -> Steering:
+    """The steering with its common coefficient multiplied into its interventions."""
+    return Steering(steering.with_coeff(coeff).flat())
+
+
+def training_samples(desk: Desk, kept: Kept, problems: Problems, split: Split, most: int) -> list[Sample]:
+    """Verified-correct traces with the stop token behind them; or prompts with the positive continuation."""
+    if problems.metric == "log_odds":
+        positive, _ = problems.ends()
+        return [Sample(prompt, positive) for prompt in problems.prompts(split, most)[:most]]
+    written: list[Trace] = kept.traces(split)
+    right = [trace for trace in written if trace.correct]
+    if len(right) < 4:
+        raise DataError(
+            f"the model solved {len(right)} of {len(written)} {split} traces: there is nothing to train on",
+            "use easier problems or a stronger model, or set metric=log_odds",
+        )
+    stop = list(default_stop_tokens(desk.model)[:1])
+    order = torch.randperm(len(right), generator=desk.generator("samples", split))[:most].tolist()
+    rows = [whole(desk.model, right[i]) for i in order]
+    return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= desk.model.cfg.n_ctx]
+
+
+def questions(problems: Problems) -> list[list[int]]:
+    """The training problems, on which the steered model is to predict as it did; without them nothing would hold
+    back a steering whose scope holds only target tokens. Log-odds steers every token, so its prompts do that."""
+    if problems.metric == "log_odds":
+        return []
+    return problems.prompts("train", problems.settings.traces.n_problems)
+
+
+def scope_of(problems: Problems) -> TokenScope:
+    """What the model writes, and the position that predicts its first token; every token where one answer is scored."""
+    if problems.metric == "log_odds":
+        return TokenScope.all()
+    return TokenScope.generated(include_last_prompt=True)
+
+
+def median_norm(desk: Desk, kept: Kept, site: Site) -> float:
+    """Median norm of the activations of the training traces at a site (a mean would be that of attention sinks)."""
+    if site in list(kept.store):
+        chunks = [chunk.float() for chunk in kept.store[site].flat_batches()]
+    else:  # not the residual stream: a sample of the traces will do
+        rows = [ids for ids, _ in kept.rows("train")[:64]]
+        chunks = [states(desk.model, rows, site, desk.settings.batch_size).flat().flatten(1).float()]
+    return float(torch.cat([chunk.norm(dim=-1) for chunk in chunks]).median())

@@ -1,0 +1,94 @@
+"""For tests of run folders: a chain of two small stages, and small settings of the real ones."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import mechsteer as ms
+from mechsteer.configs.settings import explicit
+from mechsteer.studies.graph import STAGES, Declaration
+from mechsteer.studies.run import Run, Stage, open_run
+from mechsteer.studies.study import opened as study_run
+
+MODEL = "the model's fingerprint"
+
+
+def toy(calls, *, fail=None):
+    """Stages "first" and "second"; `calls` takes their names as they run, `fail` is raised by the second."""
+
+    def first(desk) -> dict[str, Any]:
+        calls.append("first")
+        desk.write("numbers.txt").write_text("one two\n")
+        return {"seed": desk.settings.seed, "draw": desk.seed("x")}
+
+    def second(desk, first) -> dict[str, Any]:
+        calls.append("second")
+        if fail is not None:
+            raise fail
+        return {"words": desk.read("numbers.txt").read_text().split(), "of": first, "lr": 0.1 + 0.2}
+
+    return {
+        "first": Stage(declared=Declaration(about="first", keys=("seed",), writes=("numbers.txt",)), function=first),
+        "second": Stage(
+            declared=Declaration(about="second", reads=("first",), keys=("adapter.lr", "vocabulary")), function=second
+        ),
+    }
+
+
+@contextlib.contextmanager
+def opened(folder, calls, *overrides, stages=None, said=None, again=(), model=MODEL):
+    given = explicit(None, [f"out={folder}", *overrides])
+    stages = toy(calls) if stages is None else stages
+    say = None if said is None else said.append
+    with open_run(given, stages, steers=lambda _: True, say=say, again=again) as run:
+        run.__dict__["model"], run.__dict__["fingerprint"] = None, model
+        yield run
+
+
+def result(folder, calls, *overrides, name="second", **options):
+    with opened(folder, calls, *overrides, **options) as run:
+        assert isinstance(run, Run)
+        return run.result(name)
+
+
+SMALL = [
+    *("traces.n_problems=24", "traces.n_dev=12", "traces.n_samples=3", "adapter.epochs=1", "adapter.coeffs=[1.0]"),
+    *("layers=[0.5]", "evaluate.n_problems=12", "evaluate.n_random=2", "sae.n_tokens=6000", "sae.d_sae=64", "sae.k=8"),
+    *("probe.n_boot=50", "probe.n_splits=3", "attribute.n_prompts=6", "attribute.n_random=2", "attribute.k=[1,4]"),
+    *("topology.n_points=16", "max_new_tokens=120"),
+]
+TEXTS = [  # the same on free texts
+    *(option for option in SMALL if not option.startswith(("max_new", "topology", "adapter.epochs"))),
+    *("adapter.epochs=6", "evaluate.n_problems=20", "max_new_tokens=24", "topology.n_points=8"),
+]
+
+
+def prompts_file(path):
+    """Sixty short prompts."""
+    texts = [text for pair in ms.pocket.contrast_pairs("happy", 30, seed=1) for text in pair]
+    path.write_text(json.dumps([f"{text} {i}" for i, text in enumerate(texts)]))
+    return path
+
+
+def stage_result(folder, name):
+    """The plain result of a stage of a run."""
+    return json.loads((folder / "stages" / f"{name}.json").read_text())["result"]
+
+
+def files(folder):
+    """Everything but timings and what quotes them."""
+    skip = ("timings.json", "report.html", "report.md", "config.json", "results.json", "metrics.json")
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name not in skip and "checkpoint" not in str(p) and "heatmap" not in p.name
+    }
+
+
+@contextlib.contextmanager
+def desk_of(folder, name, *overrides):
+    """What a stage of a run is handed: its desk and the results of the stages it reads, by name."""
+    with study_run(explicit(None, [f"out={folder}", *overrides])) as run:
+        yield run.handed(STAGES[name], name)
