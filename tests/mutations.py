@@ -47,6 +47,8 @@ def edited(rng: random.Random, data: bytes) -> bytes:
     """The JSON of a file, or of a safetensors file's header or metadata, changed in one to three places."""
     if data[:1] == b"{":
         return json.dumps(edited_json(rng, json.loads(data))).encode()
+    if data[8:9] != b"{":  # neither
+        return flipped(rng, data)
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     metadata = header.get("__metadata__")
