@@ -200,21 +200,8 @@ def checkpoint(folder: Path) -> Case:
     return Case(folder=folder, load=lambda: plain(read_checkpoint(path)))
 
 
-def run(folder: Path) -> Case:
-    """A run folder of two stages, the first of which wrote a file; opened, reported on, and brought up to date."""
-    study_toys.result(folder, [], "seed=3", "adapter.lr=0.5")
-    (folder / "timings.json").unlink()  # what took how long is nobody's result
-
-    def load() -> Any:
-        with study_toys.opened(folder, []) as opened:
-            told = opened.finished()
-            return plain([told, opened.result("second"), dataclasses.asdict(opened.settings)])
-
-    return Case(folder=folder, load=load)
-
-
 def records(folder: Path) -> Case:
-    """Two records."""
+    """Records, as run folders hold them."""
     write_record(folder / "config.json", {"model": "pocket", "seed": 0, "sites": [1, 2], "scope": {"kind": "all"}})
     write_record(folder / "stages" / "train.json", {"history": [{"loss": 0.25, "text": "ü"}], "best": None, "n": 3})
     names = ("config.json", "stages/train.json")
@@ -237,7 +224,6 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "steering": steering,
     "store": store,
     "capture": capture,
-    "run": run,
     "records": records,
     "sae": sae,
     "foreign-sae": foreign_sae,
