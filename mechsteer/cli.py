@@ -26,6 +26,7 @@ again. `mechsteer study --help` lists every key.
   preset=NAME      settings to start from: {presets}; or a YAML file
   config=FILE      a YAML file of keys, over the preset
   --again          run the command's stages though they are done
+  --import=MODULE  your own module, which registers adapters for adapter.kind=NAME
   --multirun       key=a,b,c runs each, in a folder of its own under out=, with one table over all
 """
 
@@ -37,6 +38,7 @@ COMMANDS = {
     "models": "list the bundled models",
 }
 FLAGS = ("--again", "--multirun")
+IMPORT = "--import="
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,14 +76,28 @@ def _dispatch(arguments: list[str]) -> int:
         print(_help(command))
         return 0
     flags = [word for word in rest if word.startswith("--")]
-    if unknown := [flag for flag in flags if flag not in FLAGS]:
-        raise MechsteerError(f"unknown option {unknown[0]}", f"options are {list(FLAGS)}; settings are key=value")
+    for flag in flags:
+        if flag.startswith(IMPORT):
+            _import(flag.removeprefix(IMPORT))
+    if unknown := [flag for flag in flags if flag not in FLAGS and not flag.startswith(IMPORT)]:
+        raise MechsteerError(f"unknown option {unknown[0]}", f"options are {[*FLAGS, IMPORT]}; settings are key=value")
     settings = [word for word in rest if word not in flags]
     if command == "models":
         return _models(rest)
     if "--multirun" in flags:
         return _sweep(command, settings, again="--again" in flags)
     return _on_run(command, settings, again="--again" in flags)
+
+
+def _import(name: str) -> None:
+    """Import a user's own module, also from the current folder: it registers adapters. No file ever asks for this."""
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        raise MechsteerError(
+            f"cannot import {name!r}: {error}", "give a module here or installed, without .py"
+        ) from error
 
 
 def _help(command: str) -> str:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from mechsteer import cli
+from mechsteer.adapters import ADAPTERS
 from mechsteer.configs.fields import keys
 from mechsteer.configs.schema import Settings
 
@@ -77,3 +78,17 @@ def test_a_closed_pipe_is_no_error():
     with process.stderr as stderr:
         assert b"Traceback" not in stderr.read()
     assert process.wait() in (0, 120)  # 120: Python could not flush what nobody reads
+
+
+def test_a_module_of_ones_own_is_imported_when_asked(tmp_path, monkeypatch, capsys):
+    (tmp_path / "my_adapters.py").write_text(
+        "import mechsteer as ms\n\n"
+        "class Mine(ms.adapters.Static):\n    pass\n\n"
+        "ms.adapters.register('my_vector', Mine)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["report", "out=nothing", "--import=my_adapters"]) == 2
+    assert "nothing" in capsys.readouterr().err
+    assert ADAPTERS.pop("my_vector").__module__ == "my_adapters"
+    assert cli.main(["report", "out=nothing", "--import=yours"]) == 2
+    assert "cannot import 'yours'" in capsys.readouterr().err

@@ -72,6 +72,6 @@ def named(name: str) -> type[Adapter]:
     if name not in ADAPTERS:
         raise ConfigError(
             f"no adapter {name!r}",
-            f"known are {closest(name, ADAPTERS) or list(ADAPTERS)}; one of your own: mechsteer.adapters.register",
+            f"known are {closest(name, ADAPTERS) or list(ADAPTERS)}; one of your own: mechsteer.adapters.register (on the command line --import=MODULE)",
         )
     return ADAPTERS[name]

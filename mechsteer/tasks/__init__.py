@@ -8,7 +8,7 @@ from mechsteer.tasks.base import Item, Task, Trace
 from mechsteer.tasks.gsm8k import read_solutions
 from mechsteer.tasks.load import SPLITS, load_task
 from mechsteer.tasks.stories import openings
-from mechsteer.tasks.traces import append_traces, read_traces, write_traces
+from mechsteer.tasks.traces import read_traces, write_traces
 
 __all__ = [
     "Item",
@@ -18,7 +18,6 @@ __all__ = [
     "load_task",
     "openings",
     "read_solutions",
-    "append_traces",
     "read_traces",
     "write_traces",
 ]

@@ -1,19 +1,16 @@
 """Traces on disk: JSONL, one row per trace, in ASCII (everything else is escaped), readable while it grows.
 
-A killed run may leave a row without its end; readers pass over it and the next writer removes it. What is already
-there is `{trace.key for trace in read_traces(path)}`.
+A writer that was killed may leave a row without its end; readers pass over it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO
 
-from mechsteer.errors import DataError, StorageError
+from mechsteer.errors import DataError
 from mechsteer.files import write_atomically
 from mechsteer.prompts import malformed, why_not_json
 from mechsteer.tasks.base import Trace
@@ -31,32 +28,6 @@ def _line(trace: Trace) -> bytes:
 def write_traces(path: str | Path, traces: Iterable[Trace]) -> Path:
     """Write `traces` as the whole file: a reader sees the old one or the new one. Raises StorageError."""
     return write_atomically(path, b"".join(_line(trace) for trace in traces))
-
-
-def append_traces(path: str | Path, traces: Iterable[Trace]) -> None:
-    """Add `traces` and wait until they are on the disk. Raises StorageError; the file's rows are then as before."""
-    path, data = Path(path), b"".join(_line(trace) for trace in traces)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab+", buffering=0) as file:
-            last = _last_line(file)
-            end = file.seek(0, os.SEEK_END)
-            if last and _is_whole(last):
-                data = b"\n" + data
-            else:
-                end = file.truncate(end - len(last))
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest) :]
-                os.fsync(file.fileno())
-            except BaseException:
-                file.truncate(end)
-                raise
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {path}: {error.strerror or error}", "free some space and go on: finished rows are kept"
-        ) from error
 
 
 def read_traces(path: str | Path) -> list[Trace]:
@@ -94,13 +65,3 @@ def _is_whole(line: bytes) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _last_line(file: BinaryIO, step: int = 65536) -> bytes:
-    """What follows the last line end of `file`; empty where the file ends with one."""
-    start, found = file.seek(0, os.SEEK_END), b""
-    while start > 0 and b"\n" not in found:
-        step = min(step, start)
-        start = file.seek(start - step)
-        found = file.read(step) + found
-    return found[found.rfind(b"\n") + 1 :]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mechsteer.errors import DataError, StorageError
-from mechsteer.tasks import Trace, append_traces, read_traces, write_traces
+from mechsteer.tasks import Trace, read_traces, write_traces
 from mechsteer.tasks.traces import _TYPES
 
 FIRST = Trace(
@@ -35,25 +35,6 @@ def test_every_cut_of_a_dying_writer_leaves_the_rows_before(tmp_path: Path) -> N
         # all of the second row but its line end: the row is whole
         kept = [FIRST, SECOND] if cut == len(data) - 1 else [FIRST]
         assert read_traces(path) == kept
-        append_traces(path, [SECOND])
-        assert read_traces(path) == [*kept, SECOND]
-        assert path.read_bytes().count(b"\n") == len(kept) + 1
-
-
-def test_long_unfinished_row_is_removed(tmp_path: Path) -> None:
-    path = write_traces(tmp_path / "traces.jsonl", [FIRST])
-    with path.open("ab") as file:
-        file.write(b'{"item_id": "' + b"x" * 200_000)
-    append_traces(path, [SECOND])
-    assert read_traces(path) == [FIRST, SECOND]
-
-
-def test_append_begins_a_file(tmp_path: Path) -> None:
-    path = tmp_path / "runs" / "traces.jsonl"
-    append_traces(path, [FIRST])
-    append_traces(path, [])
-    append_traces(path, iter([SECOND]))
-    assert {t.key for t in read_traces(path)} == {("p1", "", 0), ("p2", "base", 3)}
 
 
 def test_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,11 +45,10 @@ def test_full_disk_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    for write in (append_traces, write_traces):
-        with pytest.raises(StorageError, match="No space left") as caught:
-            write(path, [SECOND])
-        assert caught.value.hint
-        assert path.read_bytes() == before
+    with pytest.raises(StorageError, match="No space left") as caught:
+        write_traces(path, [SECOND])
+    assert caught.value.hint
+    assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -96,8 +76,6 @@ def test_a_last_row_nested_too_deeply_is_one_that_was_cut_off(tmp_path: Path) ->
     with path.open("ab") as file:
         file.write(b"[" * 100_000)
     assert read_traces(path) == [FIRST]
-    append_traces(path, [SECOND])
-    assert read_traces(path) == [FIRST, SECOND]
 
 
 def test_missing_file(tmp_path: Path) -> None:
