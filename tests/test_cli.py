@@ -39,7 +39,7 @@ def test_help_lists_every_command_and_every_key(capsys):
         (["study", "layer=3"], "unknown key 'layer'"),
         (["study", "model=no/such/folder/here", "out=OUT"], "no model folder at no/such/folder/here"),
         (["study", "model=pockett", "out=OUT"], "did you mean ['pocket"),
-        (["study", "data=missing.jsonl", "out=OUT"], "missing.jsonl"),
+        (["traces", "data=missing.jsonl", "out=OUT"], "missing.jsonl"),
         (["report", "out=OUT"], "nothing has run in"),
         (["study", "layers=[99]", "out=OUT"], "no layer 99"),
         (["study", "vocabulary=none.yaml", "out=OUT"], "none.yaml"),
