@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-# The models here are tiny: one thread is faster than two, and two test processes then have a core each.
-os.environ["OMP_NUM_THREADS"] = "1"
+# The models here are tiny: one thread is faster than two, and two test processes then have a core each. To run them
+# with more, name a number: OMP_NUM_THREADS=2 make test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # No test may touch the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"

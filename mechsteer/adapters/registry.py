@@ -19,6 +19,7 @@ ADAPTERS: dict[str, type[Adapter]] = {
     "static": Static,
 }
 OBSERVERS: dict[str, type[Observer]] = {}
+_OWN = "one of your own: mechsteer.adapters.register (on the command line --import=MODULE)"
 _TAGS = ("linear_in_coeff", "identity_at_init", "per_prompt", "stateful")
 
 
@@ -72,6 +73,14 @@ def named(name: str) -> type[Adapter]:
     if name not in ADAPTERS:
         raise ConfigError(
             f"no adapter {name!r}",
-            f"known are {closest(name, ADAPTERS) or list(ADAPTERS)}; one of your own: mechsteer.adapters.register (on the command line --import=MODULE)",
+            f"known are {closest(name, ADAPTERS) or list(ADAPTERS)}; {_OWN}",
         )
     return ADAPTERS[name]
+
+
+def named_observer(name: str) -> type[Observer]:
+    """The observer class registered as `name`; raises ConfigError with the closest names."""
+    if name not in OBSERVERS:
+        near = closest(name, OBSERVERS) or list(OBSERVERS)
+        raise ConfigError(f"no observer {name!r}", f"known are {near}; {_OWN}")
+    return OBSERVERS[name]

@@ -26,7 +26,7 @@ def setting(
     """A key: its default, one line about it, and what it may be.
 
     `least`: the range of a number (finite in any case). `choices`: all it may be. A list holds at least one
-    element; `each_least` is the range of each, `not_in_it` what none may be. `contents`: it may name a file or
+    element unless its default is empty; `each_least` is the range of each, `not_in_it` what none may be. `contents`: it may name a file or
     folder, whose contents count as the value does. `aside`: it changes how a run goes and not what comes out.
     """
     what = {"about": about, "least": least, "choices": choices, "each_least": each_least}

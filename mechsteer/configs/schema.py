@@ -133,6 +133,9 @@ class Settings:
     layers: list[int | float] = setting(
         [0.34, 0.5, 0.67], "where the adapter may sit (index, or depth ratio); chosen on dev"
     )
+    observers: list[str] = setting(
+        [], "what else is noted at each token: name@layer of registered observers, or name@layer:point"
+    )
     vocabulary: str = setting(
         "reasoning", "ReasonScore's words: reasoning | because | a YAML or JSON file", contents=True
     )

@@ -98,7 +98,7 @@ def checked(key: str, value: Any) -> Any:
     if isinstance(value, (int, float)):
         _check_range(value, declared["least"], f"{key} is {value}")
     if isinstance(value, list):
-        if not value:
+        if not value and KEYS[key].default:
             raise ConfigError(f"{key} is empty", f"give at least one, such as {key}={json.dumps(KEYS[key].default)}")
         for x in value:
             if isinstance(x, (int, float)):

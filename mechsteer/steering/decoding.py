@@ -54,7 +54,7 @@ def decode(
     if not bool(real.all()):
         mask = torch.nn.functional.pad(real.long(), (0, how.max_new_tokens), value=1)
     cache, use_cache = None, how.use_cache and engine.runner.keeps_cache
-    if use_cache and how.shares_prompts and not how.halted():
+    if use_cache and how.shares_prompts:
         cache = shared_prefix(engine, sessions, current, None if mask is None else mask[:, :width])
         current = current if cache is None else current[:, -1:]
     batch = list(range(len(rows)))

@@ -21,9 +21,10 @@ from mechsteer.evaluation import (
 )
 from mechsteer.evaluation import evaluate as evaluate_arms
 from mechsteer.steering.generation import generate
-from mechsteer.steering.interventions import Steering
+from mechsteer.steering.interventions import Interventions, Steering, flatten
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept, states
+from mechsteer.studies.places import observations
 from mechsteer.studies.problems import Problems, room
 from mechsteer.studies.results import (
     CaptureResult,
@@ -143,11 +144,12 @@ def where(desk: Desk, traces: TracesResult, capture: CaptureResult, train: Train
     """What was added at which token of dev texts that the steered model writes, and what else its adapters noted."""
     prompts = Problems(desk, traces.metric).prompts("dev", N_TEXTS)[:N_TEXTS]
     names = [f"dev problem {i + 1}" for i in range(len(prompts))]
-    return steered_texts(desk.model, Kept(desk).steering(), prompts, names, desk.settings.max_new_tokens)
+    watched = [Kept(desk).steering(), *observations(desk.model, desk.settings.observers)]
+    return steered_texts(desk.model, watched, prompts, names, desk.settings.max_new_tokens)
 
 
 def steered_texts(
-    model: Any, steering: Steering, prompts: Sequence[list[int]], names: Sequence[str], most: int
+    model: Any, steering: Interventions, prompts: Sequence[list[int]], names: Sequence[str], most: int
 ) -> WhereResult:
     """The prompts and what the steered model writes after them, with all readings; at most N_TOKENS, or `most`."""
     out = generate(model, prompts, steering, max_new_tokens=room(model, prompts, min(N_TOKENS, most)), record=True)
@@ -155,10 +157,10 @@ def steered_texts(
     readings = [
         TokenReading(
             name=name,
-            site=str(iv.site),
+            site="+".join(map(str, iv.reads)) if iv.writes is None else str(iv.writes),
             values=tuple(values[i, : len(row)].float().cpu() for i, row in enumerate(rows)),
         )
-        for iv, noted in zip(steering.flat(), out.readings, strict=True)
+        for iv, noted in zip(flatten(steering), out.readings, strict=True)
         for name, values in sorted(noted.items())
     ]
     return WhereResult(

@@ -81,7 +81,7 @@ STAGES: dict[str, Declaration] = {
     "where": Declaration(
         about="where the adapter acts: what is added at which token of dev texts",
         reads=("traces", "capture", "train"),
-        keys=(*PROBLEMS, "max_new_tokens", "positive", "negative", "batch_size"),
+        keys=(*PROBLEMS, "max_new_tokens", "positive", "negative", "batch_size", "observers"),
         steers=True,
     ),
     "attribute": Declaration(

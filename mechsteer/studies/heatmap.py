@@ -21,6 +21,7 @@ from mechsteer.studies.evaluate import steered_texts
 from mechsteer.studies.graph import Declaration
 from mechsteer.studies.kept import Kept, states
 from mechsteer.studies.page import where_sections
+from mechsteer.studies.places import observations
 from mechsteer.studies.results import ProbeResult, WhereResult
 from mechsteer.studies.run import Run
 from mechsteer.tokens import token_text
@@ -37,7 +38,9 @@ def heatmap(run: Run, n: int = 6) -> Path:
     """
     how = run.settings.heatmap
     reads = tuple(dict.fromkeys(("traces", "capture", "train", "site", NEEDS[how.show])))
-    declared = Declaration(about="a heatmap", reads=reads, keys=("heatmap", "batch_size", "max_new_tokens", "sae.path"))
+    declared = Declaration(
+        about="a heatmap", reads=reads, keys=("heatmap", "batch_size", "max_new_tokens", "sae.path", "observers")
+    )
     desk, results = run.handed(declared, "heatmap")
     kept, site = Kept(desk), results["site"].site
     name = how.show if how.show != "feature" else f"f{how.feature}"
@@ -95,5 +98,6 @@ def steered(desk: Desk, kept: Kept, result: WhereResult | None) -> list[Section]
         raise ConfigError("nothing is steered in this run", "draw the probe: heatmap.show=probe")
     if (text := desk.settings.heatmap.text) is not None:
         prompts = tokenize(desk.model, [text])
-        result = steered_texts(desk.model, kept.steering(), prompts, ["the text"], desk.settings.max_new_tokens)
+        watched = [kept.steering(), *observations(desk.model, desk.settings.observers)]
+        result = steered_texts(desk.model, watched, prompts, ["the text"], desk.settings.max_new_tokens)
     return where_sections(result)

@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
+from mechsteer.adapters import named_observer
 from mechsteer.errors import ConfigError
 from mechsteer.models.sites import Site
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering import presets
-from mechsteer.steering.interventions import Interventions, Steering, writing
+from mechsteer.steering.interventions import Interventions, Observation, Steering, writing
 
 BIAS_ONLY = "bias_only"  # a vector behind every block: a place, not a class of adapters
 
@@ -79,11 +80,24 @@ def _parsed(model: Any, entry: str, layer: float) -> tuple[tuple[Site, ...], Sit
     return tuple(sites), _site(model, write, entry, layer) if colon else sites[0]
 
 
-def _site(model: Any, text: str, entry: str, layer: float) -> Site:
+def _site(model: Any, text: str, entry: str, layer: float, *, key: str = "adapter.sites") -> Site:
     point, at, number = text.strip().partition("@")
     if at:
         try:
             layer = float(number) if "." in number else int(number)
         except ValueError as error:
-            raise ConfigError(f"adapter.sites holds {entry!r}", "write point@layer, such as mlp_out@3") from error
+            raise ConfigError(f"{key} holds {entry!r}", "a layer is a number, such as 3 or 0.5") from error
     return Site(layer, point).at(model)
+
+
+def observations(model: Any, entries: Sequence[str]) -> list[Observation]:
+    """Registered observers where `observers` puts them. Raises ConfigError and UnknownSiteError for mistakes."""
+    made = []
+    for entry in entries:
+        name, at, place = entry.partition("@")
+        layer, _, point = place.partition(":")
+        if not at or not layer:
+            raise ConfigError(f"observers holds {entry!r}", "write name@layer, such as drift@3, or drift@3:mlp_out")
+        observer = named_observer(name).blank({})
+        made.append(Observation(observer, _site(model, f"{point or 'resid_post'}@{layer}", entry, 0, key="observers")))
+    return made

@@ -26,7 +26,7 @@ from mechsteer.studies import attribute, evaluate, features, measure, traces, tr
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.page import StageResults, page, verdict
-from mechsteer.studies.places import places, untrained
+from mechsteer.studies.places import observations, places, untrained
 from mechsteer.studies.problems import is_ready_made
 from mechsteer.studies.run import CONFIG, Run, Say, Stage, open_run
 
@@ -116,6 +116,7 @@ def check(run: Run) -> None:
         load_steering(how.path, model)
     for place in places(model, how.kind, how.sites, settings.layers):
         untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
+    observations(model, settings.observers)
     if settings.sae.path is not None:
         load_sae(settings.sae.path, fingerprint=run.fingerprint)
 

@@ -96,6 +96,22 @@ def test_a_kind_from_outside_with_readings(texts, tmp_path, capsys):
 FILES = ("adapter.safetensors", "adapter-seeds/seed-1.safetensors")
 
 
+def test_a_kind_on_the_prompts_summary_and_an_observer(texts, tmp_path):
+    out = copied(texts, tmp_path / "run")
+    options = ["adapter.kind=toy_prompt_mlp", "adapter.epochs=2", "observers=[toy_drift@1,toy_drift@2:mlp_out]"]
+    assert cli.main(["study", f"out={out}", *options]) == 0
+    where = stage_result(out, "where")
+    noted = [(reading["name"], reading["site"]) for reading in where["readings"]]
+    steered = "resid_post@3"
+    assert noted == [
+        *(("delta_norm", steered), ("strength", steered)),
+        *(("drift", "resid_post@1"), ("drift", "mlp_out@2")),
+    ]
+    assert "drift at mlp_out@2" in (out / "report.html").read_text()
+    assert cli.main(["study", f"out={out}", "observers=[]"]) == 0
+    assert [r["name"] for r in stage_result(out, "where")["readings"]] == ["delta_norm", "strength"]
+
+
 def test_several_sites_off_the_residual_stream(texts, tmp_path):
     out = copied(texts, tmp_path / "run")
     options = ["adapter.kind=toy_low_rank", "adapter.sites=[q_in:q_out,down_in:mlp_out]", "layers=[1,2]"]
@@ -142,6 +158,9 @@ def test_a_steering_and_an_sae_of_ones_own(texts, tmp_path, capsys):
         (["adapter.sites=[resid_psot]"], r"no point 'resid_psot'"),
         (["adapter.sites=[mlp_out@x]"], r"adapter.sites holds 'mlp_out@x'"),
         (["adapter.sites=[q_in+k_in]"], r"say what is written"),
+        (["observers=[drift@1]"], r"no observer 'drift'"),
+        (["observers=[toy_drift]"], r"observers holds 'toy_drift'"),
+        (["observers=[toy_drift@99]"], r"no layer 99"),
         (["adapter.path=none.safetensors"], r"none.safetensors"),
         (["sae.path=no-such-sae"], r"no-such-sae"),
     ],
