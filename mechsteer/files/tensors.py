@@ -49,6 +49,7 @@ def write_tensors(
     try:
         with atomic_path(path, one_writer=one_writer) as part:
             save_file(values, part, metadata={METADATA: text})
+            part.chmod(0o644)  # safetensors keeps it for the writer alone; a steering file is made to be shared
     except SafetensorError as error:  # what safetensors makes of a disk that refuses
         raise StorageError(f"cannot write {path}: {error}", "free some space, or choose another folder") from error
     return Path(path)

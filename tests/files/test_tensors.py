@@ -133,3 +133,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_part(tmp_path, monkeypatch, plac
     found = read_tensors(path, kind="thing")
     assert found is not None
     assert found[1] == HEADER
+
+
+def test_others_may_read_it(tmp_path):
+    path = write_tensors(tmp_path / "one.safetensors", TENSORS, HEADER, kind="steering file")
+    assert path.stat().st_mode & 0o777 == 0o644
