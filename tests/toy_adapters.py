@@ -122,7 +122,7 @@ class Probe(ms.Observer):
         self.score = nn.Linear(d_first + d_second, 1)
         self.register_buffer("mean", torch.randn(d_first + d_second, dtype=torch.float64))
 
-    def observe(self, acts, state, ctx):  # noqa: ARG002
+    def observe(self, acts, state, ctx):
         x = (torch.cat(acts, -1).double() - self.mean).to(self.score.weight)
         ctx.note("probability", torch.sigmoid(self.score(x))[..., 0])
 
