@@ -227,9 +227,9 @@ def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]
         )
     header = structured(raw, SteeringHeader, what=f"the header of {path}", hint=AGAIN)
     modules: dict[int, dict[str, Tensor]] = {entry.module: {} for entry in header.entries}
-    described: dict[int, tuple[str, str, dict[str, Any]]] = {}
+    described: dict[int, tuple[str, dict[str, Any]]] = {}
     for entry in header.entries:
-        description = (entry.kind, entry.name, entry.config)
+        description = (entry.name, entry.config)
         if described.setdefault(entry.module, description) != description:
             raise FileFormatError(f"{path} describes {_NAMED[entry.kind][0]} {entry.module} in two ways", AGAIN)
     for key, tensor in tensors.items():

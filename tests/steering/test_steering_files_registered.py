@@ -101,7 +101,7 @@ def test_what_is_not_registered_is_neither_saved_nor_loaded(tmp_path, monkeypatc
 
 
 def probe():
-    return toy_adapters.Probe(D, D)
+    return toy_adapters.Probe(D, D).double()  # another dtype than a blank one has
 
 
 def observed():
