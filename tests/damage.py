@@ -89,16 +89,19 @@ def plain(value: Any) -> Any:
 
 
 def steering(folder: Path) -> Case:
-    """Four interventions, two of which share an adapter and one of which reads at two sites."""
+    """Four interventions, two of which share an adapter and one of which reads at two sites; two observations."""
     model, path = toys.shared("llama"), folder / "adapter.safetensors"
     shared = ms.adapters.Static(toys.vector(1))
     scope = ms.TokenScope.generated(include_last_prompt=True) - ms.TokenScope.token_ids([3])
+    watched = [ms.Site(0, "attn_out"), ms.Site(2, "mlp_out")]
     saved = ms.Steering(
         [
             ms.Intervention(shared, ms.Site(1, "resid_post"), coeff=0.3),
             ms.Intervention(shared, ms.Site(2, "attn_out"), scope=scope, coeff=-1.7),
             ms.Intervention(ms.adapters.Static(toys.vector(2)), ms.Site(2, "mlp_out"), read=ms.Site(0, "resid_post")),
+            ms.Observation(toy_adapters.Probe(32, 32), watched, ms.TokenScope.prompt()),
             ms.Intervention(toy_adapters.GatedGru(32, 32), ms.Site(2), read=[ms.Site(0), ms.Site(1)]),
+            ms.Observation(toy_adapters.Drift(), ms.Site(1)),
         ],
         coeff=0.9,
     )
@@ -106,13 +109,13 @@ def steering(folder: Path) -> Case:
 
     def load() -> Any:
         loaded = ms.load_steering(path, model)
-        modules = [iv.adapter for iv in loaded.interventions]
+        modules = [iv.module for iv in loaded.interventions]
         return plain(
             [
                 loaded.coeff,
                 [modules.index(module) for module in modules],
                 [(type(m).__name__, m.config(), dict(m.state_dict())) for m in modules],
-                [(iv.site, iv.read, iv.scope, iv.coeff) for iv in loaded.interventions],
+                [(type(iv), iv.writes, iv.reads, iv.scope, iv.coeff) for iv in loaded.interventions],
                 dataclasses.asdict(read_header(path)),
             ]
         )

@@ -113,6 +113,27 @@ class Drift(ms.Observer):
         return cls()
 
 
+class Probe(ms.Observer):
+    """σ(w·x + b), of x centred at a mean that is kept beside the weights; reads at two sites, side by side."""
+
+    def __init__(self, d_first: int, d_second: int) -> None:
+        super().__init__()
+        self.shape = {"d_first": d_first, "d_second": d_second}
+        self.score = nn.Linear(d_first + d_second, 1)
+        self.register_buffer("mean", torch.randn(d_first + d_second, dtype=torch.float64))
+
+    def observe(self, acts, state, ctx):
+        x = (torch.cat(acts, -1).double() - self.mean).to(self.score.weight)
+        ctx.note("probability", torch.sigmoid(self.score(x))[..., 0])
+
+    def config(self):
+        return self.shape
+
+    @classmethod
+    def blank(cls, config):
+        return cls(**config)
+
+
 KINDS = {"toy_prompt_mlp": PromptMlp, "toy_gated_gru": GatedGru, "toy_low_rank": LowRank}
-for _name, _cls in (*KINDS.items(), ("toy_drift", Drift)):
+for _name, _cls in (*KINDS.items(), ("toy_drift", Drift), ("toy_probe", Probe)):
     ms.adapters.register(_name, _cls)

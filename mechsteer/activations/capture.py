@@ -100,7 +100,7 @@ def capture(
 
     With `interventions`, or inside `steer`, the value at a site is the one after steering there. Those of the
     enclosing block apply first; `prompt_lengths` (real tokens per prompt) is for scopes that ask where the
-    prompt ends.
+    prompt ends. Observations among them are passed over.
 
     engine "auto" runs a raw bridge through its plain Hugging Face twin where it has the sites: about twice as
     fast, with default attention, which is within about 3e-5 of the bridge's eager one. "model" runs the model
@@ -122,7 +122,7 @@ def capture(
     for name, given in (("labels", labels), ("prompt_ids", prompt_ids), ("prompt_lengths", prompt_lengths)):
         if given is not None and len(given) != n_prompts:
             raise DataError(f"{len(given)} {name} for {n_prompts} prompts", "pass one per prompt")
-    steering = flat(interventions)
+    steering = [iv for iv in flat(interventions) if iv.writes is not None]  # nothing is noted here
     backend = _engine(model, located, steering, engine)
     bos, pad = getattr(model.tokenizer, "bos_token_id", None), pad_id(model)
     run = Run(model, backend, located, rows, batch_size, dtype, prompt_lengths, pad)
@@ -168,8 +168,7 @@ def _engine(model: Any, sites: list[Site], steering: list[Any], engine: str) -> 
     twin = twin_of(model) if engine == "auto" and not open_sessions(model) else None
     if twin is None:
         return backend_of(model)
-    written = [iv.at(model) for iv in steering]
-    touched = [*sites, *(iv.site for iv in written), *(iv.read for iv in written if iv.read is not None)]
+    touched = [*sites, *(site for iv in steering for site in (iv.writes, *iv.reads))]
     return twin if all(twin.supports(site.resolve(model)) for site in touched) else backend_of(model)
 
 
@@ -292,7 +291,7 @@ def _plain(values: Sequence[Any]) -> list[Any]:
 
 def _steering_digest(model: Any, steering: list[Any], prompt_lengths: Sequence[int] | None) -> str | None:
     """Tells captures under different steering apart; None when nothing steers."""
-    active = [iv for session in open_sessions(model) for iv in session.interventions]
+    active = [iv for session in open_sessions(model) for iv in session.interventions if iv.writes is not None]
     active += [iv.at(model) for iv in steering if iv.coeff != 0]
     if not active:
         return None

@@ -120,8 +120,8 @@ class Run:
         deepest = max(site.order for site in self.sites)
         for session in self._sessions:
             for iv, fired in zip(session.interventions, session.fired, strict=True):
-                if fired == 0 and iv.site.order < deepest:
+                if fired == 0 and iv.writes is not None and iv.writes.order < deepest:
                     raise HookNeverFiredError(
-                        f"the intervention's hook at {iv.site} never fired: the capture would equal the base model's",
+                        f"the intervention's hook at {iv.writes} never fired: the capture would equal the base model's",
                         "write at resid_post, attn_out or mlp_out instead",
                     )

@@ -24,7 +24,7 @@ from mechsteer.runtime.restart import Start, logits_from
 from mechsteer.runtime.scopes import Context, TokenScope
 from mechsteer.shapes import Samples
 from mechsteer.steering.generation import generate
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, steer
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, steer, writing
 from mechsteer.tokens import continuation_text
 
 Role = Literal["base", "treated", "no_op", "prompt", "random", "control"]
@@ -74,7 +74,7 @@ def treated_arm(steering: Interventions, name: str = "adapter", note: str = "") 
 
 def no_op_arm(steering: Interventions, name: str = "no-op hook", note: str = "a hook that adds zero") -> Arm:
     """Hooks at the sites and over the scopes of `steering` that add exactly zero: what hooking alone does."""
-    nothing = [Intervention(AddsZero(), iv.writes, scope=iv.scope) for iv in _writing(steering)]
+    nothing = [Intervention(AddsZero(), iv.writes, scope=iv.scope) for iv in writing(steering)]
     return Arm(name=name, steering=nothing[0] if len(nothing) == 1 else Steering(nothing), note=note, role="no_op")
 
 
@@ -136,7 +136,7 @@ def random_arms(
         drawn = generator(i) if generator is not None else torch.Generator().manual_seed(1_000_003 * seed + i)
         directions = [
             Intervention(Static(random_direction(vector, drawn)), iv.writes, scope=iv.scope)
-            for iv, vector in zip(_writing(steering), vectors, strict=True)
+            for iv, vector in zip(writing(steering), vectors, strict=True)
         ]
         control = directions[0] if len(directions) == 1 else Steering(directions)
         arms.append(Arm(name=name.format(i + 1), steering=control, note=note, role="random"))
@@ -158,7 +158,7 @@ def delta_vectors(
     first axis where that is zero). The tokens are the prompts' and those that the steered model writes itself.
     Raises DataError where an intervention touches no token, or adds nothing.
     """
-    interventions, rows = _writing(steering), tokenize(model, prompts)
+    interventions, rows = writing(steering), tokenize(model, prompts)
     most = min(max_new_tokens, model.cfg.n_ctx - max(len(row) for row in rows))
     out = generate(model, rows, interventions, max_new_tokens=most, batch_size=batch_size)
     pairs = list(zip(out.prompt_tokens, out.tokens, strict=True))
@@ -199,13 +199,8 @@ def _typical(deltas: Tensor, iv: Intervention) -> Tensor:
     return vector
 
 
-def _writing(steering: Interventions) -> list[Intervention]:
-    """The interventions of a steering, without what only observes."""
-    return [iv for iv in flatten(steering) if isinstance(iv, Intervention)]
-
-
 def _sites(steering: Interventions) -> str:
-    names = list(dict.fromkeys(f"{type(iv.adapter).__name__.lower()} at {iv.writes}" for iv in _writing(steering)))
+    names = list(dict.fromkeys(f"{type(iv.adapter).__name__.lower()} at {iv.writes}" for iv in writing(steering)))
     return ", ".join(names)
 
 

@@ -1,13 +1,15 @@
 """From JSON to typed values: a frozen dataclass says what a header holds, and nothing else gets in.
 
 Stricter than JSON libraries are by default: nothing is converted ("3" is no number, 1.0 no whole one), and a key too
-many is as wrong as one too few.
+many is as wrong as one too few. A union of dataclasses is told apart by the field `kind` alone, a Literal in each.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar, get_origin
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.cols import list_structure_factory, mapping_structure_factory
@@ -51,6 +53,25 @@ def _only_from(kind: type, structure: Callable[[Any, Any], Any]) -> Callable[[An
     return check
 
 
+def _is_union_by_kind(wanted: Any) -> bool:
+    return get_origin(wanted) is UnionType and all(map(dataclasses.is_dataclass, get_args(wanted)))
+
+
+def _by_kind(union: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    """Structures as the dataclass whose `kind` is the value's: cattrs would go by which fields are there."""
+    classes = get_args(union)
+    by_kind = {kind: cls for cls in classes for kind in get_args(get_type_hints(cls)["kind"])}
+
+    def structure(value: Any, _wanted: Any) -> Any:
+        if type(value) is not dict:
+            raise TypeError(f"a {type(value).__name__} where an object is expected")
+        kind = value.get("kind")
+        # of a kind that is none it is the first, which says what is wrong with it
+        return converter.structure(value, by_kind.get(kind, classes[0]) if type(kind) is str else classes[0])
+
+    return structure
+
+
 def _strict() -> Converter:
     converter = Converter(forbid_extra_keys=True)
     for kind in (str, bool, int):
@@ -65,6 +86,7 @@ def _strict() -> Converter:
         lambda wanted: get_origin(wanted) is dict,
         lambda wanted: _only_from(dict, mapping_structure_factory(wanted, converter)),
     )
+    converter.register_structure_hook_factory(_is_union_by_kind, lambda wanted: _by_kind(wanted, converter))
     return converter
 
 

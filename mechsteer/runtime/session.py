@@ -150,7 +150,8 @@ class Session:
 
     def check_fired(self) -> None:
         """Raise HookNeverFiredError if forwards went by and an intervention's hook did not run."""
-        silent = [str(iv.site) for iv, n in zip(self.interventions, self.fired, strict=True) if n == 0]
+        missed = [iv for iv, n in zip(self.interventions, self.fired, strict=True) if n == 0]
+        silent = [str(iv.writes) if iv.writes is not None else "+".join(map(str, iv.reads)) for iv in missed]
         if self.forwards and silent:
             raise HookNeverFiredError(
                 f"the hooks at {silent} never fired in {self.forwards} forward(s): the run equals the base model",

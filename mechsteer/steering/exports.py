@@ -21,13 +21,16 @@ def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = 
     """Write constant deltas (static vectors) at resid_post as a llama.cpp control vector; returns the path.
 
     llama.cpp adds `direction.L` [d_model] after block L, and has no direction for layer 0: a vector there
-    raises ConfigError, as do other points, scopes other than all(), and adapters that are not static. Vectors
-    at one layer add up; coefficients are multiplied in. Needs the extra `mechsteer[gguf]`.
+    raises ConfigError, as do other points, scopes other than all(), adapters that are not static, and observations.
+    Vectors at one layer add up; coefficients are multiplied in. Needs the extra `mechsteer[gguf]`.
     """
     vectors: dict[int, torch.Tensor] = {}
     for iv in flatten(steering):
         if isinstance(iv, Observation):
-            raise _refusal("an observation")
+            raise ConfigError(
+                "a GGUF control vector cannot express an observation",
+                "leave it out: mechsteer.steering.writing(steering)",
+            )
         layer, bias = iv.site.layer, iv.adapter.as_bias(iv.coeff)
         if bias is None:
             raise _refusal(f"a {type(iv.adapter).__name__} adapter")

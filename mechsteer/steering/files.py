@@ -1,8 +1,8 @@
 """Steering files: safetensors with everything needed to apply them again, bit-equal, to the same model only.
 
-The header holds format version, model fingerprint, sites, scopes, coefficients and each adapter's name and constructor
-arguments, under a digest over it and the tensors (see `mechsteer.files.tensors`). A file names what was
-registered (`mechsteer.adapters.register`) and never imports it; no pickle is read or written.
+The header holds format version, model fingerprint, sites, scopes, coefficients and the name and constructor
+arguments of each adapter and observer, under a digest over it and the tensors (see `mechsteer.files.tensors`). A file
+names what was registered (`mechsteer.adapters.register`) and never imports it; no pickle is read or written.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from mechsteer.adapters import ADAPTERS, Adapter, name_of
+from mechsteer.adapters import ADAPTERS, OBSERVERS, Adapter, name_of
 from mechsteer.errors import ConfigError, FileFormatError, MechsteerError, closest
 from mechsteer.files import structured
 from mechsteer.files.tensors import read_tensors, write_tensors
 from mechsteer.models import backend_of, model_fingerprint, require_fingerprint
 from mechsteer.models.sites import Site
+from mechsteer.runtime.observers import Observer
 from mechsteer.runtime.scopes import TokenScope
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten
+from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten
 
 FORMAT_VERSION = 2
 KIND = "steering file"
@@ -34,6 +35,11 @@ _UNBUILDABLE = (
     *(MechsteerError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
     *(RuntimeError, TypeError, ValueError),
 )
+# kind of an entry -> what it attaches, and the classes that it may name
+_NAMED: dict[str, tuple[str, Mapping[str, type[Adapter] | type[Observer]]]] = {
+    "intervention": ("adapter", ADAPTERS),
+    "observation": ("observer", OBSERVERS),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +51,8 @@ class SavedSite:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SavedEntry:
-    """One intervention. Entries with the same `module` number share one adapter, whose tensors carry that number."""
+class SavedIntervention:
+    """One intervention. Those with the same `module` number share one adapter, whose tensors carry that number."""
 
     kind: Literal["intervention"]
     name: str  # what the adapter is registered as
@@ -59,6 +65,21 @@ class SavedEntry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SavedObservation:
+    """One observation. Those with the same `module` number share one observer, whose tensors carry that number."""
+
+    kind: Literal["observation"]
+    name: str  # what the observer is registered as
+    config: dict[str, Any]  # what its `blank` is given
+    module: int
+    reads: list[SavedSite]
+    scope: dict[str, Any]
+
+
+SavedEntry = SavedIntervention | SavedObservation
+
+
+@dataclass(frozen=True, kw_only=True)
 class SteeringHeader:
     """What a steering file says beside its tensors."""
 
@@ -68,26 +89,26 @@ class SteeringHeader:
     backend: str
     d_model: int
     coeff: float
-    entries: list[SavedEntry]
+    entries: list[SavedEntry]  # in the order of application
     provenance: dict[str, Any]
 
 
 def save_steering(
     steering: Interventions, path: str | Path, model: Any, *, provenance: Mapping[str, Any] | None = None
 ) -> Path:
-    """Write interventions with the fingerprint of `model`; returns the path.
+    """Write interventions and observations with the fingerprint of `model`; returns the path.
 
     `provenance` (JSON-able: data hashes, metrics, licence, ...) is kept in the header. The file appears whole
     or not at all. Raises StorageError when the disk refuses, UnknownSiteError for sites the model lacks, ConfigError
-    for adapters that are not registered, for observations (they stand beside a steering) and for what JSON cannot hold.
+    for adapters and observers that are not registered and for what JSON cannot hold.
     """
     steering = steering if isinstance(steering, Steering) else Steering(flatten(steering))
     tensors: dict[str, Tensor] = {}
     entries: list[SavedEntry] = []
     index: dict[int, int] = {}
     for iv in steering.interventions:
-        number = index.setdefault(id(iv.adapter), len(index))  # one adapter at two sites is saved, and loaded, once
-        tensors |= {f"{number}.{name}": tensor for name, tensor in iv.adapter.state_dict().items()}
+        number = index.setdefault(id(iv.module), len(index))  # one adapter at two sites is saved, and loaded, once
+        tensors |= {f"{number}.{name}": tensor for name, tensor in iv.module.state_dict().items()}
         entries.append(_entry(iv.at(model), number))
     header = SteeringHeader(
         format_version=FORMAT_VERSION,
@@ -102,23 +123,28 @@ def save_steering(
     return write_tensors(path, tensors, dataclasses.asdict(header), kind=KIND)
 
 
-def _entry(iv: Intervention, number: int) -> SavedEntry:
-    """Of an intervention whose sites are the model's."""
-    cls = type(iv.adapter)
+def _entry(iv: Intervention | Observation, number: int) -> SavedEntry:
+    """Of one whose sites are the model's."""
+    cls = type(iv.module)
+    what, classes = _NAMED["intervention" if isinstance(iv, Intervention) else "observation"]
     name = name_of(cls)
-    if name is None:
+    if name is None or name not in classes:
         raise ConfigError(
-            f"{cls.__name__} is not registered, and a file names what is",
+            f"{cls.__name__} is not registered as an {what}, and a file names what is",
             f'mechsteer.adapters.register("{cls.__name__.lower()}", {cls.__name__})',
         )
-    return SavedEntry(
+    config = _plain(iv.module.config(), f"the configuration of {cls.__name__}")
+    reads, scope = [SavedSite(**site.to_dict()) for site in iv.reads], iv.scope.to_dict()
+    if isinstance(iv, Observation):
+        return SavedObservation(kind="observation", name=name, config=config, module=number, reads=reads, scope=scope)
+    return SavedIntervention(
         kind="intervention",
         name=name,
-        config=_plain(iv.adapter.config(), f"the configuration of {cls.__name__}"),
+        config=config,
         module=number,
         site=SavedSite(**iv.site.to_dict()),
-        reads=[] if iv.read is None else [SavedSite(**site.to_dict()) for site in iv.reads],
-        scope=iv.scope.to_dict(),
+        reads=[] if iv.read is None else reads,
+        scope=scope,
         coeff=iv.coeff,
     )
 
@@ -148,42 +174,44 @@ def read_header(path: str | Path) -> SteeringHeader:
 
 
 def load_steering(path: str | Path, model: Any) -> Steering:
-    """Read a steering file for `model`; logits under it are bit-equal to those before it was saved.
+    """Read a steering file for `model`; logits and readings under it are bit-equal to those before it was saved.
 
     Raises ModelMismatchError (naming both fingerprints) for another model, FileFormatError for a truncated,
-    damaged or foreign file, an unknown version, or an adapter that nothing has registered.
+    damaged or foreign file, an unknown version, or an adapter or observer that nothing has registered.
     """
     header, tensors = _read(path)
     require_fingerprint(model, header.model_fingerprint, str(path))
     interventions = []
-    adapters: dict[int, Adapter] = {}
+    modules: dict[int, Any] = {}  # adapters and observers
     for number, entry in enumerate(header.entries):
-        if entry.name not in ADAPTERS:
-            near = closest(entry.name, ADAPTERS)
+        what, classes = _NAMED[entry.kind]
+        if entry.name not in classes:
+            near = closest(entry.name, classes)
             raise FileFormatError(
-                f"{path} needs the adapter {entry.name!r}, which nothing has registered",
+                f"{path} needs the {what} {entry.name!r}, which nothing has registered",
                 "import the module that registers it (a file never does); "
-                + (f"closest are {near}" if near else f"registered are {list(ADAPTERS)}"),
+                + (f"closest are {near}" if near else f"registered are {list(classes)}"),
             )
         try:
-            adapter = adapters.get(entry.module)
-            if adapter is None:
-                adapter = ADAPTERS[entry.name].blank(entry.config)
-                adapter.load_state_dict(tensors[entry.module], assign=True)
-                adapters[entry.module] = adapter.to(backend_of(model).device)
-            interventions.append(_attached(adapter, entry).at(model))
+            if entry.module not in modules:
+                module = classes[entry.name].blank(entry.config)
+                module.load_state_dict(tensors[entry.module], assign=True)
+                modules[entry.module] = module.to(backend_of(model).device)
+            interventions.append(_attached(modules[entry.module], entry).at(model))
         except _UNBUILDABLE as error:
             raise FileFormatError(
-                f"{path} holds an intervention (number {number}) that cannot be: {error}", AGAIN
+                f"{path} holds an {entry.kind} (number {number}) that cannot be: {error}", AGAIN
             ) from error
     return Steering(interventions, header.coeff)
 
 
-def _attached(adapter: Adapter, entry: SavedEntry) -> Intervention:
+def _attached(module: Any, entry: SavedEntry) -> Intervention | Observation:
     """Raises MechsteerError for sites, scopes and numbers that cannot be."""
+    reads, scope = [Site(site.layer, site.point) for site in entry.reads], TokenScope.from_dict(entry.scope)
+    if isinstance(entry, SavedObservation):
+        return Observation(module, reads, scope)
     site = Site(entry.site.layer, entry.site.point)
-    reads = [Site(site.layer, site.point) for site in entry.reads] or None
-    return Intervention(adapter, site, read=reads, scope=TokenScope.from_dict(entry.scope), coeff=entry.coeff)
+    return Intervention(module, site, read=reads or None, scope=scope, coeff=entry.coeff)
 
 
 def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]]]:
@@ -203,11 +231,11 @@ def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]
     for entry in header.entries:
         description = (entry.name, entry.config)
         if described.setdefault(entry.module, description) != description:
-            raise FileFormatError(f"{path} describes adapter {entry.module} in two ways", AGAIN)
+            raise FileFormatError(f"{path} describes {_NAMED[entry.kind][0]} {entry.module} in two ways", AGAIN)
     for key, tensor in tensors.items():
         number, _, name = key.partition(".")
         if not number.isdecimal() or int(number) not in modules:
-            raise FileFormatError(f"{path} holds a tensor {key!r} of no adapter", AGAIN)
+            raise FileFormatError(f"{path} holds a tensor {key!r} of no adapter or observer", AGAIN)
         modules[int(number)][name] = tensor
     if not math.isfinite(header.coeff):
         raise FileFormatError(f"the coefficient of {path} is {header.coeff}", AGAIN)

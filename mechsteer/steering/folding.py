@@ -82,7 +82,7 @@ def unfold(model: Any) -> None:
 def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor | None, Tensor | None]:
     """(the map, what is added to its bias [d_out], what to its matrix [d_out d_in])."""
     if isinstance(iv, Observation):
-        raise _refusal("an observation")
+        raise ConfigError("a bias cannot express an observation", "leave it out: mechsteer.steering.writing(steering)")
     located, adapter = iv.at(model), iv.adapter
     bias = adapter.as_bias(iv.coeff)
     target = _map_writing(located)

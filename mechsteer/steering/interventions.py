@@ -1,4 +1,8 @@
-"""Interventions: an adapter at a site over a scope; several as one Steering; `steer` attaches them for a while."""
+"""Interventions: an adapter at a site over a scope; several as one Steering; `steer` attaches them for a while.
+
+An observation is an observer at a site over a scope: it stands wherever an intervention does, in a Steering and its
+file too.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +108,8 @@ class Intervention:
 class Observation:
     """`observer` reads at `site` (or at several, in the order of the forward) and notes readings over `scope`.
 
-    Accepted wherever an intervention is; strengths leave it alone. Raises ConfigError for what is no observer.
+    Accepted wherever an intervention is; strengths and training leave it alone, and what needs a delta (attribution,
+    calibration, controls) passes it over. Raises ConfigError for what is no observer.
     """
 
     observer: Observer
@@ -164,26 +169,28 @@ class Observation:
 class Steering:
     """An ordered set of interventions, trained and saved as one, with one coefficient over all of theirs.
 
-    Accepted wherever an intervention is. Raises ConfigError for anything but interventions: an observation is
-    neither trained nor saved, and stands beside a Steering.
+    Observations among them keep their place in the order: they are saved and loaded with the interventions, the
+    coefficient is not theirs (at 0 they still observe), and no training changes them. `writing(steering)` leaves
+    them out. Accepted wherever an intervention is. Raises ConfigError for anything else.
     """
 
-    interventions: tuple[Intervention, ...]
+    interventions: tuple[Intervention | Observation, ...]
     coeff: float = 1.0
 
     def __init__(self, interventions: Intervention | Iterable[Intervention | Observation], coeff: float = 1.0) -> None:
         ivs = (interventions,) if isinstance(interventions, (Intervention, Observation)) else tuple(interventions)
         for iv in ivs:
-            if not isinstance(iv, Intervention):
+            if not isinstance(iv, (Intervention, Observation)):
                 raise ConfigError(
-                    f"a Steering is made of interventions, not of {type(iv).__name__}",
-                    "pass a list of both where one is attached: [steering, observation]",
+                    f"a Steering is made of interventions and observations, not of {type(iv).__name__}",
+                    "take a Steering apart with mechsteer.steering.flatten, wrap a vector: "
+                    "mechsteer.Intervention(mechsteer.adapters.Static(vector), site)",
                 )
         object.__setattr__(self, "interventions", ivs)
         object.__setattr__(self, "coeff", float(coeff))
 
-    def flat(self) -> list[Intervention]:
-        """The interventions with the common coefficient multiplied in."""
+    def flat(self) -> list[Intervention | Observation]:
+        """The interventions with the common coefficient multiplied in, and the observations as they are."""
         return [iv.with_coeff(iv.coeff * self.coeff) for iv in self.interventions]
 
     def with_coeff(self, coeff: float) -> Steering:
@@ -191,9 +198,9 @@ class Steering:
         return replace(self, coeff=coeff)
 
     def parameters(self) -> list[torch.nn.Parameter]:
-        """Every adapter parameter, each once."""
+        """Every adapter parameter, each once; those of observers are not trained."""
         seen: dict[int, torch.nn.Parameter] = {}
-        for iv in self.interventions:
+        for iv in writing(self):
             seen |= {id(p): p for p in iv.adapter.parameters()}
         return list(seen.values())
 

@@ -20,7 +20,7 @@ from mechsteer.attribution import attribute as attribute_deltas
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.bases import Basis, from_sae, singular
 from mechsteer.models.sites import Site
-from mechsteer.steering.interventions import Steering
+from mechsteer.steering.interventions import Steering, writing
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.features import seen_in_words
 from mechsteer.studies.kept import Kept, whole
@@ -68,8 +68,8 @@ def attribute(
     if site is None:
         return replace(result, not_read="the adapter does not write into the residual stream")
     d = deltas(model, steering, seen.prompts, continuations=seen.continuations)
-    reading, writing = downstream(desk, site), singular(model, maps=("o", "down"), layers=[site.layer], side="left")
-    written, down = one_map(writing)
+    into, out_of = downstream(desk, site), singular(model, maps=("o", "down"), layers=[site.layer], side="left")
+    written, down = one_map(out_of)
     bases: dict[str, Basis] = {f"singular directions written by {written}": down}
     readings: dict[str, Attribution] = {}
     if site == sae.site:
@@ -81,7 +81,7 @@ def attribute(
         bases = {FEATURES: atoms, **bases}
     maps = {
         f"singular directions {verb} by {name}": read
-        for verb, basis in (("read", reading), ("written", writing))
+        for verb, basis in (("read", into), ("written", out_of))
         if basis is not None
         for name, read in attribute_maps(d, basis, site=site).items()
     }
@@ -125,7 +125,7 @@ def contexts(desk: Desk, kept: Kept, problems: Problems) -> Contexts:
 
 def stream_site(model: Any, steering: Steering) -> Site | None:
     """The last site of the residual stream that the steering writes; None where it writes elsewhere."""
-    sites = [iv.site.at(model) for iv in steering.flat() if iv.site.point.startswith("resid_")]
+    sites = [iv.site.at(model) for iv in writing(steering) if iv.site.point.startswith("resid_")]
     return max(sites, key=lambda site: site.layer) if sites else None
 
 

@@ -21,7 +21,7 @@ from mechsteer.evaluation import (
 )
 from mechsteer.evaluation import evaluate as evaluate_arms
 from mechsteer.steering.generation import generate
-from mechsteer.steering.interventions import Interventions, Steering, flatten
+from mechsteer.steering.interventions import Interventions, Steering, flatten, writing
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept, states
 from mechsteer.studies.places import observations
@@ -72,7 +72,11 @@ def all_arms(
     train: TrainResult,
     steerings: list[Steering],
 ) -> list[Arm]:
-    """Base, the steering (one per adapter seed), and what it must be told apart from."""
+    """Base, the steering (one per adapter seed), and what it must be told apart from.
+
+    Observations are left out: no score reads what they note, and arms without them share what is read of prompts.
+    """
+    steerings = [Steering(writing(steering)) for steering in steerings]
     chosen = steerings[0]
     where = ", ".join(train.choice.chosen.sites)
     arms = [base_arm(), treated_arm(chosen, note=f"{_named(train)} at {where}")]
@@ -104,7 +108,7 @@ def mean_difference(
 
     None where all traces are right or all wrong, and where the steering writes elsewhere than in one residual stream.
     """
-    (first, *rest), settings = chosen.flat(), desk.settings
+    (first, *rest), settings = writing(chosen), desk.settings
     site = first.site.at(desk.model)
     if rest or site not in capture.sites:
         return None

@@ -68,8 +68,11 @@ def behind(sites: Sequence[Site]) -> Site:
 
 
 def measured(model: Any, steering: Interventions) -> Site:
-    """`Place.measured` of a steering that is there already."""
-    return behind([iv.site.at(model) for iv in writing(steering)])
+    """`Place.measured` of a steering that is there already. Raises ConfigError for one that only observes."""
+    sites = [iv.site.at(model) for iv in writing(steering)]
+    if not sites:
+        raise ConfigError("the steering holds no intervention", "give one that writes: there is nothing to study")
+    return behind(sites)
 
 
 def _parsed(model: Any, entry: str, layer: float) -> tuple[tuple[Site, ...], Site]:

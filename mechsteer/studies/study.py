@@ -26,7 +26,7 @@ from mechsteer.studies import attribute, evaluate, features, measure, traces, tr
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.page import StageResults, page, verdict
-from mechsteer.studies.places import observations, places, untrained
+from mechsteer.studies.places import measured, observations, places, untrained
 from mechsteer.studies.problems import is_ready_made
 from mechsteer.studies.run import CONFIG, Run, Say, Stage, open_run
 
@@ -113,7 +113,7 @@ def check(run: Run) -> None:
     settings, how, model = run.settings, run.settings.adapter, run.model
     groups_for(model.tokenizer, settings.vocabulary)
     if how.path is not None:
-        load_steering(how.path, model)
+        measured(model, load_steering(how.path, model))
     for place in places(model, how.kind, how.sites, settings.layers):
         untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
     observations(model, settings.observers)

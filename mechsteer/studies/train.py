@@ -17,7 +17,7 @@ from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.calibration import strengths
 from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.generation import default_stop_tokens
-from mechsteer.steering.interventions import Steering
+from mechsteer.steering.interventions import Steering, writing
 from mechsteer.steering.presets import width
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import SEEDS, STEERING, Kept, seed_file, states, whole
@@ -97,7 +97,7 @@ def _own(desk: Desk, kept: Kept, problems: Problems, score: Callable[[Any, str],
     """One's own steering, as it is."""
     steering = load_steering(path, desk.model)
     save_steering(steering, desk.write(STEERING), desk.model, provenance={"from": "a file"})
-    sites = tuple(str(iv.site.at(desk.model)) for iv in steering.flat())
+    sites = tuple(str(iv.site.at(desk.model)) for iv in writing(steering))
     candidate = Candidate(sites=sites, coeff=steering.coeff, score=score(steering, "dev-own"))
     return TrainResult(
         kind="own",
@@ -123,7 +123,7 @@ def _fitted(desk: Desk, kept: Kept, place: Place, scope: TokenScope, material: _
     seed = desk.seed("adapter", layer) if number == 0 else desk.seed("adapter", layer, number)
     start = untrained(place, desk.model, how.kind, how.args, scope, seed=seed)
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
-    adapters = [iv.adapter for iv in start.interventions]
+    adapters = [iv.adapter for iv in writing(start)]
     lr = how.lr if how.lr is not None else adapters[0].default_lr
     if all(adapter.as_bias(1.0) is not None for adapter in adapters):
         lr *= rms  # its parameters are activations: a step is a share of their size

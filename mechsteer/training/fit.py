@@ -23,7 +23,7 @@ from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import model_fingerprint
 from mechsteer.results import Result, live, plain
 from mechsteer.runtime.reach import touched
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, writing
 from mechsteer.training.config import FitConfig
 from mechsteer.training.loop import Epoch, Loop
 from mechsteer.training.objectives import CrossEntropy, Objective, Tally
@@ -59,6 +59,8 @@ def fit(
 ) -> FitResult:
     """Train a copy of `steering` towards `objective`; samples alone stand for `CrossEntropy(samples)`.
 
+    Observations are not run meanwhile, nor changed: the trained steering has them where they were.
+
     With dev data in the objective, training stops after `config.patience` epochs without a better dev loss and the
     best epoch's parameters are returned. `checkpoint`: a file written after every epoch; called again with it, the
     run goes on where it was.
@@ -72,7 +74,7 @@ def fit(
     if not isinstance(objective, Objective):
         objective = CrossEntropy(objective)
     trained = copy.deepcopy(steering if isinstance(steering, Steering) else Steering(flatten(steering)))
-    interventions = trained.flat()
+    interventions = writing(trained)
     _refuse_untrainable(model, interventions)
     fingerprint = model_fingerprint(model)
     objective = objective.prepared(model, config)

@@ -12,7 +12,7 @@ import toys
 from steering_toys import Copy, noisy
 
 import mechsteer as ms
-from mechsteer.adapters import ADAPTERS, Adapter
+from mechsteer.adapters import ADAPTERS, OBSERVERS, Adapter
 from mechsteer.errors import ConfigError, FileFormatError
 from mechsteer.files.tensors import read_tensors, write_tensors
 from mechsteer.steering.files import read_header
@@ -95,8 +95,95 @@ def test_what_is_not_registered_is_neither_saved_nor_loaded(tmp_path, monkeypatc
         ms.load_steering(path, model)
     names = [entry.name for entry in read_header(path).entries]  # the header reads all the same
     assert names == ["mixer", "toy_low_rank", "toy_gated_gru", "toy_gated_gru"]
-    with pytest.raises(ConfigError, match="not of Observation"):
-        ms.save_steering([ms.Observation(toy_adapters.Drift(), ms.Site(1))], tmp_path / "o", model)
+
+
+# -- observations ------------------------------------------------------------------------------------------------
+
+
+def probe():
+    return toy_adapters.Probe(D, D).double()  # another dtype than a blank one has
+
+
+def observed():
+    """Observations before, between and behind what they could see the work of; one observer at two places."""
+    drift, vector = toy_adapters.Drift(), ms.adapters.Static(toys.vector())
+    return ms.Steering(
+        [
+            ms.Observation(drift, ms.Site(1)),
+            ms.Intervention(vector, ms.Site(1), coeff=2.0),
+            ms.Observation(drift, ms.Site(1), ms.TokenScope.generated()),
+            ms.Observation(probe(), [ms.Site(2, "mlp_out"), ms.Site(0.5)], ms.TokenScope.prompt()),
+        ],
+        coeff=1.5,
+    )
+
+
+def same(readings, others):
+    assert [sorted(noted) for noted in readings] == [sorted(noted) for noted in others]
+    for noted, other in zip(readings, others, strict=True):
+        for name, (values,) in noted.items():
+            torch.testing.assert_close(values, other[name][0], rtol=0, atol=0, equal_nan=True)
+    return True
+
+
+def test_observations_come_back_with_equal_readings(tmp_path):
+    model, saved = toys.shared("llama"), observed()
+    path = ms.save_steering(saved, tmp_path / "s", model)
+    loaded = ms.load_steering(path, model)
+    first, vector, second, last = loaded.interventions
+    assert [type(iv) for iv in loaded.interventions] == [type(iv) for iv in saved.interventions]
+    assert (second.scope, last.reads) == (ms.TokenScope.generated(), (ms.Site(2, "mlp_out"), ms.Site(1)))
+    assert (second.site, vector.site) == (ms.Site(1), ms.Site(1))
+    assert first.observer is second.observer
+    kept = saved.interventions[3].observer
+    assert last.observer.mean.dtype == torch.float64
+    assert all(torch.equal(last.observer.state_dict()[name], value) for name, value in kept.state_dict().items())
+    (before, readings), (after, again) = run(model, saved), run(model, loaded)
+    assert torch.equal(before, after)
+    assert same(readings, again)
+    assert not torch.equal(readings[0]["drift"][0][:, 5:], readings[2]["drift"][0][:, 5:])  # before and behind it
+    assert torch.isnan(readings[3]["probability"][0][:, 5:]).all()
+    assert 0 < readings[3]["probability"][0][:, :5].min() < readings[3]["probability"][0][:, :5].max() < 1
+    rewritten = ms.save_steering(loaded, tmp_path / "again", model)
+    assert rewritten.read_bytes() == path.read_bytes()
+
+
+def test_a_file_may_hold_observations_alone(tmp_path):
+    model, watch = toys.shared("llama"), ms.Observation(probe(), [ms.Site(0), ms.Site(1)])
+    loaded = ms.load_steering(ms.save_steering(watch, tmp_path / "s", model), model)
+    (before, readings), (after, again) = run(model, watch), run(model, loaded)
+    assert torch.equal(before, after)
+    assert torch.equal(after, run(model, ())[0])
+    assert same(readings, again)
+
+
+def test_observers_that_are_not_registered_are_named(tmp_path, monkeypatch):
+    class Quiet(toy_adapters.Drift):
+        pass
+
+    model = toys.shared("llama")
+    with pytest.raises(
+        ConfigError, match=r'Quiet is not registered as an observer(?s:.*)mechsteer\.adapters\.register\("quiet", Quiet'
+    ):
+        ms.save_steering([ms.Observation(Quiet(), ms.Site(1))], tmp_path / "s", model)
+    assert list(tmp_path.iterdir()) == []
+    path = ms.save_steering(observed(), tmp_path / "s", model)
+    monkeypatch.delitem(OBSERVERS, "toy_probe")
+    with pytest.raises(
+        FileFormatError, match=r"needs the observer 'toy_probe', which nothing has registered(?s:.*)import the module"
+    ):
+        ms.load_steering(path, model)
+    assert [entry.kind for entry in read_header(path).entries].count("observation") == 3
+
+
+def test_version_2_without_observations_is_what_it_was(tmp_path):
+    """An entry of an intervention has the fields that it has had since version 2."""
+    path = ms.save_steering(steering(), tmp_path / "s", toys.shared("llama"))
+    _, header = read_tensors(path, kind="steering file")
+    assert header["format_version"] == 2
+    fields = {"kind", "name", "config", "module", "site", "reads", "scope", "coeff"}
+    assert [set(entry) for entry in header["entries"]] == [fields] * 4
+    assert {entry["kind"] for entry in header["entries"]} == {"intervention"}
 
 
 IN_ANOTHER_PROCESS = """
@@ -130,6 +217,8 @@ def test_a_file_causes_no_import(tmp_path):
     [
         (0, {"reads": [{"layer": 2, "point": "resid_psot"}]}),
         (1, {"kind": "observation"}),
+        (1, {"kind": "obsarvation"}),
+        (1, {"kind": ["intervention"]}),
         (1, {"name": "static"}),
         (2, {"module": 1}),
         (2, {"config": {"d_read": D, "d_write": D, "d_hidden": -4}}),
@@ -143,5 +232,38 @@ def test_entries_that_contradict_themselves_are_refused(tmp_path, number, change
     tensors, header = read_tensors(path, kind="steering file")
     header["entries"][number] |= change
     write_tensors(path, tensors, header, kind="steering file")
-    with pytest.raises(FileFormatError, match=r"cannot be|in two ways|kind"):
+    with pytest.raises(FileFormatError, match=r"cannot be|in two ways|not as it was written"):
+        ms.load_steering(path, model)
+
+
+@pytest.mark.parametrize(
+    ("number", "change", "why"),
+    [
+        (0, {"kind": "intervention"}, r"required field missing @ .*entries\[0\]\.site"),
+        (0, {"coeff": 1.0}, r"extra fields found \(coeff\) @ .*entries\[0\]"),
+        (0, {"reads": []}, r"an observation .number 0. that cannot be: site is"),
+        (
+            0,
+            {"reads": [{"layer": 99, "point": "resid_post"}]},
+            r"an observation .number 0. that cannot be: .*no layer 99",
+        ),
+        (0, {"reads": None}, r"entries\[0\]\.reads"),
+        (0, {"module": 1}, r"describes observer 0 in two ways|describes adapter 1 in two ways"),
+        (0, {"name": "static"}, r"in two ways"),
+        (3, {"module": 9}, r"holds a tensor '2\.[a-z.]+' of no adapter or observer"),
+        (3, {"name": "static"}, r"needs the observer 'static', which nothing has registered"),
+        (3, {"name": "toy_prob"}, r"needs the observer 'toy_prob'(?s:.*)closest are \['toy_probe'"),
+        (3, {"scope": {"scope": "everywhere"}}, r"an observation .number 3. that cannot be: unknown token scope"),
+        (3, {"config": {}}, r"an observation .number 3. that cannot be"),
+        (3, {"config": {"d_first": D, "d_second": D + 1}}, r"cannot be: .*size mismatch"),
+        (3, {"reads": [{"layer": 2, "point": "resid_psot"}]}, r"no point 'resid_psot'"),
+    ],
+)
+def test_observations_that_contradict_themselves_are_refused(tmp_path, number, change, why):
+    model = toys.shared("llama")
+    path = ms.save_steering(observed(), tmp_path / "s", model)
+    tensors, header = read_tensors(path, kind="steering file")
+    header["entries"][number] |= change
+    write_tensors(path, tensors, header, kind="steering file")
+    with pytest.raises(FileFormatError, match=f"(?s){why}"):
         ms.load_steering(path, model)

@@ -45,11 +45,30 @@ def test_generated_the_same_cached_uncached_alone_and_saved(model_of, kind, name
     assert together != tokens(PROMPTS, ())
     assert tokens(PROMPTS, iv, use_cache=False) == together
     assert [tokens([p], [iv, ms.Observation(toy_adapters.Drift(), ms.Site(2))])[0] for p in PROMPTS] == together
-    path = ms.save_steering(iv, tmp_path / "steering.safetensors", model)
+    saved = [iv, ms.Observation(toy_adapters.Drift(), ms.Site(2)), ms.Observation(probe(), PROBED)]
+    path = ms.save_steering(saved, tmp_path / "steering.safetensors", model)
     loaded = ms.load_steering(path, model)
     assert type(loaded.interventions[0].adapter) is ADAPTERS[name]
-    assert torch.equal(run(model, loaded), run(model, iv))
     assert loaded.interventions[0].reads == iv.at(model).reads
+    with torch.no_grad(), ms.steer(model, saved, prompt_lengths=[5, 5], record=True) as before:
+        logits = model(TOKENS)
+    with torch.no_grad(), ms.steer(model, loaded, prompt_lengths=[5, 5], record=True) as after:
+        assert torch.equal(model(TOKENS), logits)
+    assert [sorted(noted) for noted in after.readings[1:]] == [["drift"], ["probability"]]
+    for noted, again in zip(before.readings, after.readings, strict=True):
+        assert all(equal_readings(noted[key], again[key]) for key in noted | again)
+
+
+PROBED = [ms.Site(0), ms.Site(1, "mlp_out")]
+
+
+def probe():
+    return toy_adapters.Probe(32, 32)
+
+
+def equal_readings(ones, others):
+    """Readings, whose NaN outside the scope are no difference."""
+    return all(torch.equal(a.nan_to_num(7.5), b.nan_to_num(7.5)) for a, b in zip(ones, others, strict=True))
 
 
 @kinds

@@ -138,17 +138,37 @@ def test_a_vector_behind_every_block(texts, tmp_path):
 
 def test_a_steering_and_an_sae_of_ones_own(texts, tmp_path, capsys):
     out = copied(texts, tmp_path / "run")
-    mine = shutil.copy(texts / "adapter.safetensors", tmp_path / "mine.safetensors")
+    model, watch = ms.load_model("pocket"), ms.Observation(toy_adapters.Drift(), ms.Site(1))
+    theirs = ms.load_steering(texts / "adapter.safetensors", model)
+    mine = ms.save_steering([watch, theirs], tmp_path / "mine.safetensors", model)
     sae = copied(texts / "sae", tmp_path / "my-sae")
     assert cli.main(["study", f"out={out}", f"adapter.path={mine}", f"sae.path={sae}"]) == 0
     assert stage_result(out, "train")["fitted"] == []
     assert compared(out, "adapter") == pytest.approx(compared(texts, "adapter"))
+    assert compared(out, "no-op hook") == 0
+    kept = ms.load_steering(out / "adapter.safetensors", model).interventions
+    assert [type(iv) for iv in kept] == [ms.Observation, ms.Intervention]  # what it observes stays with it
+    noted = [(reading["name"], reading["site"]) for reading in stage_result(out, "where")["readings"]]
+    assert noted == [("drift", "resid_post@1"), ("delta_norm", "resid_post@3")]
     assert not (out / "sae").exists()  # what other settings left there is no part of this run
     theirs, ours = (stage_result(folder, "reasonscore") for folder in (texts, out))
     assert json.dumps(ours) == json.dumps(theirs)
     capsys.readouterr()
     assert cli.main(["sae", f"out={out}", "adapter.path=null", "layers=[1]", f"sae.path={sae}"]) == 2
     assert "resid_post@3" in capsys.readouterr().err  # it is of another site
+    only = ms.save_steering(watch, tmp_path / "only.safetensors", model)
+    assert (
+        cli.main(
+            [
+                "study",
+                f"out={tmp_path / 'none'}",
+                f"data={prompts_file(tmp_path / 'texts.json')}",
+                f"adapter.path={only}",
+            ]
+        )
+        == 2
+    )
+    assert "the steering holds no intervention" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
