@@ -46,7 +46,7 @@ def forward(
     with contextlib.ExitStack() as stack:
         for name, values in (before or {}).items():
             stack.callback(attach(name, _keeper(values)))
-        session = stack.enter_context(steer(model, interventions, record=record))
+        session = stack.enter_context(steer(model, interventions, record=record, warn=False))
         for name, values in (after or {}).items():
             stack.callback(attach(name, _keeper(values)))
         return run_from(model, batch, start, unembed_at=unembed_at), session.recorded or []

@@ -28,12 +28,12 @@ def extract(
     seed: int = 0,
     batch_size: int = 16,
 ) -> Direction:
-    """The direction of `pairs` at `site`, with its separation on pairs that it was not computed from.
+    """The direction of `pairs` at `site`, computed from all of them, with the separation that its method reaches.
 
-    Each text counts once: its last token, or the mean over its tokens without BOS. Groups of pairs are held
-    out whole, about the share `held_out` of them (at least one, where there are two and `held_out` > 0),
-    chosen by the hash of their names and the seed; without any, provenance["held_out"] is None. At z, q, k, v
-    the heads are flattened.
+    Each text counts once: its last token, or the mean over its tokens without BOS. provenance["held_out"] is the
+    separation of pairs held out by the direction of the others: groups of pairs are held out whole, about the
+    share `held_out` of them (at least one, where there are two and `held_out` > 0), chosen by the hash of their
+    names and the seed; without any it is None. At z, q, k, v the heads are flattened.
 
     Raises ConfigError for an unknown method or share, and as `capture` and the method.
     """
@@ -44,13 +44,14 @@ def extract(
     pairs = pairs if isinstance(pairs, ContrastivePairs) else ContrastivePairs(*zip(*pairs, strict=True))
     pos, neg = (_pooled(model, texts, site, position, batch_size) for texts in (pairs.positive, pairs.negative))
     test = torch.tensor(_held_out(pairs.groups, held_out, seed))
-    found = METHODS[method](pos[~test], neg[~test])
+    found = METHODS[method](pos, neg)
+    measured = separation(METHODS[method](pos[~test], neg[~test]), pos[test], neg[test]) if bool(test.any()) else None
     more = {
         "data_hash": pairs.data_hash,
         "site": site.at(model).to_dict(),
         "positions": position,
         "seed": seed,
-        "held_out": separation(found, pos[test], neg[test]) if bool(test.any()) else None,
+        "held_out": measured,
     }
     return replace(found, provenance={**found.provenance, **more})
 

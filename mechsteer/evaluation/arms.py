@@ -167,7 +167,7 @@ def delta_vectors(
         assert batch.n_prompt is not None  # rows are aligned there
         at = torch.zeros_like(batch.mask)
         at[:, batch.n_prompt - 1] = True  # no logits are looked at; this column is real in every row
-        with steer(model, interventions, record=True) as session:
+        with steer(model, interventions, record=True, warn=False) as session:
             logits_from(model, batch, Start(), at)
         assert session.recorded is not None
         active = [k for k, iv in enumerate(interventions) if iv.coeff != 0]  # others are not run

@@ -52,7 +52,7 @@ def log_likelihoods(
     batches = make_batches(model, rows, batch_size, order)
     for batch in tqdm(batches, desc="likelihoods", unit="batch", disable=not progress, leave=False):
         at = batch.predicts_target
-        with steer(model, interventions):
+        with steer(model, interventions, warn=False):
             log_p = logits_from(model, batch, Start(), at).double().log_softmax(-1)
         of_targets = log_p.gather(1, batch.tokens.roll(-1, 1)[at][:, None])[:, 0]
         totals.index_add_(0, batch.rows[at.nonzero()[:, 0]].cpu(), of_targets.cpu())

@@ -12,13 +12,15 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 
 from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError
 from mechsteer.models.dispatch import backend_of
-from mechsteer.models.load_hooked import load_hooked
+from mechsteer.models.load_hooked import has_tokenizer, load_hooked
 from mechsteer.models.protocol import HookedModel
 from mechsteer.tokens import continuation_ids
 
@@ -42,7 +44,7 @@ def load_model(
 
     `name_path_or_model`: a bundled name ("pocket", "pocket-teacher"), a local Hugging Face folder, a hub name
     when online, a Hugging Face model in memory (bridge only; give its `tokenizer`), or a TransformerBridge or
-    HookedTransformer that somebody built (frozen and returned).
+    HookedTransformer that somebody built (frozen and returned). What has no tokenizer takes token ids alone.
 
     The bridge is raw: logits are Hugging Face's to the bit (eager attention). `backend="hooked"` keeps the
     checkpoint's weights unprocessed too, so directions mean the same on both; it loads the Llama, Qwen2,
@@ -64,9 +66,9 @@ def load_model(
                 "save it to a folder to load it with backend='hooked'",
             )
         name = str(name_path_or_model.config.name_or_path or name_path_or_model.config.model_type)
-        if tokenizer is None and not Path(name).is_dir():  # an unknown name would be asked for on the network
-            raise ModelLoadError("a Hugging Face model in memory comes without a tokenizer", "pass tokenizer=...")
-        model = TransformerBridge.boot_transformers(name, hf_model=name_path_or_model, tokenizer=tokenizer, dtype=dtype)
+        # an unknown name would be asked for on the network
+        found = tokenizer is not None or (Path(name).is_dir() and has_tokenizer(name))
+        model = _boot(name, found, hf_model=name_path_or_model, tokenizer=tokenizer, dtype=dtype)
     elif isinstance(name_path_or_model, HookedModel):
         model = name_path_or_model
     else:
@@ -125,6 +127,9 @@ def tokenize(model: Any, prompts: Sequence[str | Sequence[int]]) -> list[list[in
             if model.tokenizer is None:
                 raise DataError("the model has no tokenizer", "pass prompts as lists of token ids")
             ids = model.to_tokens(prompt, truncate=False)[0].tolist()
+            bos = model.tokenizer.bos_token_id
+            if ids[:2] == [bos, bos]:  # the text brings its own, as chat templates do
+                ids = ids[1:]
         else:
             ids = [int(t) for t in prompt]
         if not ids:
@@ -213,4 +218,17 @@ def _readable(source: str) -> Iterator[None]:
 
 
 def _load_bridge(source: str, device: Any, dtype: torch.dtype) -> Any:
-    return TransformerBridge.boot_transformers(source, device=device or "cpu", dtype=dtype)
+    found = not Path(source).is_dir() or has_tokenizer(source)
+    return _boot(source, found, device=device or "cpu", dtype=dtype)
+
+
+def _boot(name: str, has_its_tokenizer: bool, **options: Any) -> Any:
+    """A bridge; without a tokenizer where there is none: a stand-in, which boots it, is taken away again."""
+    if has_its_tokenizer:
+        return TransformerBridge.boot_transformers(name, **options)
+    core = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
+    model: Any = TransformerBridge.boot_transformers(
+        name, **options | {"tokenizer": PreTrainedTokenizerFast(tokenizer_object=core)}
+    )
+    model.tokenizer = None
+    return model

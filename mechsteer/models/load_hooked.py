@@ -31,9 +31,24 @@ except ImportError:  # TransformerLens 4: the error comes when it is asked for
     _FAMILIES = {}
 
 
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
+
+
 def has_hooked() -> bool:
     """There is a HookedTransformer in the TransformerLens that is installed: up to version 3."""
     return HookedTransformer is not None
+
+
+def has_tokenizer(folder: str | Path) -> bool:
+    """The folder holds files of a tokenizer. (Transformers makes an empty one of a GPT-2 folder without.)"""
+    return any((Path(folder) / name).is_file() for name in _TOKENIZER_FILES)
 
 
 def load_hooked(source: str, device: Any, dtype: torch.dtype) -> Any:
@@ -54,7 +69,8 @@ def load_hooked(source: str, device: Any, dtype: torch.dtype) -> Any:
             f"it loads {sorted(_FAMILIES)}; use the bridge for others",
         )
     hf = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
-    tokenizer = AutoTokenizer.from_pretrained(source)
+    has_none = Path(source).is_dir() and not has_tokenizer(source)
+    tokenizer = None if has_none else AutoTokenizer.from_pretrained(source)
     cfg = HookedTransformerConfig(
         **_hooked_config(hf_config),
         model_name=Path(source).name,

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -21,11 +22,13 @@ from typing import Any
 
 from torch import Tensor
 
-from mechsteer.errors import HookNeverFiredError, ScopeError, UnknownSiteError
+from mechsteer.errors import HookNeverFiredError, MechsteerWarning, ScopeError, UnknownSiteError
 from mechsteer.models import Engine, Forward
 from mechsteer.models.sites import Site
 from mechsteer.runtime.applying import apply, flatten_heads, observe
 from mechsteer.runtime.context import Context
+from mechsteer.runtime.padding import with_inferred_mask
+from mechsteer.runtime.reachable import Bounds, require_reachable
 from mechsteer.runtime.recording import Recording
 from mechsteer.runtime.runs import Run, begin_run, continue_run
 from mechsteer.runtime.summary import PartialSummary, Summaries
@@ -93,7 +96,9 @@ class Session:
         self.prompt_lengths = prompt_lengths
         self._recording = Recording(len(self.interventions), keeps_deltas=keeps_deltas) if record else None
         self.fired = [0] * len(self.interventions)
+        self.has_touched = [False] * len(self.interventions)
         self.forwards = 0
+        require_reachable(self.interventions, Bounds(d_vocab=self.owner.cfg.d_vocab, n_positions=self.owner.cfg.n_ctx))
         self.is_open = self.is_block = False
         self._runs: dict[int, tuple[weakref.ref, Run]] = {}
         self._removes: list[Callable[[], None]] = []
@@ -158,6 +163,20 @@ class Session:
                 "another setting of the model bypasses these points; write at resid_post, attn_out or mlp_out instead",
             )
 
+    def warn_untouched(self) -> None:
+        """Warn of interventions whose hooks ran, and whose scopes held no token of any forward."""
+        idle = [
+            f"{iv.scope!r}"
+            for iv, n, has in zip(self.interventions, self.fired, self.has_touched, strict=True)
+            if n and not has and not iv.scope.prompt_relative  # a model may stop at once
+        ]
+        if idle:
+            warnings.warn(
+                f"the scope {' and '.join(idle)} held no token of {self.forwards} forward(s): nothing was changed there",
+                MechsteerWarning,
+                stacklevel=4,
+            )
+
     # -- what was recorded -------------------------------------------------------------------------------------
 
     @property
@@ -200,6 +219,8 @@ class Session:
         """
         hinted = _HINTS.get().get(id(self.owner), Hints())
         given = self.prompt_lengths if hinted.prompt_lengths is None else hinted.prompt_lengths
+        if given is None and not forward.is_filled:
+            forward = with_inferred_mask(forward, self.owner.tokenizer)
         if forward.is_filled:
             run = self._continued(forward)
         else:
@@ -295,8 +316,16 @@ class Session:
         self.fired[i] += 1
         ctx = self._context(i, run)
         run.states[i] = observe(iv, sources, run.states[i], ctx)
-        if self._recording is not None:
-            self._recording.keep(i, ctx, iv.scope.touched(run.ctx), None)
+        if self._recording is not None or not self.has_touched[i]:
+            touched = self._touched(i, run.ctx)
+            if self._recording is not None:
+                self._recording.keep(i, ctx, touched, None)
+
+    def _touched(self, i: int, ctx: Context) -> bool | Tensor:
+        touched = self.interventions[i].scope.touched(ctx)
+        if not self.has_touched[i]:  # asked only until it is known: it waits for the device
+            self.has_touched[i] = touched if isinstance(touched, bool) else bool(touched.any())
+        return touched
 
     def _writer(self, i: int) -> Callable[[Tensor], Tensor | None]:
         iv, spec = self.interventions[i], self._summaries[i]
@@ -307,7 +336,7 @@ class Session:
             run = self._now.run
             assert run is not None  # the watch runs before every forward
             self.fired[i] += 1
-            touched = iv.scope.touched(run.ctx)
+            touched = self._touched(i, run.ctx)
             if touched is False and not always and (spec is None or not run.ctx.holds_prompt):
                 return None
             sources = self._sources(i, acts)

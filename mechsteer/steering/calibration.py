@@ -251,7 +251,7 @@ class _Continuations:
             for i, batch in enumerate(self.batches):
                 start = self._start(i)
                 log_base = self._kept.get(("base", i), functools.partial(self._log_probs, batch, start), _n_bytes)
-                with steer(self.model, writing(iv)):
+                with steer(self.model, writing(iv), warn=False):
                     log_steered = self._log_probs(batch, start)
                 total += float(kl_divergence(log_steered, log_base).sum())
         return max(total / self.n_positions, 0.0) if math.isfinite(total) else math.nan
@@ -270,7 +270,7 @@ class _Continuations:
             for i, batch in enumerate(self.batches):
                 start = self._start(i)
                 seen = self._activations(batch, start, names)
-                with steer(self.model, [own[k] for k in active], record=True) as session:
+                with steer(self.model, [own[k] for k in active], record=True, warn=False) as session:
                     self._log_probs(batch, start)
                 assert session.recorded is not None
                 recorded = dict(zip(active, session.recorded, strict=True))

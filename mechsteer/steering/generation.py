@@ -22,6 +22,7 @@ from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import Engine, backend_of, tokenize, twin_of
 from mechsteer.results import Result
 from mechsteer.runtime.batches import pad_id
+from mechsteer.runtime.reachable import Bounds, require_reachable
 from mechsteer.runtime.session import Session, hints, open_sessions
 from mechsteer.steering.decoding import Decoding, decode
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
@@ -140,6 +141,8 @@ def generate(
     written = _Written(how, len(rows))
     told = None if on_token is None else functools.partial(contextvars.copy_context().run, on_token)
     own = flatten(interventions)
+    bounds = Bounds(d_vocab=model.cfg.d_vocab, n_positions=longest + max_new_tokens - 1, n_rows=len(rows))
+    require_reachable([iv for iv in own if iv.coeff != 0], bounds)
     with (
         torch.inference_mode(),
         _steered(model, own, record=record) as steered,
@@ -264,6 +267,7 @@ def _steered(model: Any, own: Sequence[Intervention | Observation], *, record: b
             engine=engine, sessions=sessions, own=[None if iv.coeff == 0 else (session, next(places)) for iv in own]
         )
         session.check_fired()
+        session.warn_untouched()
     finally:
         session.close()
 

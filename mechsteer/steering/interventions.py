@@ -292,6 +292,7 @@ def steer(
     prompt_lengths: Sequence[int] | Tensor | None = None,
     *,
     record: bool = False,
+    warn: bool = True,
 ) -> Iterator[Session]:
     """Apply the interventions to every forward of `model` inside the block, in the thread that entered it.
 
@@ -304,14 +305,18 @@ def steer(
     `record` keeps, per intervention and forward, the deltas in `session.recorded` and what adapters and observers
     noted in `session.readings`; `session.contexts` are the forwards.
 
+    Padding on the right that comes without a mask is found from the pad token (see `mechsteer.runtime.padding`).
     Raises UnknownSiteError before anything is attached; ScopeError for a scope that can touch nothing or
-    cannot be known; HookNeverFiredError on exit if a hook did not run in any forward.
+    cannot be known; HookNeverFiredError on exit if a hook did not run in any forward. On exit it warns, unless
+    `warn` is False, of scopes that held no token of any forward.
     """
     session = Session(backend_of(model), flatten(interventions), prompt_lengths=prompt_lengths, record=record)
     session.open(as_block=True)
     try:
         yield session
         session.check_fired()
+        if warn:
+            session.warn_untouched()
     finally:
         session.close()
 

@@ -104,7 +104,7 @@ class Forwards:
     def steered(self, part: Part) -> Steered:
         """The part, steered; with gradients unless the caller switched them off."""
         start = self._start(part)
-        with steer(self.model, part.interventions, record=True) as session:
+        with steer(self.model, part.interventions, record=True, warn=False) as session:
             logits = self._logits(part, start, part.scored, recompute=self.recompute)
         return Steered(part, logits, session, self)
 

@@ -11,6 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 import mechsteer as ms
 from mechsteer import directions
+from mechsteer.directions.direction import separation
+from mechsteer.directions.extract import _held_out
 from mechsteer.errors import ConfigError, DataError, MechsteerWarning, NonFiniteError, ShapeError
 from mechsteer.prompts import ContrastivePairs
 
@@ -171,7 +173,7 @@ def test_extract_on_a_model(model, pairs, method, position) -> None:
     assert (note["site"], note["positions"], note["method"]) == ({"layer": 1, "point": "resid_post"}, position, method)
     assert note["data_hash"] == pairs.data_hash
     assert note["held_out"]["n_pos"] == note["held_out"]["n_neg"] == 12  # 3 of 10 groups
-    assert (note["n_pos"], note["n_neg"]) == (28, 28)
+    assert (note["n_pos"], note["n_neg"]) == (40, 40)  # the direction itself is of all
     assert note["held_out"]["auroc"] > 0.95  # the last words differ
 
 
@@ -184,7 +186,13 @@ def test_extract_uses_the_rows_it_says(model, pairs) -> None:
     torch.testing.assert_close(found.vector, last[0] - last[1], atol=1e-4, rtol=1e-4)
     tuples = directions.extract(model, list(pairs), site, held_out=0.0)
     assert torch.equal(tuples.vector, found.vector)
-    assert directions.extract(model, pairs, site, seed=1).norm != directions.extract(model, pairs, site, seed=0).norm
+    measured = [directions.extract(model, pairs, site, seed=seed) for seed in (0, 1)]
+    assert all(torch.equal(one.vector, found.vector) for one in measured)  # of all pairs, whatever was held out
+    for seed, one in enumerate(measured):
+        test = torch.tensor(_held_out(pairs.groups, 0.3, seed))
+        pos, neg = (s.values[torch.arange(40), s.lengths - 1] for s in sides)
+        of_others = directions.METHODS["mean_difference"](pos[~test], neg[~test])
+        assert one.provenance["held_out"] == pytest.approx(separation(of_others, pos[test], neg[test]), abs=1e-6)
     z = directions.extract(model, pairs, ms.Site(1, "z"))
     assert z.vector.shape == (32,)
     with pytest.raises(ConfigError, match="unknown method 'pca'"):

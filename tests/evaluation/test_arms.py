@@ -10,7 +10,7 @@ from steering_toys import static
 import mechsteer as ms
 from mechsteer.adapters import Adapter, Static
 from mechsteer.directions import random_direction
-from mechsteer.errors import ConfigError, DataError
+from mechsteer.errors import ConfigError, DataError, ScopeError
 from mechsteer.evaluation import (
     Arm,
     base_arm,
@@ -159,7 +159,7 @@ def test_refusals():
     model = toys.shared("llama")
     with pytest.raises(DataError, match="adds nothing"):
         random_arms(model, ms.Intervention(Static(torch.zeros(toys.D_MODEL)), ms.Site(1, "resid_post")), PROMPTS)
-    with pytest.raises(DataError, match="touches no token"):
+    with pytest.raises(ScopeError, match="can touch nothing"):
         delta_vectors(model, static(scope=ms.TokenScope.window(90, 99)), PROMPTS)
     with pytest.raises(DataError, match="touches no token"):
         delta_vectors(model, static(coeff=0.0), PROMPTS)
