@@ -41,7 +41,7 @@ CODES = {
     torch.bool: "BOOL",
 }
 AGAIN = "run the same capture again: it makes this shard anew"
-PIECE = 2**17  # bytes: digested before they leave the processor's cache
+PIECE = 2**18  # bytes: read and digested within a processor's cache; part of the format
 DIGEST_SIZE = 16  # bytes
 OF_CODE = {code: dtype for dtype, code in CODES.items()}
 

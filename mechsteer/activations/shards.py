@@ -11,7 +11,7 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import FileIO
 from typing import Any
@@ -47,19 +47,22 @@ class _Entry:
 
 
 class Shard:
-    """One open shard: `shard["tokens"]` is a small tensor, `shard.site("resid_post@3")` reads activations."""
+    """One open shard: `shard["tokens"]` is a small tensor, `shard.site("resid_post@3")` reads activations.
+
+    Activations are checked whenever they are read; the small tensors but for those of which the names are in `checked`,
+    to which those that are read are added.
+    """
 
     def __init__(
-        self, file: FileIO, place: Place, entries: Mapping[str, _Entry], digests: Mapping[str, str | None]
+        self, file: FileIO, place: Place, entries: Mapping[str, _Entry], digests: Mapping[str, Any], checked: set[str]
     ) -> None:
-        self.place, self._file, self._entries, self._digests = place, file, entries, digests
+        self.place, self._file, self._entries, self._digests, self._checked = place, file, entries, digests, checked
 
     def __getitem__(self, name: str) -> Tensor:
         """`tokens`, `lengths` or `mask`. Raises FileFormatError for a tensor that is not what was written."""
         with _unreadable(self.place):
             tensor = self._whole(name)
-            if self._digests.get(name) != tensor_digest(name, tensor):
-                raise FileFormatError(f"{name} of the shard {self.place.path} is damaged", AGAIN)
+            self._require(name, lambda: tensor_digest(name, tensor))
             if name != "lengths":
                 self._require_tokens(name, tensor.shape)
             return tensor
@@ -68,8 +71,7 @@ class Shard:
         """The activations of a site. Raises FileFormatError where the table of their digests is not what was written."""
         with _unreadable(self.place):
             entry, table = self._entries[name], bytes(tensor_bytes(self._whole(table_name(name))))
-            if self._digests.get(name) != table_digest(name, entry.dtype, entry.shape, table):
-                raise FileFormatError(f"{name} of the shard {self.place.path} is damaged", AGAIN)
+            self._require(name, lambda: table_digest(name, entry.dtype, entry.shape, table))
             self._require_tokens(name, entry.shape)
             return SiteReader(self, name, entry, table)
 
@@ -104,6 +106,12 @@ class Shard:
         for _ in self.pieces(entry.start, memoryview(tensor_bytes(tensor))):
             pass
         return tensor
+
+    def _require(self, name: str, digest: Callable[[], str]) -> None:
+        if name not in self._checked:
+            if self._digests.get(name) != digest():
+                raise FileFormatError(f"{name} of the shard {self.place.path} is damaged", AGAIN)
+            self._checked.add(name)
 
     def _require_tokens(self, name: str, shape: tuple[int, ...]) -> None:
         if shape[0] != self.place.n_tokens:
@@ -140,8 +148,11 @@ class SiteReader:
 
 
 @contextlib.contextmanager
-def open_shard(place: Place) -> Iterator[Shard]:
-    """The shard that lies at a place; raises FileFormatError if it is missing, truncated, or another one."""
+def open_shard(place: Place, checked: set[str] | None = None) -> Iterator[Shard]:
+    """The shard that lies at a place; raises FileFormatError if it is missing, truncated, or another one.
+
+    `checked`: as for `Shard`, of what was read of it before.
+    """
     with contextlib.ExitStack() as stack:
         with _unreadable(place):
             file = stack.enter_context(FileIO(place.path))
@@ -150,7 +161,7 @@ def open_shard(place: Place) -> Iterator[Shard]:
             raise FileFormatError(f"the shard {place.path} carries no digests: it is damaged, or not ours", AGAIN)
         if (header.get("capture"), header.get("shard")) != (place.capture, place.number):
             raise FileFormatError(f"{place.path} is a shard of another capture, or another shard", AGAIN)
-        yield Shard(file, place, entries, header["digests"])
+        yield Shard(file, place, entries, header["digests"], set() if checked is None else checked)
 
 
 def _header(file: FileIO) -> tuple[dict[str, _Entry], Any]:

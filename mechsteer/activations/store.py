@@ -76,13 +76,14 @@ class ActivationStore(Mapping[Site, "StoredActivations"]):
         self.bounds = manifest.shards  # shard i holds prompts bounds[i] to bounds[i + 1]
         self._sites = manifest.located
         self._places = [shard_place(folder, manifest, i) for i in range(len(self.bounds) - 1)]
+        self._checked: list[set[str]] = [set() for _ in self._places]  # what need not be checked again, per shard
         for place in self._places:
             if not place.path.is_file():
                 raise FileFormatError(f"{place.path} is missing", AGAIN)
 
     def shard(self, number: int) -> AbstractContextManager[Shard]:
         """A shard by number, open; raises FileFormatError if it cannot be read."""
-        return open_shard(self._places[number])
+        return open_shard(self._places[number], self._checked[number])
 
     @property
     def n_prompts(self) -> int:
