@@ -81,8 +81,7 @@ class Shard:
         wanted = {"tokens", "lengths", "mask", *sites, *map(table_name, sites)}
         if self._entries.keys() != wanted:
             raise FileFormatError(f"the shard {self.place.path} does not hold {sorted(wanted)}", AGAIN)
-        self["tokens"], self["mask"]
-        lengths = self["lengths"].tolist()
+        _, _, lengths = self["tokens"], self["mask"], self["lengths"].tolist()
         if sum(lengths) != self.place.n_tokens:
             raise FileFormatError(f"the lengths of {self.place.path} are not of {self.place.n_tokens} tokens", AGAIN)
         for name in sites:

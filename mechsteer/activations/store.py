@@ -155,14 +155,14 @@ class StoredActivations:
         lengths = self.lengths[index].tolist()
         size = len(index), max(lengths)
         tokens, mask = np.full(size, self.store.manifest.pad_id), np.zeros(size, dtype=bool)
-        values = None
+        values, memory = torch.empty(0), memoryview(b"")
         shards = np.searchsorted(self.store.bounds, index, side="right") - 1
         for number in np.unique(shards).tolist():
             first = self.store.bounds[number]
             ends = torch.cumsum(self._lengths(number), 0).tolist()
             with self.store.shard(number) as shard:
                 site, all_tokens, all_mask = shard.site(str(self.site)), shard["tokens"].numpy(), shard["mask"].numpy()
-                if values is None:
+                if not memory:
                     values = torch.zeros(*size, *site.shape[1:], dtype=site.dtype)
                     memory = memoryview(tensor_bytes(values))
                 for row in np.flatnonzero(shards == number).tolist():

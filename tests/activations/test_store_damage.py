@@ -215,7 +215,8 @@ def test_no_file_stays_open_when_reading_ends_early(folder) -> None:
     before = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else None
     flat = ms.open_store(folder)[SITES[0]].flat_batches(1)
     batches = ms.open_store(folder)[SITES[0]].batches(1)
-    next(flat), next(batches)
+    next(flat)
+    next(batches)
     if before is not None:
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
