@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechsteer.activations.files import DTYPES, Place, ShardWriter, open_shard, storage_errors
+from mechsteer.activations.files import DTYPES, Place, ShardWriter, storage_errors
 from mechsteer.activations.manifest import MANIFEST, PLAN, Manifest, SavedSite, differing, read_manifest
 from mechsteer.activations.memory import Activations, Captured
 from mechsteer.activations.rows import shard_bounds, tokenized
 from mechsteer.activations.running import Run
+from mechsteer.activations.shards import open_shard
 from mechsteer.activations.store import ActivationStore, shard_place
 from mechsteer.errors import ConfigError, DataError, FileFormatError, ModelMismatchError
 from mechsteer.files import PARTIAL, folder_lock, rename
@@ -237,7 +238,7 @@ def _claim(folder: Path, manifest: Manifest) -> bool:
 
 def _is_of_capture(place: Place) -> bool:
     try:
-        with open_shard(place, set()):
+        with open_shard(place):
             return True
     except FileFormatError:
         return False
@@ -247,7 +248,7 @@ def _is_whole(place: Place, sites: list[Site]) -> bool:
     if not place.path.exists():
         return False
     try:
-        with open_shard(place, set()) as shard:
+        with open_shard(place) as shard:
             shard.check(str(site) for site in sites)
     except FileFormatError:
         return False

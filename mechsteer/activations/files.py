@@ -1,58 +1,66 @@
-"""One shard of an activation store on disk: a safetensors file written in place, read by memory map.
+"""One shard of an activation store on disk: a safetensors file written in place, read by `mechsteer.activations.shards`.
 
 The lengths of a shard's prompts are known before the model runs, so the file is laid out first and each
 batch is written where it belongs: nothing accumulates in memory, whatever the size of a shard. It is written
 under another name and renamed when complete and synced, so a file with a shard's name is a whole shard.
 
 A shard holds `tokens` and `lengths` (int32), `mask` (bool) and per site, named like resid_post@3, the
-activations [n_tokens ...] of all real tokens, prompt after prompt. The file's metadata says which shard of which
-capture it is, with a digest of every tensor: each is checked the first time it is read.
+activations [n_tokens ...] of all real tokens, prompt after prompt, with a table of one digest per prompt, named like
+resid_post@3:digests (uint8 [n_prompts 16]): what is read of a shard is checked alone, and nothing else. The file's
+metadata says which shard of which capture it is, with a digest of each of `tokens`, `lengths`, `mask` and of each table.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+import xxhash
 from torch import Tensor
 
-from mechsteer.errors import FileFormatError, StorageError
+from mechsteer.errors import StorageError
 from mechsteer.files import PARTIAL, rename
-from mechsteer.files.tensors import METADATA, begun_digest, tensor_digest
+from mechsteer.files.tensors import METADATA, begun_digest
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-_CODES = {
+CODES = {
     torch.float32: "F32",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.int32: "I32",
+    torch.uint8: "U8",
     torch.bool: "BOOL",
 }
 AGAIN = "run the same capture again: it makes this shard anew"
-_CHUNK = 2**20  # bytes
+PIECE = 2**18  # bytes: read and digested within a processor's cache; part of the format
+DIGEST_SIZE = 16  # bytes
+OF_CODE = {code: dtype for dtype, code in CODES.items()}
 
 
-_DTYPES = {code: dtype for dtype, code in _CODES.items()}
-# what reading a file of any content can come to
-_UNREADABLE = (
-    SafetensorError,
-    OSError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    RecursionError,
-)
+def table_name(site: str) -> str:
+    """The tensor that holds the digests of a site's prompts."""
+    return f"{site}:digests"
+
+
+def bytes_digest(pieces: Iterable[Any]) -> bytes:
+    """Digest (16 bytes) of the activations of one prompt, given in pieces of PIECE bytes: that of the pieces' digests."""
+    return xxhash.xxh3_128_digest(b"".join(map(xxhash.xxh3_128_digest, pieces)))
+
+
+def table_digest(site: str, dtype: torch.dtype, shape: Sequence[int], table: bytes) -> str:
+    """Digest (32 hex digits) of a site's activations, of `shape`: of what they are, and of their prompts' digests."""
+    digest = begun_digest(site, dtype, shape)
+    digest.update(table)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +105,7 @@ class ShardWriter:
         self._file: int | None = None
         self._entries: dict[str, dict[str, Any]] = {}
         self._starts: dict[str, int] = {}
+        self._sites: tuple[str, ...] = ()
 
     def write(self, values: Mapping[str, Tensor], rows: list[int], lengths: list[int]) -> None:
         """`values` per site name [n_tokens ...]: the real tokens of the shard's `rows`, one row after the other."""
@@ -118,11 +127,14 @@ class ShardWriter:
         n_tokens, end = len(self._fixed["tokens"]), 0
         parts = [(n, torch.int32, [len(self._fixed[n])]) for n in ("tokens", "lengths")]
         parts += [(name, self.dtype, [n_tokens, *shape]) for name, shape in shapes.items()]
+        parts += [(table_name(name), torch.uint8, [len(self._fixed["lengths"]), DIGEST_SIZE]) for name in shapes]
         parts.append(("mask", torch.bool, [n_tokens]))  # last: it alone is not aligned to its neighbours
         for name, dtype, shape in parts:
             begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
-            self._entries[name] = {"dtype": _CODES[dtype], "shape": shape, "data_offsets": [begin, end]}
-        header = self._header(dict.fromkeys(self._entries, "0" * 32))  # the digests come when the tensors are there
+            self._entries[name] = {"dtype": CODES[dtype], "shape": shape, "data_offsets": [begin, end]}
+        self._sites = tuple(shapes)
+        # the digests come when the tensors are there
+        header = self._header(dict.fromkeys((*self._fixed, *self._sites), "0" * 32))
         self._starts = {name: 8 + len(header) + entry["data_offsets"][0] for name, entry in self._entries.items()}
         self._file = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         size = 8 + len(header) + end
@@ -140,17 +152,29 @@ class ShardWriter:
         header = json.dumps({"__metadata__": {METADATA: text}, **self._entries}).encode()
         return header + b" " * (-len(header) % 8)
 
-    def _digests(self) -> dict[str, str]:
-        """Of the tensors as they lie in the file, in pieces: none has to fit into memory."""
-        assert self._file is not None
+    def _finish(self) -> None:
+        """Write the digests of what lies in the file, read in pieces: no tensor has to fit into memory."""
         digests = {}
-        for name, entry in self._entries.items():
-            digest = begun_digest(name, _DTYPES[entry["dtype"]], entry["shape"])
-            begin, end = (self._starts[name] + at - entry["data_offsets"][0] for at in entry["data_offsets"])
-            for at in range(begin, end, _CHUNK):
-                digest.update(os.pread(self._file, min(_CHUNK, end - at), at))
-            digests[name] = digest.hexdigest()
-        return digests
+        for name in (*self._fixed, *self._sites):
+            entry, start = self._entries[name], self._starts[name]
+            size = entry["data_offsets"][1] - entry["data_offsets"][0]
+            dtype, shape = OF_CODE[entry["dtype"]], entry["shape"]
+            if name in self._fixed:
+                digest = begun_digest(name, dtype, shape)
+                for piece in self._pieces(start, size):
+                    digest.update(piece)
+                digests[name] = digest.hexdigest()
+                continue
+            bounds = (self._offsets * (size // shape[0])).tolist()
+            table = b"".join(bytes_digest(self._pieces(start + a, b - a)) for a, b in itertools.pairwise(bounds))
+            self._put(memoryview(table), self._starts[table_name(name)])
+            digests[name] = table_digest(name, dtype, shape, table)
+        self._put(memoryview(self._header(digests)), 8)
+
+    def _pieces(self, at: int, size: int) -> Iterator[bytes]:
+        assert self._file is not None
+        for done in range(0, size, PIECE):
+            yield os.pread(self._file, min(PIECE, size - done), at + done)
 
     def _put(self, data: memoryview, at: int) -> None:
         assert self._file is not None
@@ -162,7 +186,7 @@ class ShardWriter:
         """Write the digests, sync and rename."""
         assert self._file is not None
         with storage_errors(self.path):
-            self._put(memoryview(self._header(self._digests())), 8)
+            self._finish()
             os.fsync(self._file)
             os.close(self._file)
             self._file = None
@@ -174,53 +198,3 @@ class ShardWriter:
             os.close(self._file)
             self._file = None
         self._partial.unlink(missing_ok=True)
-
-
-class Shard:
-    """One memory-mapped shard. `shard[name]` is a view of a tensor; `checked` are the names that need no check."""
-
-    def __init__(self, file: Any, place: Place, digests: Mapping[str, str], checked: set[str]) -> None:
-        self._file, self._place, self._digests, self._checked = file, place, digests, checked
-
-    def __getitem__(self, name: str) -> Tensor:
-        """Raises FileFormatError for a tensor that is not what was written."""
-        try:
-            tensor = self._file.get_tensor(name)
-            if name not in self._checked:
-                if self._digests.get(name) != tensor_digest(name, tensor):
-                    raise FileFormatError(f"{name} of the shard {self._place.path} is damaged", AGAIN)
-                if name != "lengths" and len(tensor) != self._place.n_tokens:
-                    raise FileFormatError(
-                        f"{name} of {self._place.path} is not of {self._place.n_tokens} tokens", AGAIN
-                    )
-                self._checked.add(name)
-        except _UNREADABLE as error:
-            raise FileFormatError(f"the shard {self._place.path} cannot be read: {error}", AGAIN) from error
-        return tensor
-
-    def check(self, names: Iterable[str]) -> None:
-        """Raise FileFormatError unless the shard holds just these tensors, all of them as they were written."""
-        wanted = {*names, "tokens", "lengths", "mask"}
-        if set(self._file.keys()) != wanted:
-            raise FileFormatError(f"the shard {self._place.path} does not hold {sorted(wanted)}", AGAIN)
-        for name in wanted:
-            self[name]
-
-
-@contextlib.contextmanager
-def open_shard(place: Place, checked: set[str]) -> Iterator[Shard]:
-    """The shard that lies at a place; raises FileFormatError if it is missing, truncated, or another one.
-
-    `checked`: the names of tensors that are known to be whole; those that are read are added.
-    """
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(safe_open(place.path, framework="pt"))
-            header = json.loads((file.metadata() or {}).get(METADATA, "null"))
-        except _UNREADABLE as error:
-            raise FileFormatError(f"the shard {place.path} cannot be read: {error}", AGAIN) from error
-        if not isinstance(header, dict) or not isinstance(header.get("digests"), dict):
-            raise FileFormatError(f"the shard {place.path} carries no digests: it is damaged, or not ours", AGAIN)
-        if (header.get("capture"), header.get("shard")) != (place.capture, place.number):
-            raise FileFormatError(f"{place.path} is a shard of another capture, or another shard", AGAIN)
-        yield Shard(file, place, header["digests"], checked)

@@ -15,7 +15,7 @@ from mechsteer.errors import FileFormatError, MechsteerError
 from mechsteer.files import digest_of, read_record, structured, write_record
 from mechsteer.models.sites import Site
 
-FORMAT, VERSION = "mechsteer-activations", 2
+FORMAT, VERSION = "mechsteer-activations", 3
 MANIFEST, PLAN = "manifest.json", "capture.json"
 _MOST = 2**31  # tokens are kept as int32
 AGAIN = "run the same capture again: shards that are whole are kept"
@@ -78,8 +78,9 @@ def read_manifest(path: Path) -> Manifest | None:
     if raw is None:
         return None
     if raw.get("format") != FORMAT or raw.get("version") != VERSION:
+        found = f"version {raw.get('version')!r}" if raw.get("format") == FORMAT else "another format"
         raise FileFormatError(
-            f"{path} does not describe an activation store of version {VERSION}",
+            f"{path} does not describe an activation store of version {VERSION}, but of {found}",
             "capture again with this version of mechsteer, into another folder",
         )
     manifest = structured(raw, Manifest, what=str(path), hint=AGAIN)

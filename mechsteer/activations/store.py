@@ -1,7 +1,7 @@
 """The on-disk store: reads, in prompt order or at random, without ever holding more than asked for.
 
 A store is a folder of shards (see `mechsteer.activations.files`) and manifest.json, which is written last: a
-folder without it is not a store yet. Each tensor of a shard is checked against its digest the first time it is read.
+folder without it is not a store yet. What is read is checked against its digests before it is handed out.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from mechsteer.activations.files import AGAIN, DTYPES, Place, Shard, open_shard
+from mechsteer.activations.files import AGAIN, DTYPES, Place
 from mechsteer.activations.manifest import MANIFEST, PLAN, Manifest, read_manifest
 from mechsteer.activations.memory import Activations, Pooling, find_site
+from mechsteer.activations.shards import Shard, open_shard
 from mechsteer.errors import DataError, FileFormatError
+from mechsteer.files.tensors import tensor_bytes
 from mechsteer.models import require_fingerprint
 from mechsteer.models.sites import Site
 from mechsteer.shapes import Lengths
@@ -75,13 +76,13 @@ class ActivationStore(Mapping[Site, "StoredActivations"]):
         self.bounds = manifest.shards  # shard i holds prompts bounds[i] to bounds[i + 1]
         self._sites = manifest.located
         self._places = [shard_place(folder, manifest, i) for i in range(len(self.bounds) - 1)]
-        self._checked: list[set[str]] = [set() for _ in self._places]  # names of tensors, per shard
+        self._checked: list[set[str]] = [set() for _ in self._places]  # what need not be checked again, per shard
         for place in self._places:
             if not place.path.is_file():
                 raise FileFormatError(f"{place.path} is missing", AGAIN)
 
     def shard(self, number: int) -> AbstractContextManager[Shard]:
-        """A shard by number, memory-mapped; raises FileFormatError if it cannot be read."""
+        """A shard by number, open; raises FileFormatError if it cannot be read."""
         return open_shard(self._places[number], self._checked[number])
 
     @property
@@ -108,7 +109,7 @@ class ActivationStore(Mapping[Site, "StoredActivations"]):
 
 
 class StoredActivations:
-    """One site of a store. Iterating streams `Activations` batches in prompt order, memory-mapped."""
+    """One site of a store. Iterating streams `Activations` batches in prompt order."""
 
     def __init__(self, store: ActivationStore, site: Site) -> None:
         self.store, self.site = store, site
@@ -138,31 +139,44 @@ class StoredActivations:
         if not index or not all(-len(self) <= i < len(self) for i in index):
             raise DataError(f"prompts {prompts!r} of {len(self)}", "ask for prompts that are there, at least one")
         index = [i % len(self) for i in index]
-        values, tokens, mask = zip(*self._rows(index), strict=True)
-        pad = self.store.manifest.pad_id
+        values, tokens, mask = self._rows(index)
         return Activations(
             site=self.site,
-            values=pad_sequence(list(values), batch_first=True),
-            tokens=pad_sequence([t.long() for t in tokens], batch_first=True, padding_value=pad),
-            mask=pad_sequence(list(mask), batch_first=True),
+            values=values,
+            tokens=tokens,
+            mask=mask,
             lengths=self.lengths[index],
             prompt_ids=tuple(self.prompt_ids[i] for i in index),
             labels=None if self.labels is None else tuple(self.labels[i] for i in index),
         )
 
-    def _rows(self, index: list[int]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """(values [pos ...], tokens [pos], mask [pos]) per prompt; each shard is opened once."""
-        bounds, found = self.store.bounds, {}
-        shards = np.searchsorted(bounds, index, side="right") - 1
-        for shard in np.unique(shards):
-            first = bounds[shard]
-            ends = torch.cumsum(self.lengths[first : bounds[shard + 1]], 0).tolist()
-            with self.store.shard(int(shard)) as file:
-                parts = [file[name] for name in (str(self.site), "tokens", "mask")]
-                for i in {i for i, s in zip(index, shards, strict=True) if s == shard}:
-                    span = slice(ends[i - first] - int(self.lengths[i]), ends[i - first])
-                    found[i] = tuple(part[span] for part in parts)
-        return [found[i] for i in index]
+    def _rows(self, index: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """(values [n_prompts pos ...], tokens [n_prompts pos], mask [n_prompts pos]); each shard is opened once."""
+        lengths = self.lengths[index].tolist()
+        size = len(index), max(lengths)
+        tokens, mask = np.full(size, self.store.manifest.pad_id), np.zeros(size, dtype=bool)
+        values, memory = torch.empty(0), memoryview(b"")
+        shards = np.searchsorted(self.store.bounds, index, side="right") - 1
+        for number in np.unique(shards).tolist():
+            first = self.store.bounds[number]
+            ends = torch.cumsum(self._lengths(number), 0).tolist()
+            with self.store.shard(number) as shard:
+                site, all_tokens, all_mask = shard.site(str(self.site)), shard["tokens"].numpy(), shard["mask"].numpy()
+                if not memory:
+                    values = torch.zeros(*size, *site.shape[1:], dtype=site.dtype)
+                    memory = memoryview(tensor_bytes(values))
+                for row in np.flatnonzero(shards == number).tolist():
+                    prompt, length = index[row] - first, lengths[row]
+                    end, at = ends[prompt], row * size[1] * site.n_bytes
+                    tokens[row, :length], mask[row, :length] = (
+                        all_tokens[end - length : end],
+                        all_mask[end - length : end],
+                    )
+                    site.read(prompt, end - length, memory[at : at + length * site.n_bytes])
+        return values, torch.from_numpy(tokens), torch.from_numpy(mask)
+
+    def _lengths(self, shard: int) -> Lengths:
+        return self.lengths[self.store.bounds[shard] : self.store.bounds[shard + 1]]
 
     def flat_batches(
         self, batch_size: int = 4096, *, generator: torch.Generator | None = None, drop_last: bool = False
@@ -176,19 +190,34 @@ class StoredActivations:
             raise DataError(f"batch_size is {batch_size}", "it is at least 1")
         n_shards = len(self.store.bounds) - 1
         order = range(n_shards) if generator is None else torch.randperm(n_shards, generator=generator).tolist()
-        rest: list[Tensor] = []
-        for shard in order:
-            with self.store.shard(shard) as file:
-                kept = file["mask"].nonzero()[:, 0]
-                if generator is not None:
-                    kept = kept[torch.randperm(len(kept), generator=generator)]
-                values = file[str(self.site)][kept].float()
-            flat = torch.cat([*rest, values])
+        rest: Tensor | None = None
+        for number in order:
+            with self.store.shard(number) as shard:
+                flat = self._flat(shard, self._lengths(number).tolist(), rest, generator)
             *whole, last = flat.split(batch_size)
             yield from whole
-            rest = [last.clone()]
-        if len(rest[0]) == batch_size or (len(rest[0]) and not drop_last):
-            yield rest[0]
+            rest = last.clone()
+        if rest is not None and (len(rest) == batch_size or (len(rest) and not drop_last)):
+            yield rest
+
+    def _flat(
+        self, shard: Shard, lengths: list[int], before: Tensor | None, generator: torch.Generator | None
+    ) -> Tensor:
+        """`before`, then the analysed tokens of a shard, [n_tokens ...] float32; only these are ever held."""
+        site, mask = shard.site(str(self.site)), shard["mask"]
+        n, done = int(mask.sum()), 0
+        places = None if generator is None else torch.randperm(n, generator=generator).argsort()
+        n_before = 0 if before is None else len(before)
+        flat = torch.empty(n_before + n, *site.shape[1:])
+        if before is not None:
+            flat[:n_before] = before
+        own = flat[n_before:]
+        for values, kept in zip(site.prompts(lengths), mask.split(lengths), strict=True):
+            some = values[kept].float()
+            span = slice(done, done + len(some))
+            own[span if places is None else places[span]] = some
+            done += len(some)
+        return flat
 
     def pool(self, how: Pooling = "last") -> Tensor:
         """[n_prompts d_model], as `Activations.pool`, batch by batch."""

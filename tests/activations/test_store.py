@@ -105,7 +105,8 @@ def test_shards_are_plain_safetensors(store) -> None:
     shard = load_file(store.folder / "shard-00000.safetensors")
     first = slice(0, store.bounds[1])
     assert shard["lengths"].tolist() == store.lengths[first].tolist()
-    assert set(shard) == {"resid_post@0", "z@1", "tokens", "lengths", "mask"}
+    sites = {"resid_post@0", "z@1"}
+    assert set(shard) == sites | {"tokens", "lengths", "mask"} | {f"{site}:digests" for site in sites}
     assert torch.equal(shard["resid_post@0"][shard["mask"]], store[SITES[0]][first].flat())
     assert sorted(p.name for p in store.folder.iterdir())[0] == "manifest.json"
 
