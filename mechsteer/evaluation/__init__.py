@@ -35,11 +35,15 @@ from mechsteer.evaluation.paired import (
     mcnemar_exact,
     mcnemar_power,
 )
+from mechsteer.evaluation.parts import PartScore, PartsOutcome, evaluate_parts
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once, mean_score
 from mechsteer.evaluation.seeds import PooledSeeds, pool_seeds
 from mechsteer.evaluation.verified import Verified
 
 __all__ = [
+    "PartScore",
+    "PartsOutcome",
+    "evaluate_parts",
     "Arm",
     "Role",
     "base_arm",
