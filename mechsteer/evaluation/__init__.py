@@ -37,7 +37,9 @@ from mechsteer.evaluation.paired import (
 )
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once, mean_score
 from mechsteer.evaluation.seeds import PooledSeeds, pool_seeds
+from mechsteer.evaluation.verdicts import RandomRank, VerdictResult, judge
 from mechsteer.evaluation.verified import Verified
+from mechsteer.evaluation.within_styles import Answers, StyleEffect, SwitchAndBeyond, WithinStyles, within_styles
 
 __all__ = [
     "Arm",
@@ -74,6 +76,14 @@ __all__ = [
     "SwitchAndRest",
     "switch_and_rest",
     "style_share",
+    "VerdictResult",
+    "judge",
+    "Answers",
+    "RandomRank",
+    "WithinStyles",
+    "StyleEffect",
+    "SwitchAndBeyond",
+    "within_styles",
     "PooledSeeds",
     "pool_seeds",
     "compare_paired",
