@@ -33,9 +33,12 @@ from mechsteer.evaluation.verdicts import MARGIN, N_RANDOM
 from mechsteer.results import Interval
 
 N_BOOT = 1000
-AGREE = 0.7  # correlation, given the problem, of what two arms make of it in one style
+# correlation, given the problem, of what two arms make of it in a style: .08 of careful and .13 of hasty pairs differ
+AGREE = {"careful": 0.89, "hasty": 0.93, "slip": 0.7}
 STYLES_AGREE = 0.8  # the same of the choice of style
 SCORES = {"careful": 0.90, "hasty": 0.50, "slip": 0.65}
+FORCED = ("careful", "hasty")
+RULES = ("rule", "strata", "before")
 MOST_FALSE, LEAST_RIGHT = 0.05, 0.75
 
 
@@ -54,6 +57,8 @@ class Scenario:
     """of the choice of style: above 0 hard problems are answered carefully"""
     gain: float = 0.0
     """within every style"""
+    where_switched: float = 0.0
+    """the same, on problems alone whose style is switched"""
     random_gain: float = 0.0
     slips: float = 0.0
     """share of slips under the treated arm; a tenth of it under base"""
@@ -86,28 +91,32 @@ def simulate(scenario: Scenario, n: int, rng: np.random.Generator) -> Study:
     def like(common: np.ndarray, agree: float) -> np.ndarray:
         return ndtr(np.sqrt(agree) * common + np.sqrt(1 - agree) * rng.normal(size=n))
 
-    def right(style: str, gain: float, *, floor: bool = False) -> np.ndarray:
+    def right(style: str, gain: np.ndarray | float, *, floor: bool = False) -> np.ndarray:
         chance = (0.04 if floor else np.clip(SCORES[style] - 0.12 * difficulty, 0.02, 0.98)) + gain * (not floor)
-        return like(shared[style], AGREE) < chance
+        return like(shared[style], AGREE[style]) < chance
 
-    def written(careful: float, slips: float, gain: float) -> Answers:
+    def styles(careful: float, slips: float) -> np.ndarray:
         spread = np.sqrt(1 + scenario.by_difficulty**2)
         inclined = ndtr(ndtri(careful) * spread + scenario.by_difficulty * difficulty)
-        draw = like(shared_choice, STYLES_AGREE)
-        styles = np.where(draw < inclined, "careful", "hasty")
-        styles = np.where(rng.random(n) < slips, "slip", styles)
-        scores = np.select([styles == style for style in SCORES], [right(style, gain) for style in SCORES])
-        return Answers(scores=scores.astype(bool), styles=styles)
+        chosen = np.where(like(shared_choice, STYLES_AGREE) < inclined, "careful", "hasty")
+        return np.where(rng.random(n) < slips, "slip", chosen)
 
-    def forced(style: str, gain: float) -> Answers:
+    def written(chosen: np.ndarray, gain: np.ndarray | float) -> Answers:
+        scores = np.select([chosen == style for style in SCORES], [right(style, gain) for style in SCORES])
+        return Answers(scores=scores.astype(bool), styles=chosen)
+
+    def forced(style: str, gain: np.ndarray | float) -> Answers:
         floor = scenario.floor and style == "hasty"
         return Answers(scores=right(style, gain, floor=floor), styles=np.full(n, style))
 
+    before = styles(scenario.careful, scenario.slips / 10)
+    after = styles(scenario.careful + scenario.switch, scenario.slips)
+    gain = scenario.gain + scenario.where_switched * (before != after)
     return Study(
-        base=written(scenario.careful, scenario.slips / 10, 0.0),
-        treated=written(scenario.careful + scenario.switch, scenario.slips, scenario.gain),
-        randoms=[written(scenario.careful, 0.0, scenario.random_gain).scores for _ in range(N_RANDOM)],
-        forced={s: (forced(s, 0.0), forced(s, scenario.gain)) for s in ("careful", "hasty")} if scenario.forced else {},
+        base=written(before, 0.0),
+        treated=written(after, gain),
+        randoms=[written(styles(scenario.careful, 0.0), scenario.random_gain).scores for _ in range(N_RANDOM)],
+        forced={style: (forced(style, 0.0), forced(style, gain)) for style in FORCED} if scenario.forced else {},
         steps=steps,
     )
 
@@ -140,14 +149,17 @@ def scenarios(n: int, rng: np.random.Generator) -> Iterator[Scenario]:
     for gain in (0.02, 0.03, 0.05, 0.08):
         small = gain < MARGIN  # "only the style" is right where the rest is below the margin
         false = () if small else ("style",)
-        yield Scenario(name=f"gain {gain:.2f}", gain=gain, right=("effect",), false=() if small else ("style",))
-        more = ("style", "style and possibly more", "effect") if small else ("effect", "style and possibly more")
+        yield Scenario(name=f"gain {gain:.2f}", gain=gain, right=("effect",), false=false)
+        more = ("effect", "style and possibly more", *(("style",) if small else ()))
         yield Scenario(name=f"gain {gain:.2f} and a switch", gain=gain, switch=0.25, right=more, false=false)
     effect = {"right": ("effect",), "false": ("style",)}
     yield Scenario(name="gain .072, careful on easy problems", gain=0.072, by_difficulty=-1.0, **effect)
     yield Scenario(name="the same and a switch", gain=0.072, switch=0.15, by_difficulty=-1.0, **effect)
     yield Scenario(name="gain .05, a switch, no forced arms", gain=0.05, switch=0.25, forced=False, **effect)
     yield Scenario(name="gain .05, a switch, forced haste is all wrong", gain=0.05, switch=0.25, floor=True, **effect)
+    more = {"right": ("effect", "style and possibly more"), "false": ("style",)}
+    yield Scenario(name="gain .15 where it switches", switch=0.25, where_switched=0.15, **more)
+    yield Scenario(name="the same, no forced arms", switch=0.25, where_switched=0.15, forced=False, **more)
     yield Scenario(name="loss .03 and a switch", gain=-0.03, switch=0.25, right=("style and possibly more",))
     yield Scenario(name="loss at 80 % power", gain=-size, right=("harm",), powered=True)
     yield Scenario(name="gain at 80 % power, randoms do nothing", gain=size, **effect, powered=True)
@@ -201,14 +213,22 @@ def decomposed(study: Study, reference: str, strata: np.ndarray | None) -> tuple
     return found.switch, found.beyond
 
 
-def try_all(truths: Sequence[Scenario], n: int, studies: int, seed: int) -> tuple[list[dict[str, object]], float]:
+@dataclass(frozen=True)
+class Row:
+    """How often each rule said what of one truth."""
+
+    scenario: Scenario
+    said: dict[str, Counter[str]]
+
+
+def try_all(truths: Sequence[Scenario], n: int, studies: int, seed: int) -> tuple[list[Row], float]:
     """Per scenario how often each rule says what; and the seconds that one judgement takes."""
-    rows: list[dict[str, object]] = []
+    rows = []
     seconds = []
     weights = resamples(n, N_BOOT, 0)[0] / n
     for number, scenario in enumerate(truths):
         rng = np.random.default_rng([seed, number])
-        said: dict[str, Counter[str]] = {"rule": Counter(), "strata": Counter(), "before": Counter()}
+        said: dict[str, Counter[str]] = {name: Counter() for name in RULES}
         for _ in range(studies):
             study = simulate(scenario, n, rng)
             began = time.perf_counter()
@@ -217,7 +237,7 @@ def try_all(truths: Sequence[Scenario], n: int, studies: int, seed: int) -> tupl
             said["rule"][verdict.kind] += 1
             said["strata"][by_strata(study, verdict)] += 1
             said["before"][shipped_before(study, verdict, weights)] += 1
-        rows.append({"scenario": scenario, **said})
+        rows.append(Row(scenario, said))
     return rows, float(np.median(seconds))
 
 
@@ -239,36 +259,35 @@ def main(argv: list[str] | None = None) -> None:
     truths = list(scenarios(options.n, np.random.default_rng(options.seed)))
     rows, seconds = try_all(truths, options.n, options.studies, options.seed)
     print(f"{options.studies} studies of {options.n} problems each, margin {MARGIN}, {N_RANDOM} random directions")
-    print("rates of: the right word; false words, by rule\n")
-    print(f"{'truth':<48}{'right word':>22}{'false, this rule':>22}{'strata':>8}{'before':>8}  what the rule says")
-    figures, missed = [], 0
+    print("this rule / by strata / as it was before; what this rule says\n")
+    print(f"{'truth':<47}{'right word':>17}{'95 % of this rule':>19}{'false words':>18}{'95 % of this rule':>19}")
+    figures, missed = [], dict.fromkeys(RULES, 0)
     for row in rows:
-        scenario = row["scenario"]
-        assert isinstance(scenario, Scenario)
-        said = {name: row[name] for name in ("rule", "strata", "before")}
-        good = rate(said["rule"], scenario.right, options.studies)
+        scenario, said = row.scenario, row.said
+        good = {name: rate(words, scenario.right, options.studies) for name, words in said.items()}
         bad = {name: rate(words, scenario.false, options.studies) for name, words in said.items()}
-        marks = []
-        if scenario.false:
-            marks.append("false met" if bad["rule"][1] <= MOST_FALSE else "false MISSED")
-        if scenario.powered:
-            marks.append("power met" if good[2] >= LEAST_RIGHT else "power MISSED")
-        missed += sum("MISSED" in mark for mark in marks)
+        wanted = {
+            name: [("false", bad[name][1] <= MOST_FALSE)] * bool(scenario.false)
+            + [("power", good[name][2] >= LEAST_RIGHT)] * scenario.powered
+            for name in RULES
+        }
+        for name, outcomes in wanted.items():
+            missed[name] += sum(not met for _, met in outcomes)
         words = ", ".join(f"{word} {count / options.studies:.2f}" for word, count in said["rule"].most_common())
-        none = not scenario.false
-        print(
-            f"{scenario.name:<48}{told(good):>22}{'-' if none else told(bad['rule']):>22}"
-            f"{'-' if none else format(bad['strata'][0], '.2f'):>8}{'-' if none else format(bad['before'][0], '.2f'):>8}"
-            f"  {words}  [{', '.join(marks)}]"
-        )
-        figures.append({"truth": scenario.name, "right": good, "false": bad, "said": said, "wanted": marks})
-    print(f"\none judgement: {1e3 * seconds:.1f} ms; all: {time.perf_counter() - began:.0f} s; missed: {missed}")
+        marks = ", ".join(f"{what} {'met' if met else 'MISSED'}" for what, met in wanted["rule"])
+        print(f"{scenario.name:<47}{told(good)}{told(bad) if scenario.false else ' ' * 37}  {words}  [{marks}]")
+        figures.append({"truth": scenario.name, "right": good, "false": bad, "said": said, "wanted": wanted})
+    misses = ", ".join(f"{name} {count}" for name, count in missed.items())
+    print(f"\nmissed by rule: {misses}")
+    print(f"one judgement: {1e3 * seconds:.1f} ms; all: {time.perf_counter() - began:.0f} s")
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
 
-def told(value: tuple[float, float, float]) -> str:
-    return f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"
+def told(rates: Mapping[str, tuple[float, float, float]]) -> str:
+    value, low, high = rates["rule"]
+    others = " / ".join(f"{rates[name][0]:.2f}" for name in RULES[1:])
+    return f"{value:>6.3f} / {others}".rjust(18) + f"[{low:.3f}, {high:.3f}]".rjust(19)
 
 
 if __name__ == "__main__":

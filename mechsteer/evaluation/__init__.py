@@ -6,7 +6,9 @@ from mechsteer.evaluation.arms import (
     Role,
     base_arm,
     delta_vectors,
+    forced_arms,
     mean_difference_arm,
+    mean_difference_steerings,
     no_op_arm,
     prompt_arm,
     random_arms,
@@ -14,6 +16,7 @@ from mechsteer.evaluation.arms import (
 )
 from mechsteer.evaluation.decompositions import SwitchAndRest, style_share, switch_and_rest
 from mechsteer.evaluation.evaluation import ArmResult, Comparison, Evaluation, evaluate
+from mechsteer.evaluation.halving import Tried, halve
 from mechsteer.evaluation.harm import (
     Harm,
     NeutralLoss,
@@ -49,6 +52,8 @@ __all__ = [
     "no_op_arm",
     "prompt_arm",
     "mean_difference_arm",
+    "mean_difference_steerings",
+    "forced_arms",
     "random_arms",
     "delta_vectors",
     "AddsZero",
@@ -76,6 +81,8 @@ __all__ = [
     "SwitchAndRest",
     "switch_and_rest",
     "style_share",
+    "halve",
+    "Tried",
     "VerdictResult",
     "judge",
     "Answers",
