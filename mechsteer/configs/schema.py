@@ -48,7 +48,13 @@ class EvaluateSettings:
     """The one use of the held-out problems."""
 
     n_problems: int = setting(500, "held-out problems, used once", least=1)
-    n_random: int = setting(5, "random directions of equal norm", least=1)
+    n_random: int = setting(
+        19, "random directions, their strength chosen as the adapter's; fewer than 19 show nothing", least=1
+    )
+    margin: float = setting(
+        0.03, "a difference of scores too small to matter: what 'no effect', 'only style' rule out", least=1e-6
+    )
+    batch_size: int = setting(256, "problems answered at once; rows that stop leave", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)

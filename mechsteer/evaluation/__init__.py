@@ -6,7 +6,9 @@ from mechsteer.evaluation.arms import (
     Role,
     base_arm,
     delta_vectors,
+    forced_arms,
     mean_difference_arm,
+    mean_difference_steerings,
     no_op_arm,
     prompt_arm,
     random_arms,
@@ -14,6 +16,7 @@ from mechsteer.evaluation.arms import (
 )
 from mechsteer.evaluation.decompositions import SwitchAndRest, style_share, switch_and_rest
 from mechsteer.evaluation.evaluation import ArmResult, Comparison, Evaluation, evaluate
+from mechsteer.evaluation.halving import Tried, halve
 from mechsteer.evaluation.harm import (
     Harm,
     NeutralLoss,
@@ -38,7 +41,9 @@ from mechsteer.evaluation.paired import (
 from mechsteer.evaluation.parts import PartScore, PartsOutcome, evaluate_parts
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once, mean_score
 from mechsteer.evaluation.seeds import PooledSeeds, pool_seeds
+from mechsteer.evaluation.verdicts import RandomRank, VerdictResult, judge
 from mechsteer.evaluation.verified import Verified
+from mechsteer.evaluation.within_styles import Answers, StyleEffect, SwitchAndBeyond, WithinStyles, within_styles
 
 __all__ = [
     "PartScore",
@@ -51,6 +56,8 @@ __all__ = [
     "no_op_arm",
     "prompt_arm",
     "mean_difference_arm",
+    "mean_difference_steerings",
+    "forced_arms",
     "random_arms",
     "delta_vectors",
     "AddsZero",
@@ -78,6 +85,16 @@ __all__ = [
     "SwitchAndRest",
     "switch_and_rest",
     "style_share",
+    "halve",
+    "Tried",
+    "VerdictResult",
+    "judge",
+    "Answers",
+    "RandomRank",
+    "WithinStyles",
+    "StyleEffect",
+    "SwitchAndBeyond",
+    "within_styles",
     "PooledSeeds",
     "pool_seeds",
     "compare_paired",

@@ -27,8 +27,9 @@ from mechsteer.steering.generation import generate
 from mechsteer.steering.interventions import Intervention, Interventions, Steering, steer, writing
 from mechsteer.tokens import continuation_text
 
-Role = Literal["base", "treated", "no_op", "prompt", "random", "control"]
+Role = Literal["base", "treated", "no_op", "prompt", "forced", "random", "control"]
 MeanScore = Callable[[Interventions, str], float]  # of a steering, kept under a name
+Choose = Callable[[str, Sequence[Interventions]], int]  # (a name, candidates): the number of the best on dev data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class Arm:
 
     `prefix` (text, or token ids) is put behind the prompt, before what the model writes. `role` says what the arm
     is to the others: the "base" all are compared with, a "treated" one, a hook that adds nothing ("no_op"), another
-    "prompt", a "random" direction, or any other "control".
+    "prompt", one that goes on from words of a `style` ("forced"), a "random" direction, or any other "control".
     """
 
     name: str
@@ -45,6 +46,8 @@ class Arm:
     prefix: str | tuple[int, ...] = ""
     note: str = ""
     role: Role = "control"
+    style: str = ""
+    """what texts that begin with the prefix are written in; a prompt may have one as well"""
 
     def prefix_ids(self, model: Any) -> list[int]:
         """Token ids of the prefix. Raises ConfigError for a text that has none."""
@@ -78,11 +81,33 @@ def no_op_arm(steering: Interventions, name: str = "no-op hook", note: str = "a 
     return Arm(name=name, steering=nothing[0] if len(nothing) == 1 else Steering(nothing), note=note, role="no_op")
 
 
-def prompt_arm(prefix: str | Sequence[int], name: str = "careful prefix", note: str = "") -> Arm:
-    """Words put behind the prompt instead of a steering. Raises ConfigError for none."""
+def prompt_arm(prefix: str | Sequence[int], name: str = "careful prefix", note: str = "", *, style: str = "") -> Arm:
+    """Words put behind the prompt instead of a steering; `style`: in which a text goes on that begins with them.
+
+    Raises ConfigError for none."""
     if not prefix:
         raise ConfigError(f"arm {name!r} puts nothing behind the prompt", "give a text, with its leading space")
-    return Arm(name=name, prefix=prefix if isinstance(prefix, str) else tuple(prefix), note=note, role="prompt")
+    words = prefix if isinstance(prefix, str) else tuple(prefix)
+    return Arm(name=name, prefix=words, note=note, role="prompt", style=style)
+
+
+def forced_arms(steering: Interventions, openings: Mapping[str, str], *, treated: str = "adapter") -> list[Arm]:
+    """Per style two arms, without and with `steering`, that both go on from the words with which it begins.
+
+    `openings`: style -> words, with their leading space. What they differ by is no switch of style.
+    """
+    return [
+        Arm(
+            name=f"{name}, forced {style}",
+            steering=added,
+            prefix=words,
+            note=f"goes on from {words.strip()!r}",
+            role="forced",
+            style=style,
+        )
+        for style, words in openings.items()
+        for name, added in (("base", ()), (treated, steering))
+    ]
 
 
 def mean_difference_arm(
@@ -101,46 +126,72 @@ def mean_difference_arm(
     `score` (see `mean_score`) is asked for both signs on dev data, under the names "sign +1" and "sign -1"; the
     better one is taken, the positive one in a tie. Raises as `mechsteer.directions.mean_difference`.
     """
-    over = TokenScope.all() if scope is None else scope
-    vector = mean_difference(pos, neg).vector
-    vector = vector * (norm / float(vector.norm()))
-    plus, minus = (Intervention(Static(sign * vector), site, scope=over) for sign in (1.0, -1.0))
+    plus, minus = mean_difference_steerings(site, pos, neg, [norm], scope=scope)
     better = score(plus, "sign +1") >= score(minus, "sign -1")
     return Arm(name=name, steering=plus if better else minus, note=note, role="control")
+
+
+def mean_difference_steerings(
+    site: Site, pos: Samples, neg: Samples, norms: Sequence[float], *, scope: TokenScope | None = None
+) -> list[Intervention]:
+    """Candidates for a mean-difference arm: mean(pos) − mean(neg) at `site` scaled to each norm, with + and −."""
+    over = TokenScope.all() if scope is None else scope
+    vector = mean_difference(pos, neg).vector
+    vector = vector / float(vector.norm())
+    return [Intervention(Static(sign * norm * vector), site, scope=over) for norm in norms for sign in (1.0, -1.0)]
 
 
 def random_arms(
     model: Any,
     steering: Interventions,
     prompts: Sequence[str | Sequence[int]],
-    n: int = 5,
+    n: int = 19,
     *,
+    factors: Sequence[float] = (1.0,),
+    choose: Choose | None = None,
     generator: Callable[[int], torch.Generator] | None = None,
     seed: int = 0,
     max_new_tokens: int = 32,
     batch_size: int = 32,
     name: str = "random {}",
-    note: str = "a random direction of equal norm",
+    note: str = "",
 ) -> list[Arm]:
     """`n` arms that add a random direction where `steering` adds its deltas, as long as these are on average.
+
+    Where the strength of `steering` was itself chosen, a random direction deserves the same: `factors` multiply its
+    length, and `choose` (on dev data) is asked for the best of them, under the arm's name.
 
     The deltas of an adapter of any kind are recorded on `prompts` and what the steered model writes after them (see
     `delta_vectors`). Arm i (from 0) draws its directions, site by site, from `generator(i)`, by default one of
     (seed, i): it is the same whatever `n` is. `name` takes i + 1.
 
-    Raises DataError where the steering touches no token of these texts, or adds nothing at a site.
+    Raises DataError where the steering touches no token of these texts, or adds nothing at a site, ConfigError for
+    several factors and nobody to choose.
     """
+    if not factors or (len(factors) > 1 and choose is None):
+        raise ConfigError(f"factors={list(factors)} without a choice", "give one, or `choose` on dev data")
     vectors = delta_vectors(model, steering, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size)
     arms = []
     for i in range(n):
         drawn = generator(i) if generator is not None else torch.Generator().manual_seed(1_000_003 * seed + i)
-        directions = [
-            Intervention(Static(random_direction(vector, drawn)), iv.writes, scope=iv.scope)
-            for iv, vector in zip(writing(steering), vectors, strict=True)
-        ]
-        control = directions[0] if len(directions) == 1 else Steering(directions)
-        arms.append(Arm(name=name.format(i + 1), steering=control, note=note, role="random"))
+        directions = [random_direction(vector, drawn) for vector in vectors]
+        candidates = [_added(steering, directions, factor) for factor in factors]
+        named = name.format(i + 1)
+        best = 0 if choose is None else choose(named, candidates)
+        told = note or "a random direction of equal norm"
+        if len(factors) > 1 and not note:
+            told = f"a random direction of {factors[best]:.2g} times its norm, chosen on dev"
+        arms.append(Arm(name=named, steering=candidates[best], note=told, role="random"))
     return arms
+
+
+def _added(steering: Interventions, directions: Sequence[Any], factor: float) -> Interventions:
+    """A direction where each intervention of `steering` writes."""
+    added = [
+        Intervention(Static(direction), iv.writes, scope=iv.scope, coeff=factor)
+        for iv, direction in zip(writing(steering), directions, strict=True)
+    ]
+    return added[0] if len(added) == 1 else Steering(added)
 
 
 @torch.no_grad()

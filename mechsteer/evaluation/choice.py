@@ -17,6 +17,9 @@ class Candidate(Result):
     sites: tuple[str, ...]
     coeff: float
     score: float
+    """mean over the dev items that it was asked"""
+    n_items: int
+    """how many: poor candidates are left early (`mechsteer.evaluation.halving`)"""
 
 
 @dataclass(frozen=True, kw_only=True)

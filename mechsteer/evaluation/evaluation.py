@@ -20,7 +20,11 @@ from mechsteer.evaluation.decompositions import SwitchAndRest, style_share
 from mechsteer.evaluation.harm import MARGIN, Harm, neutral_loss, neutral_losses, text_form
 from mechsteer.evaluation.paired import compare_paired, compare_scores, holm
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once
+from mechsteer.evaluation.verdicts import MARGIN as EQUIVALENT
+from mechsteer.evaluation.verdicts import VerdictResult, judge
+from mechsteer.evaluation.within_styles import Answers
 from mechsteer.results import Interval, Result
+from mechsteer.steering.interventions import writing
 from mechsteer.steering.shared_prompts import leave_prompts_alone, sharing_prompts
 from mechsteer.tasks import Item
 
@@ -88,7 +92,12 @@ class Evaluation(Result):
     no_op_equals_base: bool | None
     """scores and tokens of every no-op arm are the base arm's; None where there is no such arm"""
     style: SwitchAndRest | None
-    """the first treated arm − base as a switch of style and the rest; None where texts have no style"""
+    """the first treated arm − base as a switch of style and the rest, within numbers of steps and at base's scores;
+    None where texts have no style. No evidence of a verdict: which problems are written on in which style confounds it"""
+    style_at_treated: SwitchAndRest | None = None
+    """the same at the treated arm's scores"""
+    verdict: VerdictResult | None
+    """on the first treated arm, with its evidence; None where nothing is treated"""
 
     def arm(self, name: str) -> ArmResult:
         """The arm of this name. Raises ConfigError with the closest names."""
@@ -134,16 +143,18 @@ def evaluate(
     *,
     neutral: Sequence[str | Sequence[int]] = (),
     margin: float = MARGIN,
+    equivalent: float = EQUIVALENT,
     keep: Keep = at_once,
     n_boot: int = 10_000,
     seed: int = 0,
     style_seed: int | None = None,
     progress: bool = False,
 ) -> Evaluation:
-    """Every arm on the same `items`; each against base, the treated ones also against every control.
+    """Every arm on the same `items`; each against base, the treated ones also against every control, and the verdict.
 
     Harm is measured on `neutral` texts, where there are any (an arm that steers nothing has none there), and on the
-    form of what is written. `keep(name, compute)` may return what an earlier run kept: names are the arms' own, with
+    form of what is written. `equivalent` is the verdict's margin, a difference of scores too small to matter, stated
+    before anything is looked at (`margin` that of harm, in nats). `keep(name, compute)` may return what an earlier run kept: names are the arms' own, with
     what is added to them. `seed` is that of intervals and tests, `style_seed` (default: `seed`) of the decomposition.
 
     Raises ConfigError (no base arm or several, names twice, no items) and what `scoring` raises.
@@ -158,6 +169,8 @@ def evaluate(
     harms = _harms(model, arms, scored, base, neutral, margin, keep, n_boot, seed)
     comparisons = _comparisons(arms, scored, base, treated, n_boot, seed)
     no_ops = [scored[arm.name] for arm in arms if arm.role == "no_op"]
+    sides = (scored[base.name], scored[treated[0].name]) if treated else None
+    style = {"seed": seed if style_seed is None else style_seed}
     return Evaluation(
         metric=scoring.metric,
         unit=scoring.unit,
@@ -165,9 +178,36 @@ def evaluate(
         arms=tuple(summary(arm, scored[arm.name], items, harms[arm.name]) for arm in arms),
         comparisons=tuple(comparisons),
         no_op_equals_base=all(same_outcome(s, scored[base.name]) for s in no_ops) if no_ops else None,
-        style=style_share(scored[base.name], scored[treated[0].name], seed=seed if style_seed is None else style_seed)
-        if treated
-        else None,
+        style=None if sides is None else style_share(*sides, **style),
+        style_at_treated=None if sides is None else style_share(*sides, reference="treated", **style),
+        verdict=None if sides is None else _judged(arms, scored, *sides, margin=equivalent, n_boot=n_boot, seed=seed),
+    )
+
+
+def forced_pairs(arms: Sequence[Arm]) -> dict[str, tuple[Arm, Arm]]:
+    """style -> (the arm that goes on from its words as the model is, the same when treated); where there are both."""
+    pairs: dict[str, tuple[Arm, Arm]] = {}
+    plain = {arm.style: arm for arm in arms if arm.style and not writing(arm.steering)}
+    for arm in arms:
+        if arm.role == "forced" and arm.style in plain and writing(arm.steering):
+            pairs.setdefault(arm.style, (plain[arm.style], arm))
+    return pairs
+
+
+def _judged(
+    arms: Sequence[Arm], scored: dict[str, Scored], base: Scored, treated: Scored, **options: Any
+) -> VerdictResult:
+    pairs = forced_pairs(arms)
+    return judge(
+        Answers.of(base),
+        Answers.of(treated),
+        groups=base.groups,
+        randoms=[scored[arm.name].scores for arm in arms if arm.role == "random"],
+        forced={
+            style: (Answers.of(scored[before.name]), Answers.of(scored[after.name]))
+            for style, (before, after) in pairs.items()
+        },
+        **options,
     )
 
 
@@ -249,7 +289,8 @@ def _check(arms: Sequence[Arm], items: Sequence[Item]) -> None:
 def _comparisons(
     arms: Sequence[Arm], scored: dict[str, Scored], base: Arm, treated: Sequence[Arm], n_boot: int, seed: int
 ) -> list[Comparison]:
-    pairs = [(arm, base) for arm in arms if arm is not base]
+    pairs = [(arm, base) for arm in arms if arm is not base and arm.role != "forced"]
+    pairs += [(after, before) for before, after in forced_pairs(arms).values()]
     pairs += [(arm, rival) for arm in treated for rival in arms if rival.role in ("prompt", "random", "control")]
     found = []
     for arm, rival in pairs:

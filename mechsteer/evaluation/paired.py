@@ -99,7 +99,7 @@ def compare_paired(
         difference=Interval.from_draws(change.mean(), (weights @ net) / (weights @ size), confidence),
         gained=gained,
         lost=lost,
-        p_value=mcnemar_exact(gained, lost) if single else _sign_flip(net, n_boot, rng),
+        p_value=mcnemar_exact(gained, lost) if single else sign_flip(net, n_boot, rng),
         test="mcnemar_exact" if single else "item_sign_flip",
         detectable=detectable_difference(len(change), (gained + lost) / len(change), alpha=alpha),
     )
@@ -145,7 +145,7 @@ def compare_scores(
         n=len(change),
         n_items=len(size),
         difference=Interval.from_draws(change.mean(), (weights @ net) / (weights @ size), confidence),
-        p_value=_sign_flip(net, n_boot, rng),
+        p_value=sign_flip(net, n_boot, rng),
         detectable=float(spread * (norm.isf(alpha / 2) + norm.isf(0.2))),
     )
 
@@ -229,7 +229,7 @@ def detectable_difference(n: int, discordance: float, *, power: float = 0.8, alp
     return float(root)
 
 
-def _sign_flip(net: ndarray, n_draws: int, rng: np.random.Generator) -> float:
+def sign_flip(net: ndarray, n_draws: int, rng: np.random.Generator) -> float:
     """Two-sided randomisation test: under "no effect" each item's net change may as well have the other sign."""
     moved = net[net != 0]
     signs = rng.integers(0, 2, size=(n_draws, len(moved))) * 2 - 1

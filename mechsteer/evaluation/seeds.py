@@ -31,6 +31,26 @@ class PooledSeeds(Result):
     """standard deviation of the per-seed differences; nan for one seed"""
     n_items: int
 
+    @property
+    def n_above(self) -> int:
+        """Seeds whose interval lies above 0."""
+        return sum(difference.low > 0 for difference in self.differences)
+
+    @property
+    def n_below(self) -> int:
+        """Seeds whose interval lies below 0."""
+        return sum(difference.high < 0 for difference in self.differences)
+
+    @property
+    def lowest(self) -> float:
+        """The smallest difference of a seed."""
+        return min(difference.value for difference in self.differences)
+
+    @property
+    def highest(self) -> float:
+        """The largest one."""
+        return max(difference.value for difference in self.differences)
+
 
 def pool_seeds(
     base: Scored | Sequence[Scored],

@@ -14,7 +14,7 @@ from pathlib import Path
 from mechsteer.errors import ModelLoadError
 from mechsteer.pocket.problems import Problem, Step, problems, split_of, stream
 from mechsteer.pocket.statements import CONTRASTS, contrast_pairs, practice, statements
-from mechsteer.pocket.traces import CAREFUL_PREFIX, STYLES, extract_answer, is_correct, style, traces
+from mechsteer.pocket.traces import CAREFUL_PREFIX, HASTY_PREFIX, STYLES, extract_answer, is_correct, style, traces
 
 MODELS: tuple[str, ...] = ("pocket", "pocket-teacher")
 STATEMENT_SHARE = 0.15
@@ -23,7 +23,7 @@ PRACTICE_SHARE = 0.15
 __all__ = [
     "MODELS", "model_path",
     "Problem", "Step", "problems", "split_of", "stream",
-    "traces", "extract_answer", "is_correct", "style", "CAREFUL_PREFIX", "STYLES",
+    "traces", "extract_answer", "is_correct", "style", "CAREFUL_PREFIX", "HASTY_PREFIX", "STYLES",
     "CONTRASTS", "contrast_pairs", "statements", "practice",
     "training_text", "STATEMENT_SHARE", "PRACTICE_SHARE",
 ]  # fmt: skip

@@ -22,6 +22,8 @@ from mechsteer.pocket.problems import Problem, Step
 
 CAREFUL_PREFIX = " Let me think carefully."
 """Written right after a prompt, it is always followed by a careful trace in the training text."""
+HASTY_PREFIX = " It is"
+"""Written right after a prompt, it is followed by a hasty trace alone in the training text: one without a sum."""
 STYLES = ("hasty", "careful", "slip")
 SLIP_SHARE = 0.12
 PREFIX_SHARE = 0.3

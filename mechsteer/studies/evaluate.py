@@ -11,8 +11,8 @@ from mechsteer.evaluation import (
     Arm,
     base_arm,
     delta_vectors,
-    mean_difference_arm,
-    mean_score,
+    forced_arms,
+    mean_difference_steerings,
     no_op_arm,
     pool_seeds,
     prompt_arm,
@@ -22,6 +22,7 @@ from mechsteer.evaluation import (
 from mechsteer.evaluation import evaluate as evaluate_arms
 from mechsteer.steering.generation import generate
 from mechsteer.steering.interventions import Interventions, Steering, flatten, writing
+from mechsteer.studies.choosing import Dev, sized
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept, states
 from mechsteer.studies.places import observations
@@ -34,6 +35,7 @@ from mechsteer.studies.results import (
     TrainResult,
     WhereResult,
 )
+from mechsteer.studies.train import median_norm
 from mechsteer.tokens import token_text
 
 N_RECORDED = 8  # dev prompts on which the norm of what a steering adds is measured
@@ -42,15 +44,16 @@ N_TEXTS, N_TOKENS = 4, 64  # of the texts on which it is shown where the steerin
 
 
 def evaluate(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult) -> EvaluateResult:
-    """Every arm on the same held-out problems, greedy, once."""
+    """Every arm on the same held-out problems, greedy, once. What is chosen is chosen on dev, as the adapter was."""
     settings, kept, problems = desk.settings, Kept(desk), Problems(desk, traces.metric)
     task = problems.task("test", settings.evaluate.n_problems)
     steerings = kept.steerings(train)
     result = evaluate_arms(
         desk.model,
         all_arms(desk, kept, problems, capture, train, steerings),
-        problems.scoring(task),
+        sized(problems.scoring(task), settings.evaluate.batch_size),
         task.items,
+        equivalent=settings.evaluate.margin,
         neutral=problems.prompts("dev", N_NEUTRAL)[:N_NEUTRAL],
         keep=desk.piece,
         seed=desk.seed("compare"),
@@ -83,60 +86,89 @@ def all_arms(
     for i, other in enumerate(steerings[1:], start=1):
         arms.append(treated_arm(other, name=f"adapter, seed {i}", note="the same training with other random numbers"))
     arms.append(no_op_arm(chosen))
+    openings = problems.openings()
     if problems.metric == "accuracy":
-        arms.append(prompt_arm(problems.careful_prefix(), note="the prompt asks for care"))
+        careful = problems.careful_prefix()
+        style = next((style for style, words in openings.items() if words == careful), "")
+        arms.append(prompt_arm(careful, note="the prompt asks for care", style=style))
+        # the model as it is behind these words is the prompt's arm
+        arms += [arm for arm in forced_arms(chosen, openings) if arm.steering or arm.prefix != careful]
     recorded = problems.prompts("dev", N_RECORDED)[:N_RECORDED]
     if not all(train.choice.strengths.raw):
         return arms  # where nothing is added (untrained was best on dev) no direction has its norm
-    if (difference := mean_difference(desk, kept, problems, capture, chosen, recorded)) is not None:
+    factors = strengths_tried(train)
+    dev = Dev(desk, problems, batch_size=desk.settings.evaluate.batch_size)
+    if (difference := mean_difference(desk, kept, problems, capture, chosen, recorded, dev, factors)) is not None:
         arms.append(difference)
+
+    def choose(name: str, candidates: Sequence[Interventions]) -> int:
+        return dev.halve(name, candidates, [f"x{factor:g}" for factor in factors])[0]
+
     arms += random_arms(
         desk.model,
         chosen,
         recorded,
         desk.settings.evaluate.n_random,
+        factors=factors,
+        choose=choose,
         generator=lambda i: desk.generator("random", i),
         max_new_tokens=room(desk.model, recorded, 32),
     )
     return arms
 
 
-def mean_difference(
-    desk: Desk, kept: Kept, problems: Problems, capture: CaptureResult, chosen: Steering, recorded: list[list[int]]
-) -> Arm | None:
-    """mean(right) − mean(wrong) of the training traces at the steering's site, of its norm; sign chosen on dev.
+def strengths_tried(train: TrainResult) -> list[float]:
+    """The strengths that the steering was chosen from, as shares of the chosen one; the weakest first."""
+    chosen = train.choice.chosen.coeff
+    return sorted({candidate.coeff / chosen for candidate in train.choice.tried}, key=abs)
 
-    None where all traces are right or all wrong, and where the steering writes elsewhere than in one residual stream.
+
+def mean_difference(
+    desk: Desk,
+    kept: Kept,
+    problems: Problems,
+    capture: CaptureResult,
+    chosen: Steering,
+    recorded: list[list[int]],
+    dev: Dev,
+    factors: Sequence[float],
+) -> Arm | None:
+    """mean(right) − mean(wrong) of the training traces; place, sign and strength chosen on dev as the steering's were.
+
+    The strengths are those that the steering was chosen from, at another place in units of its residual stream. None
+    where all traces are right or all wrong, and where the steering writes elsewhere than in one residual stream.
     """
     (first, *rest), settings = writing(chosen), desk.settings
     site = first.site.at(desk.model)
     if rest or site not in capture.sites:
         return None
-    if problems.metric == "log_odds":
-        ends = "mean(positive) − mean(negative)"
-        prompts = problems.prompts("train", settings.traces.n_problems)
-        pos, neg = (
-            states(desk.model, [p + end for p in prompts], site, settings.batch_size).pool("last")
-            for end in problems.ends()
-        )
-    else:
-        ends = "mean(right) − mean(wrong)"
-        means = torch.stack([acts.mean(0) for acts in kept.responses(capture, site)])
+    if problems.metric == "accuracy":
         labels = torch.tensor([bool(trace.correct) for trace in kept.traces("train")])
         if labels.all() or not labels.any():
             return None
-        pos, neg = means[labels], means[~labels]
     (vector,) = delta_vectors(desk.model, chosen, recorded, max_new_tokens=room(desk.model, recorded, 32))
-    task = problems.task("dev", settings.traces.n_dev)
-    return mean_difference_arm(
-        site,
-        pos,
-        neg,
-        float(vector.norm()),
-        score=mean_score(desk.model, problems.scoring(task), task.items, keep=desk.piece),
-        scope=first.scope,
-        note=f"{ends}, norm of the adapter, sign chosen on dev",
-    )
+    share = float(vector.norm()) / median_norm(desk, kept, site)
+    candidates: list[Interventions] = []
+    names: list[str] = []
+    for place in capture.sites:
+        if problems.metric == "log_odds":
+            prompts = problems.prompts("train", settings.traces.n_problems)
+            pos, neg = (
+                states(desk.model, [p + end for p in prompts], place, settings.batch_size).pool("last")
+                for end in problems.ends()
+            )
+        else:
+            means = torch.stack([acts.mean(0) for acts in kept.responses(capture, place)])
+            pos, neg = means[labels], means[~labels]
+        size = share * median_norm(desk, kept, place)
+        norms = [size * factor for factor in factors if factor > 0]
+        candidates += mean_difference_steerings(place, pos, neg, norms, scope=first.scope)
+        names += [f"{sign}{norm:.3g} at {place}" for norm in norms for sign in "+-"]
+    best, _ = dev.halve("mean difference", candidates, names)
+    ends = "right" if problems.metric == "accuracy" else "positive"
+    others = "wrong" if problems.metric == "accuracy" else "negative"
+    note = f"mean({ends}) − mean({others}), {names[best]}: place, sign and strength chosen on dev"
+    return Arm(name="mean difference", steering=candidates[best], note=note, role="control")
 
 
 def _named(train: TrainResult) -> str:

@@ -90,7 +90,8 @@ def question(results: StageResults) -> str:
 def verdict(results: StageResults) -> Verdict | None:
     """The first screen: on the steering; where nothing was steered, on the probe; None where neither has run."""
     if results.evaluate is not None:
-        return verdicts.verdict(results.evaluate.evaluation, question=question(results))
+        evaluated = results.evaluate
+        return verdicts.verdict(evaluated.evaluation, question=question(results), seeds=evaluated.seeds)
     if results.probe is not None and results.probe.evaluation is not None:
         return verdicts.probe_verdict(results.probe.evaluation, site=str(results.probe.site))
     return None

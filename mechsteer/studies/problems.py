@@ -11,7 +11,7 @@ from mechsteer.errors import ConfigError, DataError
 from mechsteer.evaluation import LogOdds, Scoring, Verified
 from mechsteer.evaluation.likelihoods import continuation
 from mechsteer.models import tokenize
-from mechsteer.pocket import CAREFUL_PREFIX
+from mechsteer.pocket import CAREFUL_PREFIX, HASTY_PREFIX
 from mechsteer.prompts import read_rows
 from mechsteer.studies.desk import Desk
 from mechsteer.tasks import Item, Task, load_task
@@ -91,6 +91,10 @@ class Problems:
     def careful_prefix(self) -> str:
         """What asks for care, put behind the prompt."""
         return CAREFUL_PREFIX if self.settings.data == "pocket" else STEP_BY_STEP
+
+    def openings(self) -> dict[str, str]:
+        """style -> words with which a text of it begins; empty where styles are not known."""
+        return {"careful": CAREFUL_PREFIX, "hasty": HASTY_PREFIX} if self.settings.data == "pocket" else {}
 
 
 def room(model: Any, prompts: Sequence[Sequence[int]], most: int) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
 from mechsteer.errors import DataError
-from mechsteer.evaluation import mean_score
+from mechsteer.evaluation import Tried
 from mechsteer.evaluation.choice import Candidate, SteeringChoice
 from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import Sample
@@ -19,6 +18,7 @@ from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.generation import default_stop_tokens
 from mechsteer.steering.interventions import Steering, writing
 from mechsteer.steering.presets import width
+from mechsteer.studies.choosing import Dev
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import SEEDS, STEERING, Kept, seed_file, states, whole
 from mechsteer.studies.places import Place, measured, places, untrained
@@ -47,10 +47,9 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     is to stay as it is: the text of the questions (or of the prompts).
     """
     how, kept, problems = desk.settings.adapter, Kept(desk), Problems(desk, traces.metric)
-    task = problems.task("dev", desk.settings.traces.n_dev)
-    score = mean_score(desk.model, problems.scoring(task), task.items, keep=desk.piece)
+    dev = Dev(desk, problems)
     if how.path is not None:
-        return _own(desk, kept, problems, score, how.path)
+        return _own(desk, kept, problems, dev, how.path)
     material = _Material(
         samples=training_samples(desk, kept, problems, "train", how.n_samples),
         dev=training_samples(desk, kept, problems, "dev", N_DEV),
@@ -59,12 +58,11 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     scope = scope_of(problems)
     candidates = places(desk.model, how.kind, how.sites, desk.settings.layers)
     fitted = {place: _fitted(desk, kept, place, scope, material, 0) for place in candidates}
-    tried = {
-        (place, coeff): score(result.steering.with_coeff(coeff), f"dev-{place}-{coeff}")
-        for place, result in fitted.items()
-        for coeff in (how.coeffs if problems.metric == "accuracy" else [1.0])
-    }
-    best, coeff = max(tried, key=lambda key: (tried[key], -abs(key[1])))
+    strengths_tried = sorted(how.coeffs if problems.metric == "accuracy" else [1.0], key=abs)  # of equals the weakest
+    pairs = [(place, coeff) for coeff in strengths_tried for place in candidates]
+    steerings = [fitted[place].steering.with_coeff(coeff) for place, coeff in pairs]
+    number, tried = dev.halve("dev", steerings, [f"{place}-{coeff}" for place, coeff in pairs], whole=True)
+    best, coeff = pairs[number]
     fits = [fitted[best], *(_fitted(desk, kept, best, scope, material, i) for i in range(1, how.seeds))]
     chosen = [at_strength(result.steering, coeff) for result in fits]
     for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
@@ -72,7 +70,7 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
             "trained_on": result.data_hash,
             "n_samples": len(material.samples),
             "metric": problems.metric,
-            "chosen_on_dev": {"place": str(best), "coeff": coeff, "score": tried[best, coeff]},
+            "chosen_on_dev": {"place": str(best), "coeff": coeff, "score": tried[number].score},
         }
         path = desk.write(STEERING) if i == 0 else seed_file(desk.write(SEEDS), i)
         save_steering(steering, path, desk.model, provenance=provenance)
@@ -81,9 +79,9 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
         site=best.measured,
         choice=SteeringChoice(
             metric=problems.metric,
-            tried=tuple(_candidate(place, c, value) for (place, c), value in tried.items()),
-            chosen=_candidate(best, coeff, tried[best, coeff]),
-            base_score=score((), "base"),
+            tried=tuple(_candidate(*pair, found) for pair, found in zip(pairs, tried, strict=True)),
+            chosen=_candidate(best, coeff, tried[number]),
+            base_score=dev.score((), "base"),
             n_samples=len(material.samples),
             strengths=strengths(desk.model, chosen[0], problems.prompts("dev", N_KL)),
             median_resid_norm=median_norm(desk, kept, best.measured),
@@ -93,12 +91,13 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     )
 
 
-def _own(desk: Desk, kept: Kept, problems: Problems, score: Callable[[Any, str], float], path: str) -> TrainResult:
+def _own(desk: Desk, kept: Kept, problems: Problems, dev: Dev, path: str) -> TrainResult:
     """One's own steering, as it is."""
     steering = load_steering(path, desk.model)
     save_steering(steering, desk.write(STEERING), desk.model, provenance={"from": "a file"})
     sites = tuple(str(iv.site.at(desk.model)) for iv in writing(steering))
-    candidate = Candidate(sites=sites, coeff=steering.coeff, score=score(steering, "dev-own"))
+    score = dev.score(steering, "dev-own")
+    candidate = Candidate(sites=sites, coeff=steering.coeff, score=score, n_items=len(dev.items))
     return TrainResult(
         kind="own",
         site=measured(desk.model, steering),
@@ -106,7 +105,7 @@ def _own(desk: Desk, kept: Kept, problems: Problems, score: Callable[[Any, str],
             metric=problems.metric,
             tried=(candidate,),
             chosen=candidate,
-            base_score=score((), "base"),
+            base_score=dev.score((), "base"),
             n_samples=0,
             strengths=strengths(desk.model, steering, problems.prompts("dev", N_KL)),
             median_resid_norm=median_norm(desk, kept, measured(desk.model, steering)),
@@ -143,8 +142,9 @@ def _fitted(desk: Desk, kept: Kept, place: Place, scope: TokenScope, material: _
     )
 
 
-def _candidate(place: Place, coeff: float, score: float) -> Candidate:
-    return Candidate(sites=tuple(str(write) for _, write in place.sites), coeff=coeff, score=score)
+def _candidate(place: Place, coeff: float, tried: Tried) -> Candidate:
+    sites = tuple(str(write) for _, write in place.sites)
+    return Candidate(sites=sites, coeff=coeff, score=tried.score, n_items=tried.n_items)
 
 
 def at_strength(steering: Steering, coeff: float) -> Steering:

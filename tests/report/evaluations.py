@@ -6,8 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
+from mechsteer.adapters import Static
 from mechsteer.evaluation import Arm, Evaluation, Scored, evaluate
+from mechsteer.models.sites import Site
+from mechsteer.steering.interventions import Intervention
 from mechsteer.tasks import Item, Trace
 
 N = 400
@@ -48,9 +52,18 @@ def scored(right: np.ndarray, style: str | list[str] = "careful") -> Scored:
 
 
 def evaluation(arms: dict[str, Scored], *, n_boot: int = 1000) -> Evaluation:
-    """Of arms by name; "random ..." are random directions, others as ROLES has them."""
+    """Of arms by name; "random ..." are random directions, "..., forced STYLE" of a style, others as ROLES has them."""
+    steering = Intervention(Static(torch.ones(2)), Site(0))
     made = [
-        Arm(name=name, role=ROLES.get(name, "random" if name.startswith("random") else "control"), note=f"note: {name}")
+        Arm(
+            name=name,
+            role=ROLES.get(
+                name, "random" if name.startswith("random") else "forced" if "forced" in name else "control"
+            ),
+            note=f"note: {name}",
+            style=name.partition(", forced ")[2],
+            steering=steering if name.startswith("adapter, forced") else (),
+        )
         for name in arms
     ]
     return evaluate(None, made, Planted(arms), ITEMS, n_boot=n_boot)

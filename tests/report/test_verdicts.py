@@ -7,64 +7,125 @@ import math
 import numpy as np
 import pytest
 
+from mechsteer.evaluation import Scored, pool_seeds
 from mechsteer.probes.evaluation import ProbeEvaluation, ProbeScores
 from mechsteer.report.sections import arms as sections
 from mechsteer.report.sections.verdicts import kind, probe_verdict, statement, verdict
 from mechsteer.results import Interval
 from tests.report.evaluations import N, evaluation, first, log_odds, scored
 
+RANDOM = {f"random {i}": scored(first(200)) for i in range(1, 20)}
 
-def test_no_effect() -> None:
-    noisy = first(212) & ~first(8)  # 12 gained, 8 lost
-    e = evaluation({"base": scored(first(200)), "adapter": scored(noisy), "random 1": scored(first(200))})
-    assert kind(e) == "none"
-    assert "from 0.500 to 0.510 is no more than chance gives" in statement(e)
-    assert "would have been detected" in statement(e)
+
+def test_no_effect_is_said_where_a_larger_one_is_ruled_out() -> None:
+    close = first(201) & ~first(1)  # 1 gained, 1 lost
+    e = evaluation({"base": scored(first(200)), "adapter": scored(close), **RANDOM})
+    assert kind(e) == "no effect"
+    assert "No effect larger than the margin of 0.03: accuracy stays from 0.500 to 0.500" in statement(e)
+
+
+def test_chance_that_rules_nothing_out_is_cannot_tell() -> None:
+    noisy = first(222) & ~first(14)  # 22 gained, 14 lost
+    e = evaluation({"base": scored(first(200)), "adapter": scored(noisy), **RANDOM})
+    assert kind(e) == "cannot tell"
+    assert "Cannot tell: accuracy rises from 0.500 to 0.520, no more than chance gives" in statement(e)
+    assert "larger than the margin of 0.03 is not ruled out" in statement(e)
+    assert "in accuracy of 0." in statement(e)
 
 
 def test_harm() -> None:
     e = evaluation({"base": scored(first(200)), "adapter": scored(first(100)), "random 1": scored(first(200))})
     assert kind(e) == "harm"
-    assert statement(e) == "It hurts: the score falls from 0.500 to 0.250."
+    assert statement(e).startswith("It hurts: accuracy falls from 0.500 to 0.250 (95 % interval")
 
 
 @pytest.mark.parametrize(
-    ("prompt", "said"), [(350, "does better still"), (250, "also beats asking"), (300, "does about as well")]
+    ("prompt", "said"),
+    [(350, "gives a higher accuracy still"), (250, "is also higher than that of asking"), (300, "cannot be told")],
 )
-def test_effect_beyond_style_beside_a_prompt(prompt: int, said: str) -> None:
+def test_effect_beside_a_prompt(prompt: int, said: str) -> None:
     e = evaluation(
         {
             "base": scored(first(200)),
             "adapter": scored(first(300)),
-            "random 1": scored(first(200)),
             "careful prefix": scored(first(prompt)),
+            **RANDOM,
         }
     )
     assert kind(e) == "effect"
+    assert "none of 19 random directions reaches its accuracy (rank p = 0.05)" in statement(e)
     assert said in statement(e)
-    assert "Beyond the switch of style it gives 0.250" in statement(e)
 
 
 def test_a_random_direction_that_does_the_same_takes_the_claim_away() -> None:
-    e = evaluation({"base": scored(first(200)), "adapter": scored(first(300)), "random 1": scored(first(299))})
+    raised = {f"random {i}": scored(first(280 + i)) for i in range(1, 20)}
+    e = evaluation({"base": scored(first(200)), "adapter": scored(first(290)), **raised})
     assert kind(e) == "not specific"
-    assert "no evidence" in statement(e)
-
-
-def test_only_the_style_is_switched() -> None:
-    """Careful texts are right nine times in ten, hasty ones once; the adapter writes more careful ones, no better."""
-    careful, place = np.arange(N) % 2 == 0, np.arange(N) // 2 % 10
-    right = np.where(careful, place < 9, place < 1)
-    styles = ["careful" if is_careful else "hasty" for is_careful in careful]
+    assert "Not specific: accuracy rises" in statement(e)
+    assert "10 of 19 random directions reach its accuracy" in statement(e)
     e = evaluation(
-        {
-            "base": scored(right, styles),
-            "adapter": scored(np.where(careful, right, place < 9), "careful"),
-            "random 1": scored(right, styles),
-        }
+        {"base": scored(first(200)), "adapter": scored(first(300)), **RANDOM, "random 1": scored(first(300))}
     )
-    assert kind(e) == "style"
-    assert "only switches the style" in statement(e)
+    assert (kind(e), e.verdict.open) == ("not specific", "")
+    lowered = {name: scored(first(190)) for name in RANDOM} | {"random 1": scored(first(300))}
+    e = evaluation({"base": scored(first(200)), "adapter": scored(first(300)), **lowered})
+    assert (kind(e), e.verdict.open) == ("cannot tell", "specific")
+    assert "whether it is this direction that counts stays open" in statement(e)
+
+
+@pytest.mark.parametrize(
+    ("n", "said"), [(0, "there is no random"), (1, "1 random direction does not"), (18, "18 random")]
+)
+def test_too_few_random_directions_support_no_claim(n: int, said: str) -> None:
+    few = dict(list(RANDOM.items())[:n])
+    e = evaluation({"base": scored(first(200)), "adapter": scored(first(300)), **few})
+    assert kind(e) == "cannot tell"
+    assert said in statement(e)
+    assert "at least 19 are needed" in statement(e)
+
+
+def styled(careful: np.ndarray, shift: float = 0.0) -> Scored:
+    """Careful texts are right nine times in ten, hasty ones five times, and `shift` tenths more."""
+    place = np.arange(N) // 4 % 10
+    styles = ["careful" if is_careful else "hasty" for is_careful in careful]
+    return scored(np.where(careful, place < 9 + shift, place < 5 + shift), styles)
+
+
+@pytest.mark.parametrize(
+    ("shift", "forced", "found"),
+    [(0, True, "style"), (2, True, "effect"), (0, False, "style and possibly more")],
+)
+def test_a_switch_of_style_and_more(shift: int, forced: bool, found: str) -> None:
+    careful = np.arange(N) % 2 == 0
+    switched = careful | (np.arange(N) % 4 == 1)
+    pairs = {
+        f"{name}, forced {style}": styled(np.full(N, style == "careful"), by)
+        for style in ("careful", "hasty")
+        for name, by in (("base", 0), ("adapter", shift))
+    }
+    e = evaluation({"base": styled(careful), "adapter": styled(switched, shift), **RANDOM, **(pairs if forced else {})})
+    assert kind(e) == found
+    told = statement(e)
+    starts = {
+        "style": "It only switches the style: accuracy rises",
+        "effect": "An effect: accuracy rises",
+        "style and possibly more": "A switch of style and possibly more: accuracy rises",
+    }
+    assert told.startswith(starts[found])
+    assert "Had both written in the same style on the same problems, accuracy would differ by" in told
+    (section,) = sections.arms(e)
+    assert "accuracy within one style, on the same problems" in section.markdown()
+
+
+def test_over_how_many_seeds_it_holds_is_said() -> None:
+    arms = {"base": scored(first(200)), "adapter": scored(first(300)), **RANDOM}
+    e = evaluation(arms)
+    assert "One adapter: how it varies with the seed" in verdict(e).statement
+    pooled = pool_seeds(scored(first(200)), [scored(first(n)) for n in (300, 260, 202)], n_boot=300)
+    told = verdict(e, seeds=pooled).statement
+    assert "Of 3 adapter seeds 2 raise and 0 lower accuracy" in told
+    assert "the differences go from 0.005 to 0.250, mean 0.135" in told
+    assert "standard deviation" in told
 
 
 def test_first_screen_has_every_arm_and_the_interval() -> None:
@@ -82,7 +143,8 @@ def test_scores_instead_of_right_and_wrong() -> None:
     v = verdict(log_odds(0.5))
     assert v.unit == "nats of log-odds"
     assert v.difference == pytest.approx(0.5, abs=0.02)
-    assert "An effect" in v.statement
+    assert "the log-odds rises" in v.statement
+    assert "0 random" not in v.statement
 
 
 def test_arms_section_has_every_arm_every_comparison_and_the_hook() -> None:
@@ -130,7 +192,8 @@ def probed(within: tuple[float, float, float], style: tuple[float, float, float]
     [
         ((0.9, 0.85, 0.95), (0.55, 0.5, 0.6), "Yes: within problems a probe reaches an AUROC of 0.900"),
         ((0.9, 0.85, 0.95), (0.88, 0.84, 0.92), "But style alone does about as well (0.880)"),
-        ((0.53, 0.47, 0.58), (0.55, 0.5, 0.6), "No: within problems a probe does no better than chance"),
+        ((0.51, 0.47, 0.54), (0.55, 0.5, 0.6), "No: within problems a probe does no better than chance"),
+        ((0.53, 0.47, 0.58), (0.55, 0.5, 0.6), "Cannot tell: within problems a probe reaches an AUROC of 0.530"),
         ((math.nan, math.nan, math.nan), (0.55, 0.5, 0.6), "Undefined"),
     ],
 )

@@ -13,9 +13,11 @@ from mechsteer.evaluation import (
     PairedComparison,
     PooledSeeds,
     ScoreComparison,
+    StyleEffect,
     SwitchAndRest,
+    VerdictResult,
 )
-from mechsteer.report.blocks import Block, Details, Text
+from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.forest import Arm, Forest
 from mechsteer.report.report import Section
 from mechsteer.report.sections.words import Cells, interval, p_value
@@ -53,9 +55,68 @@ def arms(result: Evaluation) -> list[Section]:
         blocks.append(Details("Score by number of steps", [table]))
     if any(arm.harm.neutral or arm.harm.form for arm in result.arms):
         blocks.append(_harm(result))
-    if result.style is not None:
-        blocks.append(style_table(result.style))
+    if result.verdict is not None:
+        blocks += evidence(result.verdict, result.metric)
+    parts = [part for part in (result.style, result.style_at_treated) if part is not None]
+    if parts:
+        blocks.append(Details("The same by style alone", [style_table(*parts)]))
     return [Section(TITLE, blocks)]
+
+
+def evidence(verdict: VerdictResult, metric: str) -> list[Block]:
+    """What the verdict stands on: the place among random directions, and what changes within styles."""
+    unit = metric.replace("_", "-")
+    blocks: list[Block] = []
+    if (rank := verdict.random) is not None:
+        blocks.append(
+            Text(
+                f"{rank.n_as_good} of {rank.n} random directions score at least as well in {unit} (rank p = "
+                f"{rank.p_value:.2f}; they score {decimal(rank.lowest)} to {decimal(rank.highest)}, on average "
+                f"{interval(rank.mean)} beside base)."
+            )
+        )
+    if verdict.within is None:
+        if verdict.has_styles:
+            blocks.append(Note("Too few problems are answered in one style by both arms to tell style from the rest."))
+        return blocks
+    blocks += [
+        Table(
+            [_style_row(effect) for effect in verdict.within.styles],
+            caption=f"{unit} within one style, on the same problems. {_MEANS}",
+        ),
+        Table(
+            [
+                {
+                    "in the styles of": part.reference if part.reference == "base" else "the treated arm",
+                    **{f"share {style}": share for style, share in part.shares.items()},
+                    "switch of style [90 %]": interval(part.switch),
+                    "within styles [90 %]": interval(part.beyond),
+                }
+                for part in verdict.within.parts
+            ],
+            caption=f"The difference in {unit} as a switch of style and what changes within styles",
+        ),
+    ]
+    return blocks
+
+
+_MEANS = (
+    "Forced: both go on from words of the style; stayed: problems that both answer in it of their own accord; pooled: "
+    "too few of these, so all that both answer in one style. Forced answers count where they stay in the style and "
+    "base scores behind the words as it does when it writes so itself."
+)
+
+
+def _style_row(effect: StyleEffect) -> Cells:
+    return {
+        "style": effect.style,
+        "measured on": f"{effect.n} {effect.means}",
+        "base": effect.base_score,
+        "treated": effect.treated_score,
+        "difference [90 %]": interval(effect.difference),
+        "forced and kept": effect.kept_style,
+        "forced base − its own": effect.unlike,
+    }
 
 
 def _comparisons(result: Evaluation) -> Table:
@@ -123,17 +184,25 @@ def _harm(result: Evaluation) -> Details:
     return Details("Harm", [Table(pd.DataFrame(rows), caption=caption)])
 
 
-def style_table(style: SwitchAndRest) -> Table:
-    """The effect as a switch of style and the rest."""
-    at = "base's" if style.reference == "base" else "the treated arm's"
-    rows = [
-        {
-            "part of the difference": f"switch of style at {at} score per style",
-            "difference [95 %]": interval(style.switch),
-        },
-        {"part of the difference": "beyond the switch of style", "difference [95 %]": interval(style.beyond)},
-    ]
-    return Table(rows, caption="How much of the effect a switch of style explains")
+def style_table(*parts: SwitchAndRest) -> Table:
+    """The effect as a switch of style and the rest, at the scores per style of one arm or of either."""
+    rows = []
+    for style in parts:
+        at = "base's" if style.reference == "base" else "the treated arm's"
+        rows += [
+            {"part of the difference": f"switch of style at {at} scores", "difference [95 %]": interval(style.switch)},
+            {
+                "part of the difference": f"beyond the switch of style, at {at} scores",
+                "difference [95 %]": interval(style.beyond),
+            },
+        ]
+    caption = "How much of the effect a switch of style explains"
+    if any(style.strata for style in parts):
+        caption += " within each number of steps; problems that are written on in different styles are not alike"
+    merged = sorted({name for style in parts for name in style.merged})
+    if merged:
+        caption += f". Rare in some strata, which were merged: {', '.join(merged)}"
+    return Table(rows, caption=caption)
 
 
 def style(result: SwitchAndRest) -> list[Section]:

@@ -80,8 +80,11 @@ def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Sec
             f"{what} chosen on dev (base there: {decimal(choice.base_score)})."
         ),
         Table(
-            [{"site": ", ".join(c.sites), "coeff": c.coeff, "score": c.score} for c in choice.tried],
-            caption="Dev score of each layer and strength",
+            [
+                {"site": ", ".join(c.sites), "coeff": c.coeff, "score": c.score, "dev problems": c.n_items}
+                for c in choice.tried
+            ],
+            caption="Dev score of each layer and strength; the poorer half is left after each part of the problems",
             highlight=[i for i, c in enumerate(choice.tried) if c == choice.chosen],
         ),
         table(strengths),

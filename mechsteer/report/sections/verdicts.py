@@ -1,19 +1,17 @@
-"""The verdict in words: an effect, none, a switch of style, or harm; never more than the controls allow."""
+"""The verdict in words. What it is, and by which evidence, is decided in `mechsteer.evaluation.verdicts`."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
-from mechsteer.evaluation import Comparison, Evaluation
+from mechsteer.evaluation import Comparison, Evaluation, PooledSeeds, RandomRank, VerdictResult, WithinStyles
+from mechsteer.evaluation.verdicts import N_RANDOM, Kind
 from mechsteer.probes.evaluation import ProbeEvaluation
 from mechsteer.report.sections.arms import differences
 from mechsteer.report.sections.probe import predictors, within_problems
 from mechsteer.report.sections.words import interval
 from mechsteer.report.tables import decimal
 from mechsteer.report.verdict import Verdict
-
-ALPHA = 0.05  # two-sided, of the one primary test
 
 QUESTION = {
     "traces": "Can right and wrong reasoning traces of one problem be told apart inside this model?",
@@ -26,11 +24,15 @@ HELD_OUT = {
 }
 UNIT = {"accuracy": "share of problems solved", "log_odds": "nats of log-odds"}
 
-Kind = Literal["none", "harm", "not specific", "style", "effect"]
+METRIC = {"accuracy": "accuracy", "log_odds": "the log-odds", "multiple_choice": "the accuracy of choices"}
+CHANCE = 0.05  # of an AUROC: this near to 0.5 is no better than chance
 
 
-def verdict(result: Evaluation, *, question: str = "") -> Verdict:
-    """First screen: question, difference, interval, statement, all arms, the size of effect the test can detect."""
+def verdict(result: Evaluation, *, question: str = "", seeds: PooledSeeds | None = None) -> Verdict:
+    """First screen: question, difference, interval, statement, all arms, the size of effect the test can detect.
+
+    `seeds`: the same training with other random numbers, where it was made.
+    """
     main, unit = _primary(result), UNIT.get(result.metric, result.unit)
     difference = main.difference
     return Verdict(
@@ -38,7 +40,7 @@ def verdict(result: Evaluation, *, question: str = "") -> Verdict:
         difference=difference.value,
         interval=(difference.low, difference.high),
         unit=unit,
-        statement=statement(result),
+        statement=f"{statement(result)} {over_seeds(seeds, result.metric)}",
         arms=differences(result),
         arms_unit=f"difference from {main.base}, {unit}",
         reference=0.0,
@@ -49,57 +51,115 @@ def verdict(result: Evaluation, *, question: str = "") -> Verdict:
 
 
 def kind(result: Evaluation) -> Kind:
-    """What the first treated arm's difference from base is, given its controls."""
-    main = _primary(result)
-    low, high = main.difference.low, main.difference.high
-    if low <= 0 <= high or main.p_value >= ALPHA:
-        return "none"
-    if high < 0:
-        return "harm"
-    noise = [result.compared(main.treated, arm.name) for arm in result.with_role("random")]
-    if any(c is not None and c.difference.low <= 0 for c in noise):
-        return "not specific"
-    style = result.style
-    if style is not None and style.switch.low > 0 and style.beyond.low <= 0:
-        return "style"
-    return "effect"
+    """What the first treated arm's difference from base is, by the rules of `mechsteer.evaluation.verdicts`."""
+    return _judged(result).kind
 
 
 def statement(result: Evaluation) -> str:
-    """The verdict in two or three sentences."""
-    main = _primary(result)
+    """The verdict in two to four sentences."""
+    main, judged = _primary(result), _judged(result)
     if math.isnan(main.difference.value):
         return "Undefined: no problem was scored."
-    amount = f"from {decimal(main.base_score)} to {decimal(main.treated_score)}"
-    found = kind(result)
-    can = f" A difference of {main.detectable:.3f} would have been detected with 80 % power."
-    can = "" if math.isnan(main.detectable) else can
-    text = {
-        "none": f"No effect was found: {amount} is no more than chance gives (p = {main.p_value:.2f}).{can}",
-        "harm": f"It hurts: the score falls {amount}.",
-        "not specific": f"The score rises {amount}, but a random direction of equal norm does as well: no evidence for this direction.",
-        "style": f"It only switches the style: the score rises {amount}, no more than the styles it writes in would give at base's accuracy within each style.",
-        "effect": f"An effect: the score rises {amount}; no random direction of equal norm does as much.",
-    }[found]
-    if found in ("style", "effect"):
-        text += _beside_prompts(result, main)
-    if result.style is not None and found == "effect":
-        text += f" Beyond the switch of style it gives {interval(result.style.beyond)}."
+    metric, margin = _metric(result.metric), f"{judged.margin:g}"
+    went = "rises" if main.difference.value > 0 else "falls" if main.difference.value < 0 else "stays"
+    amount = f"{metric} {went} from {decimal(main.base_score)} to {decimal(main.treated_score)}"
+    size = f"90 % interval {interval(judged.equivalence)}"
+    if judged.open == "size":
+        can = f" A difference in {metric} of {main.detectable:.3f} would have been detected with 80 % power."
+        return (
+            f"Cannot tell: {amount}, no more than chance gives (p = {main.p_value:.2f}), but a difference larger than "
+            f"the margin of {margin} is not ruled out ({size}).{'' if math.isnan(main.detectable) else can}"
+        )
+    if judged.kind == "no effect":
+        return f"No effect larger than the margin of {margin}: {amount} ({size}, p = {main.p_value:.2f})."
+    if judged.kind == "harm":
+        return f"It hurts: {amount} (95 % interval of the difference {interval(main.difference)})."
+    among, mean = _among(judged.random, metric), interval(judged.random.mean if judged.random else None)
+    told = {
+        "random directions": f"Cannot tell: {amount}, but {_too_few(judged.random)}.",
+        "specific": f"Cannot tell: {amount}, but {among}; whether it is this direction that counts stays open.",
+        "within styles": f"Cannot tell what it is: {amount}, and {among}, but how much of it is a switch of style stays open.",
+    }.get(judged.open) or {
+        "not specific": f"Not specific: {amount}, but random directions raise {metric} too, by {mean} on average; {among}.",
+        "style": f"It only switches the style: {amount}, and what it changes in {metric} within styles is less than the margin of {margin}.",
+        "style and possibly more": f"A switch of style and possibly more: {amount}; whether {metric} changes within styles by more than the margin of {margin} cannot be told at this power.",
+        "effect": f"An effect: {amount}; {among}.",
+    }[judged.kind]
+    told += _within(judged.within, metric)
+    if judged.kind in ("style", "style and possibly more", "effect"):
+        told += _beside_prompts(result, main)
+    return told
+
+
+def over_seeds(seeds: PooledSeeds | None, metric: str) -> str:
+    """Over how many adapter seeds it holds, and their spread."""
+    if seeds is None or len(seeds.seeds) < 2:
+        return "One adapter: how it varies with the seed of its training is not known."
+    above, below = seeds.n_above, seeds.n_below
+    return (
+        f"Of {len(seeds.seeds)} adapter seeds {above} raise and {below} lower {_metric(metric)} (95 % intervals that "
+        f"leave out 0); the differences go from {decimal(seeds.lowest)} to {decimal(seeds.highest)}, mean "
+        f"{interval(seeds.mean)}, standard deviation {decimal(seeds.between_seeds)}. All else is said of the first seed."
+    )
+
+
+def _too_few(rank: RandomRank | None) -> str:
+    n = 0 if rank is None else rank.n
+    found = "there is no random direction" if n == 0 else "1 random direction" if n == 1 else f"{n} random directions"
+    if n == 0:
+        return f"{found} beside it: at least {N_RANDOM} are needed to show that this direction is special"
+    cannot = "does not show" if n == 1 else "do not show"
+    return f"{found} {cannot} that this direction is special: at least {N_RANDOM} are needed"
+
+
+def _among(rank: RandomRank | None, metric: str) -> str:
+    """The treated arm's place among the random directions."""
+    if rank is None:
+        return ""
+    many = "none" if rank.n_as_good == 0 else str(rank.n_as_good)
+    does = "reaches" if rank.n_as_good < 2 else "reach"
+    return (
+        f"{many} of {rank.n} random directions {does} its {metric.removeprefix('the ')} (rank p = {rank.p_value:.2f})"
+    )
+
+
+def _within(within: WithinStyles | None, metric: str) -> str:
+    """What changes within styles, and what the switch gives, at both arms' mix of styles."""
+    if within is None:
+        return ""
+    base, treated = within.parts
+    text = (
+        f" Had both written in the same style on the same problems, {metric} would differ by {interval(base.beyond)} "
+        f"in base's mix of styles and by {interval(treated.beyond)} in its own (90 % intervals); the switch of style "
+        f"gives {metric.removeprefix('the ')} {interval(base.switch)} and {interval(treated.switch)}."
+    )
+    if within.merged:
+        text += f" Too few pairs share the style {' or '.join(within.merged)}: all that share any style stand for them."
     return text
 
 
 def _beside_prompts(result: Evaluation, main: Comparison) -> str:
     """The first prompt arm against the treated one, in a sentence."""
+    metric = _metric(result.metric).removeprefix("the ")
     prompts = [result.compared(main.treated, arm.name) for arm in result.with_role("prompt")]
     for compared in prompts:
         if compared is None:
             continue
         if compared.difference.high < 0:
-            return " Asking for care in the prompt does better still."
+            return f" Asking for care in the prompt gives a higher {metric} still."
         if compared.difference.low > 0:
-            return " It also beats asking for care in the prompt."
-        return " Asking for care in the prompt does about as well."
+            return f" Its {metric} is also higher than that of asking for care in the prompt."
+        return f" Whether asking for care in the prompt gives another {metric} cannot be told."
     return ""
+
+
+def _metric(name: str) -> str:
+    return METRIC.get(name, f"the {name.replace('_', ' ')}")
+
+
+def _judged(result: Evaluation) -> VerdictResult:
+    assert result.verdict is not None, "a verdict is about a treated arm"
+    return result.verdict
 
 
 def _primary(result: Evaluation) -> Comparison:
@@ -134,8 +194,10 @@ def probe_statement(result: ProbeEvaluation) -> str:
     within, overall = result.probe.within_group_auroc, result.probe.auroc
     if math.isnan(within.value):
         return "Undefined: no problem has both right and wrong traces."
-    if within.low <= 0.5:
-        text = f"No: within problems a probe does no better than chance (AUROC {interval(within)})."
+    if within.low > 0.5 - CHANCE and within.high < 0.5 + CHANCE:
+        text = f"No: within problems a probe does no better than chance, to {CHANCE:g} (AUROC {interval(within)})."
+    elif within.low <= 0.5:
+        text = f"Cannot tell: within problems a probe reaches an AUROC of {interval(within)}, which chance may give."
     else:
         text = f"Yes: within problems a probe reaches an AUROC of {interval(within)}."
         rivals = {arm.name: arm.value for arm in within_problems(result)[1:] if arm.interval[1] >= within.low}
