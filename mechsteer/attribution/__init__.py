@@ -3,6 +3,7 @@
 d = deltas(model, iv, prompts)
 attribute(d, basis), attribute_encoder(d, sae), attribute_maps(d, singular_basis), attribute_logits(model, d)
 attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
+attribute_paths(model, iv, prompts, metrics.log_odds(yes, no))
 """
 
 from mechsteer.attribution import metrics
@@ -11,6 +12,7 @@ from mechsteer.attribution.deltas import Deltas, SiteDeltas, deltas
 from mechsteer.attribution.effect import EffectAttribution, EffectSettings, attribute_effect
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
+from mechsteer.attribution.paths import PathAttribution, PathSettings, attribute_paths
 from mechsteer.attribution.pursuit import matching_pursuit
 
 __all__ = [
@@ -20,12 +22,15 @@ __all__ = [
     "EffectAttribution",
     "EffectSettings",
     "LogitAttribution",
+    "PathAttribution",
+    "PathSettings",
     "SiteDeltas",
     "attribute",
     "attribute_effect",
     "attribute_encoder",
     "attribute_logits",
     "attribute_maps",
+    "attribute_paths",
     "deltas",
     "direction_facts",
     "matching_pursuit",

@@ -132,11 +132,11 @@ class PathRuns:
             for layer, (heads, mlp) in self.graph.layers.items():
                 if heads and not bool(respond[:, heads].all()):
                     free = respond[:, heads][:, None, :, None]
-                    later(self.on(layer, "z", lambda z, free=free, l=layer: torch.where(free, z, self.base.z[l])))
+                    later(self.on(layer, "z", lambda z, free=free, i=layer: torch.where(free, z, self.base.z[i])))
                 if mlp is not None and not bool(respond[:, mlp].all()):
                     free = respond[:, mlp][:, None, None]
                     later(
-                        self.on(layer, "mlp_out", lambda m, free=free, l=layer: torch.where(free, m, self.base.mlp[l]))
+                        self.on(layer, "mlp_out", lambda m, free=free, i=layer: torch.where(free, m, self.base.mlp[i]))
                     )
             if not bool(respond[:, -1].all()):
                 taken = self.delta.masked_fill(respond[:, -1][:, None, None], 0)
@@ -168,6 +168,10 @@ class PathRuns:
         return backend_of(model).runner.attach(name, lambda acts: acts + value.reshape(acts.shape).to(acts.dtype))
 
 
+class _Enough(Exception):  # no error: it ends a pass
+    """A pass through a block has given what it was for; what follows in the block need not run."""
+
+
 class _EdgeRun:
     """One forward in which every receiver has a read of its own."""
 
@@ -192,7 +196,7 @@ class _EdgeRun:
                 later(runs.on(layer, "z", lambda z, layer=layer, heads=heads: self._heads(z, layer, heads)))
             if mlp is not None:
                 if self._way(mlp) == "own":
-                    later(runs.on_read(layer, "ln2", lambda r, mlp=mlp, l=layer: self._mlp_reads(r, mlp, l)))
+                    later(runs.on_read(layer, "ln2", lambda r, mlp=mlp, i=layer: self._mlp_reads(r, mlp, i)))
                 later(runs.on(layer, "mlp_out", lambda m, layer=layer, mlp=mlp: self._mlp(m, layer, mlp)))
         sink = len(self.graph.nodes)
         if self._way(sink) != "all":
@@ -201,7 +205,13 @@ class _EdgeRun:
     def _way(self, receiver: int) -> str:
         """How a receiver reads in this run: "all" of the stream, "none" of the changes, or its "own" selection."""
         column = self.kept[:, self.allowed[:, receiver], receiver]
-        return "all" if bool(column.all()) else "own" if bool(column.any()) or receiver == len(self.graph.nodes) else "none"
+        return (
+            "all"
+            if bool(column.all())
+            else "own"
+            if bool(column.any()) or receiver == len(self.graph.nodes)
+            else "none"
+        )
 
     def read(self, receiver: int, resid: Tensor, base: Tensor | None) -> Tensor:
         """The stream as `receiver` sees it: the base run's and what is kept, or this run's without what is not."""
@@ -231,7 +241,8 @@ class _EdgeRun:
 
     def _passes(self, run: Callable[[], Any], apart: list[int]) -> Any:
         for self.head in apart:
-            run()
+            with contextlib.suppress(_Enough):
+                run()
         self.head = None
         return run()
 
@@ -242,7 +253,7 @@ class _EdgeRun:
     def _heads(self, z: Tensor, layer: int, heads: list[int]) -> Tensor | None:
         if self.head is not None:
             self.z[self.head] = z[:, :, self.graph.nodes[self.head].head].clone()
-            return None
+            raise _Enough
         base, out = self.runs.base.z[layer], z.clone()
         for node in heads:
             head, way = self.graph.nodes[node].head, self._way(node)
@@ -251,12 +262,10 @@ class _EdgeRun:
         self.answers[layer] = out - base
         return out
 
-    def _mlp_reads(self, resid: Tensor, mlp: int, layer: int) -> Tensor | None:
-        return None if self.head is not None else self.read(mlp, resid, self.runs.base.mlp_in[layer])
+    def _mlp_reads(self, resid: Tensor, mlp: int, layer: int) -> Tensor:
+        return self.read(mlp, resid, self.runs.base.mlp_in[layer])
 
-    def _mlp(self, out: Tensor, layer: int, mlp: int) -> Tensor | None:
-        if self.head is not None:
-            return None
+    def _mlp(self, out: Tensor, layer: int, mlp: int) -> Tensor:
         if self._way(mlp) == "none":
             out = self.runs.base.mlp[layer]
         self.mlps[layer] = out - self.runs.base.mlp[layer]
