@@ -105,7 +105,7 @@ class PathAttribution(Result):
         return max(abs(self.residual_share), abs(self.unsent_share)) <= RESOLVED
 
     @property
-    def needspatterns(self) -> Interval:
+    def needs_patterns(self) -> Interval:
         """Share of the effect that needs attention patterns to change; nan where no attention follows."""
         row = self.patterns[self.patterns["layer"] == "all"]
         if not len(row):
