@@ -6,7 +6,6 @@ heads, the MLPs, the logits. The stream is a sum, so a sender reaches every rece
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -80,11 +79,15 @@ class PathGraph:
         """`k` distinct edges made of whole paths from the intervention to the logits, each step uniform.
 
         Edges drawn one by one hardly ever touch each other, and what does not reach the logits has no effect: a null
-        of that kind is beaten by anything. The last path may be cut short.
+        of that kind is beaten by anything. The last path may be cut short; more than half of all edges are drawn one by
+        one.
         """
         n = len(self.nodes)
         k = min(k, len(self.edges))
         chosen: dict[tuple[int, int], None] = {}
+        if 2 * k > len(self.edges):  # nearly all of them: paths would find the last ones slowly
+            order = torch.randperm(len(self.edges), generator=generator)[:k]
+            return [(int(s), int(r)) for s, r in self.edges[order].tolist()]
         while len(chosen) < k:
             sender = 0
             while sender <= n:
@@ -106,6 +109,9 @@ def path_graph(model: Any, site: Site) -> PathGraph:
         )
     if str(getattr(model.cfg, "attention_dir", "causal")) != "causal":
         raise ConfigError("this model attends in both directions", "paths are traced in causal models")
+    forked = [name for name in ("use_attn_in", "use_split_qkv_input") if getattr(model.cfg, name, False)]
+    if forked:
+        raise ConfigError(f"this model runs with {forked}", "turn them off: paths give every head a read of its own")
     parallel = bool(getattr(model.cfg, "parallel_attn_mlp", False))
     late = 2 if parallel else 1  # in a parallel block both parts read what came in and write at its end
     written_at = 2 * layer + (_WRITTEN[point] if not parallel or _WRITTEN[point] == 0 else 2)
@@ -141,11 +147,3 @@ def hook(model: Any, layer: int, point: str) -> str:
         return Site(layer, point).resolve(model, write=True)
     except UnknownSiteError as error:
         raise ConfigError(f"{point} of layer {layer} cannot be written here", "paths cannot be traced") from error
-
-
-def members(graph: PathGraph, edges: Sequence[tuple[int, int]], n_rows: int) -> Tensor:
-    """[n_rows n_senders n_receivers] True at these edges in every row."""
-    kept = torch.zeros_like(graph.allowed)
-    for sender, receiver in edges:
-        kept[sender, receiver] = True
-    return kept.expand(n_rows, -1, -1)

@@ -130,7 +130,7 @@ def attribute_paths(
     *,
     integrated: int = 8,
     k: Sequence[int] = (1, 4, 16),
-    n_random: int = 5,
+    n_random: int = 20,
     seed: int = 0,
     n_bootstrap: int = 1000,
     site: Site | None = None,

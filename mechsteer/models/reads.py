@@ -38,7 +38,8 @@ def change_read(model: Any, norm: nn.Module, fn: Hook) -> Remove:
         return None if changed is None else (changed, *args[1:])
 
     with record_of(model).lock:
-        handle = norm.register_forward_pre_hook(before)
+        # first: what a bridge notes of the stream for its own forked reads is then what is read
+        handle = norm.register_forward_pre_hook(before, prepend=True)
 
     def remove() -> None:
         end()
