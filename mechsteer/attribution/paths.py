@@ -220,7 +220,8 @@ def _runs(runner: Runner, graph: PathGraph, each: Prepared) -> PathRuns:
     if runner.others:
         nowhere = (each.batch.rows[:0], each.batch.rows[:0])
         groups = sites_of(runner.model, runner.others)
-        _, held = steered_run(runner.model, each.batch, groups, runner.others, start=each.start, unembed_at=nowhere)
+        others = [other for group in groups.values() for other in group]
+        _, held = steered_run(runner.model, each.batch, groups, others, start=each.start, unembed_at=nowhere)
     runs = PathRuns(runner, graph, each, held)
     with torch.no_grad():
         found, metric = runs.trace(1.0)

@@ -195,6 +195,4 @@ def test_flow_through_queries_and_keys_is_what_frozen_values_leave(model_of):
         found = flow(runs, 16)
         heads = [i for i, node in enumerate(runs.graph.nodes) if node.kind == "head"]
         assert float(found.through[:, heads].abs().max()) > 1e-3
-        torch.testing.assert_close(
-            found.queries_keys[:, heads], other * found.through[:, heads], rtol=0.02, atol=2e-3
-        )
+        torch.testing.assert_close(found.queries_keys[:, heads], other * found.through[:, heads], rtol=0.02, atol=2e-3)
