@@ -33,6 +33,8 @@ _NAMES = {
     "deltas": "mechsteer.attribution",
     "attribute": "mechsteer.attribution",
     "attribute_effect": "mechsteer.attribution",
+    "attribute_paths": "mechsteer.attribution",
+    "PathAttribution": "mechsteer.attribution",
     "study": "mechsteer.studies.study",
 }
 _MODULES = {  # rooms, and what lies in one but is asked for by its own name
@@ -56,6 +58,7 @@ _SECTIONS = {
     "EffectAttribution": ("effect", "effect"),
     "Attribution": ("readings", "attribution"),
     "LogitAttribution": ("logits", "logits"),
+    "PathAttribution": ("paths", "paths"),
     "FeatureScores": ("features", "features"),
     "RatioScores": ("features", "ratios"),
     "FeatureContexts": ("features", "feature_contexts"),

@@ -3,6 +3,7 @@
 d = deltas(model, iv, prompts)
 attribute(d, basis), attribute_encoder(d, sae), attribute_maps(d, singular_basis), attribute_logits(model, d)
 attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
+attribute_paths(model, iv, prompts, metrics.log_odds(yes, no))
 """
 
 from mechsteer.attribution import metrics
@@ -12,6 +13,7 @@ from mechsteer.attribution.effect import attribute_effect
 from mechsteer.attribution.effect_attribution import EffectAttribution, EffectSettings, compare_bases
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
+from mechsteer.attribution.paths import PathAttribution, PathSettings, attribute_paths
 from mechsteer.attribution.pursuit import matching_pursuit
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "EffectAttribution",
     "EffectSettings",
     "LogitAttribution",
+    "PathAttribution",
+    "PathSettings",
     "SiteDeltas",
     "attribute",
     "attribute_effect",
@@ -28,6 +32,7 @@ __all__ = [
     "attribute_logits",
     "compare_bases",
     "attribute_maps",
+    "attribute_paths",
     "deltas",
     "direction_facts",
     "matching_pursuit",

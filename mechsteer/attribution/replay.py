@@ -73,12 +73,12 @@ class Runner:
 
     def gather(self, name: str) -> Tensor:
         """`base` or `steered` of every prompt, float64, in the order of the prompts."""
-        return self._in_order([getattr(each, name) for each in self.batches])
+        return self.in_order([getattr(each, name) for each in self.batches])
 
     @torch.no_grad()
     def run(self, edited: Sequence[Tensor]) -> Tensor:
         """The metric of every prompt with these deltas (one tensor per batch) in place of the recorded ones."""
-        return self._in_order([self.score(each, delta) for each, delta in zip(self.batches, edited, strict=True)])
+        return self.in_order([self.score(each, delta) for each, delta in zip(self.batches, edited, strict=True)])
 
     def score(self, each: Prepared, delta: Tensor) -> Tensor:
         """[batch] metric of one batch with this delta; differentiable in it."""
@@ -86,11 +86,12 @@ class Runner:
         return self._score(each.batch, each.metric, each.start, [replay, *self.others])
 
     def _score(self, batch: Batch, metric: Metric, start: Start, interventions: Sequence[Intervention]) -> Tensor:
-        at = _read_positions(batch, metric)
+        at = read_positions(batch, metric)
         logits, _ = forward(self.model, batch, interventions, start=start, unembed_at=at)
-        return self._measure(batch, metric, logits)
+        return self.measure(batch, metric, logits)
 
-    def _measure(self, batch: Batch, metric: Metric, logits: Tensor) -> Tensor:
+    def measure(self, batch: Batch, metric: Metric, logits: Tensor) -> Tensor:
+        """[batch] the metric of logits at `read_positions`."""
         tokens, mask = batch.tokens, batch.mask
         if metric.tail is not None:
             columns, mask = last_positions(mask, metric.tail)
@@ -103,7 +104,8 @@ class Runner:
             raise NonFiniteError("the metric is NaN or infinite", "look at the metric, or lower the coeff")
         return values
 
-    def _in_order(self, values: list[Tensor]) -> Tensor:
+    def in_order(self, values: Sequence[Tensor]) -> Tensor:
+        """One tensor per batch as one, float64, in the order of the prompts."""
         flat = torch.cat([v.detach().double().cpu() for v in values])
         out = torch.empty_like(flat)
         out[self.order] = flat
@@ -149,9 +151,9 @@ def prepare(
             groups,
             everything,
             start=start,
-            unembed_at=_read_positions(batch, own),
+            unembed_at=read_positions(batch, own),
         )
-        steered = runner._measure(batch, own, logits)
+        steered = runner.measure(batch, own, logits)
         delta = added.get(site)
         if delta is None:  # coeff 0 registers no hook
             shape = (*batch.tokens.shape, backend_of(model).cfg.d_model)
@@ -171,7 +173,8 @@ def _the_site(sites: list[Site], site: Site | None) -> Site:
     return site
 
 
-def _read_positions(batch: Batch, metric: Metric) -> tuple[Tensor, Tensor] | None:
+def read_positions(batch: Batch, metric: Metric) -> tuple[Tensor, Tensor] | None:
+    """(rows, columns) whose logits the metric reads; None for all."""
     if metric.tail is None:
         return None
     columns, _ = last_positions(batch.mask, metric.tail)

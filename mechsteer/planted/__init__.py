@@ -1,0 +1,1 @@
+"""Planted mechanisms: models whose mechanism is known, to try attributions on."""
