@@ -56,7 +56,8 @@ def result(folder, calls, *overrides, name="second", **options):
 SMALL = [
     *("traces.n_problems=24", "traces.n_dev=12", "traces.n_samples=3", "adapter.epochs=1", "adapter.coeffs=[1.0]"),
     *("layers=[0.5]", "evaluate.n_problems=12", "evaluate.n_random=2", "sae.n_tokens=6000", "sae.d_sae=64", "sae.k=8"),
-    *("probe.n_boot=50", "probe.n_splits=3", "attribute.n_prompts=6", "attribute.n_random=2", "attribute.k=[1,4]"),
+    *("probe.n_boot=50", "probe.n_splits=3", "attribute.n_prompts=8", "attribute.k=[1,4]"),
+    *("attribute.nulls=6", "attribute.nulls_run=2", "attribute.outcome_nulls=1", "attribute.n_paths=4", "sae.seeds=2"),
     *("topology.n_points=16", "max_new_tokens=120"),
 ]
 TEXTS = [  # the same on free texts

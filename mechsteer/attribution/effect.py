@@ -123,10 +123,11 @@ def attribute_effect(
     procedure = Procedure(recorded, atoms, select, fold_of, sizes, resampled(group_of, fold_of, N_DRAWS, seed))
     order = by_prompt.mean(0).abs().argsort(descending=True, stable=True)
     illusions = torch.zeros(len(basis), dtype=torch.bool)
+    spans, null_spans = torch.zeros(0, basis.d_model), torch.zeros(0, 0, basis.d_model)
     check = pd.DataFrame([{"k": size} for size in sizes], columns=list(COLUMNS))
     if not reason:
         found = procedure.evidence(basis)
-        picked = select(found, torch.ones(1, len(base), dtype=torch.float64), max(sizes))
+        picked = procedure.picked(found)
         first = found.number[picked[0]]
         order = torch.cat([first, order[~torch.isin(order, first)]])
         illusions[first] = marked(gains(found, picked), recorded.linear)
@@ -142,6 +143,7 @@ def attribute_effect(
             kind=null_kind,
             progress=progress,
         )
+        spans, null_spans = procedure.span(found), torch.stack(drawn.spans) if drawn.spans else null_spans
         check = table(procedure, found, chosen, own, effect, drawn, rows, blind(found, basis, sizes, n_random, seed))
     return EffectAttribution(
         site=runner.site,
@@ -158,6 +160,8 @@ def attribute_effect(
         linear=float(recorded.linear.mean()),
         order=order,
         illusions=illusions,
+        spans=spans.float(),
+        null_spans=null_spans.float(),
         check=check.astype(dict.fromkeys(COLUMNS[1:], float)),
         steps=recorded.steps,
         noise=noise,

@@ -19,7 +19,7 @@ from mechsteer.attribution.checking import Checked, really_run
 from mechsteer.attribution.crossfit import crossfitted, selected
 from mechsteer.attribution.gradients import Recorded
 from mechsteer.attribution.replay import Runner
-from mechsteer.attribution.selection import Evidence, Selection, evidence, kept, weighted
+from mechsteer.attribution.selection import Evidence, Selection, evidence, kept, spanned, weighted
 from mechsteer.bases import Basis, NullKind, meaningless
 
 N_DRAWS = 200  # of a bootstrap that selects anew in every resample
@@ -48,6 +48,15 @@ class Procedure:
         """The directions of every fold, selected on the others."""
         return selected(found, self.fold_of, max(self.sizes), self.select)
 
+    def picked(self, found: Evidence) -> Tensor:
+        """The directions [1 k] selected on all contexts."""
+        ones = torch.ones(1, self.recorded.n_prompts, dtype=torch.float64)
+        return self.select(found, ones, max(self.sizes))
+
+    def span(self, found: Evidence) -> Tensor:
+        """Orthonormal rows [k d_model]: the first j span the first j directions of `picked`."""
+        return spanned(found, self.picked(found))[0]
+
     def reselected(self, found: Evidence, chosen: list[Tensor]) -> np.ndarray:
         """[n_draws n_sizes]: how far selecting anew in each resample moves its sufficiency, to first order."""
         anew = crossfitted(found, self.fold_of, self.sizes, self.select, self.resamples)
@@ -61,6 +70,7 @@ class Nulls:
     recorded: Float[np.ndarray, "n_nulls n_sizes"]  # cross-fitted sufficiency by recorded gradients
     checked: tuple[Checked, ...]  # those really run
     moved: tuple[np.ndarray, ...]  # `reselected` of these
+    spans: tuple[Tensor, ...]  # [k d_model] of these, selected on all contexts
 
 
 def run_nulls(
@@ -77,7 +87,7 @@ def run_nulls(
     progress: bool = False,
 ) -> Nulls:
     """`n` meaningless bases by recorded gradients, the first `n_run` also on the contexts `rows`, those of `runner`."""
-    curves, checked, moved = [], [], []
+    curves, checked, moved, spans = [], [], [], []
     drawn: Iterator[Basis] = meaningless(basis, n, seed, kind=kind)
     for number, null in enumerate(tqdm(drawn, total=n, desc="nulls", disable=not progress, leave=False)):
         found = procedure.evidence(null)
@@ -86,8 +96,9 @@ def run_nulls(
             chosen = procedure.chosen(found)
             checked.append(really_run(runner, base, found, chosen, procedure.fold_of[rows], procedure.sizes))
             moved.append(procedure.reselected(found, chosen))
+            spans.append(procedure.span(found))
     recorded = np.stack(curves) if curves else np.zeros((0, len(procedure.sizes)))
-    return Nulls(recorded, tuple(checked), tuple(moved))
+    return Nulls(recorded, tuple(checked), tuple(moved), tuple(spans))
 
 
 def blind(found: Evidence, basis: Basis, sizes: Sequence[int], n: int, seed: int) -> np.ndarray:

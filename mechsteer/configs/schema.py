@@ -14,6 +14,7 @@ class TraceSettings:
 
     n_problems: int = setting(400, "training problems", least=1)
     n_dev: int = setting(300, "dev problems: every choice is made on them", least=1)
+    n_dev_samples: int = setting(2, "sampled traces per dev problem", least=1)
     n_samples: int = setting(4, "sampled traces per training problem", least=1)
     temperature: float = setting(0.9, "of the sampling", least=0)
 
@@ -69,6 +70,9 @@ class SaeSettings:
     path: str | None = setting(None, "an SAE folder of your own, instead of training one", contents=True)
     d_sae: int = setting(1024, "features", least=1)
     k: int = setting(16, "active features per token", least=1)
+    seeds: int = setting(
+        3, "trainings with other random numbers: does what is said of one hold for the others?", least=1
+    )
     n_tokens: int = setting(250_000, "tokens it is trained on", least=1)
 
 
@@ -91,10 +95,17 @@ class TopologySettings:
 class AttributeSettings:
     """What the adapter is made of, and the check of it."""
 
-    n_prompts: int = setting(64, "contexts the adapter is run on", least=2)
-    k: list[int] = setting([1, 4, 16], "how many directions are kept or removed in the check", each_least=1)
-    n_random: int = setting(20, "random draws of equally many directions", least=1)
-    integrated: int = setting(8, "steps of integrated gradients; 0: the gradient at the unsteered run", least=0)
+    n_prompts: int = setting(320, "contexts the adapter is run on, half of them right, half wrong", least=4)
+    k: list[int] = setting([1, 2, 4, 8, 16, 32], "how many directions are kept or removed in the check", each_least=1)
+    folds: int = setting(2, "directions are selected on all folds but one and checked on that", least=2)
+    nulls: int = setting(300, "meaningless bases that the same procedure is held against", least=0)
+    nulls_run: int = setting(20, "of these, so many are really run", least=0)
+    integrated: int | None = setting(
+        None, "steps of integrated gradients; 0: the gradient at the unsteered run; null: until shares add up", least=0
+    )
+    outcome_k: int = setting(16, "so many directions are kept and removed on the held-out problems", least=1)
+    outcome_nulls: int = setting(3, "meaningless bases that this is held against, at most nulls_run", least=1)
+    n_paths: int = setting(64, "contexts on which paths through heads and MLPs are traced", least=4)
 
 
 @dataclass(frozen=True, kw_only=True)

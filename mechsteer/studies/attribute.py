@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from mechsteer.attribution import (
@@ -14,16 +14,16 @@ from mechsteer.attribution import (
     attribute_logits,
     attribute_maps,
     deltas,
-    metrics,
 )
 from mechsteer.attribution import attribute as attribute_deltas
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.bases import Basis, from_sae, singular
 from mechsteer.models.sites import Site
 from mechsteer.steering.interventions import Steering, writing
+from mechsteer.studies.contexts import Contexts, contexts
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.features import seen_in_words
-from mechsteer.studies.kept import Kept, whole
+from mechsteer.studies.kept import Kept
 from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import (
     AttributeResult,
@@ -36,16 +36,6 @@ from mechsteer.studies.results import (
 
 DECODER, ENCODER, FEATURES = "SAE features by the decoder", "SAE features by the encoder", "SAE features"
 N_TOP, N_OF_MAP, N_OF_EFFECT = 10, 5, 12  # directions of a reading, a map and an effect that are told in words
-
-
-@dataclass(frozen=True, kw_only=True)
-class Contexts:
-    """What the adapter runs on, and what of it is measured."""
-
-    prompts: Sequence[list[int]]
-    continuations: Sequence[list[int]] | None
-    metric: metrics.Metric
-    named: str
 
 
 def attribute(
@@ -62,7 +52,7 @@ def attribute(
     """
     kept, problems, model = Kept(desk), Problems(desk, traces.metric), desk.model
     steering, how = kept.steering(), desk.settings.attribute
-    seen = contexts(desk, kept, problems)
+    seen = contexts(desk, kept, problems, how.n_prompts)
     site = stream_site(model, steering)
     result = AttributeResult(site=site or train.site, n_prompts=len(seen.prompts), metric=seen.named)
     if site is None:
@@ -74,11 +64,13 @@ def attribute(
     readings: dict[str, Attribution] = {}
     if site == sae.site:
         atoms = from_sae(kept.sae(sae.site, desk.settings.sae.path))
+        others = [] if desk.settings.sae.path else kept.other_saes(sae.site)
         readings = {
             DECODER: attribute_deltas(d, atoms, k=max(how.k), site=site),
             ENCODER: attribute_encoder(d, atoms, site=site),
         }
         bases = {FEATURES: atoms, **bases}
+        bases |= {f"{FEATURES}, SAE seed {i}": from_sae(other) for i, other in enumerate(others, start=1)}
     maps = {
         f"singular directions {verb} by {name}": read
         for verb, basis in (("read", into), ("written", out_of))
@@ -93,33 +85,6 @@ def attribute(
         logits=attribute_logits(model, d, site=site),
         effects=effects,
         facts=facts(desk, kept, sae, reasonscore, readings, maps, effects, bases),
-    )
-
-
-def contexts(desk: Desk, kept: Kept, problems: Problems) -> Contexts:
-    """Dev problems with the model's own right and wrong traces; or dev prompts, up to where the continuations part."""
-    n, settings = desk.settings.attribute.n_prompts, desk.settings
-    if problems.metric == "log_odds":
-        pos, neg = problems.ends()
-        shared = next((i for i, (x, y) in enumerate(zip(pos, neg, strict=False)) if x != y), 0)
-        told = "" if len(pos) == len(neg) == 1 else ", at the token where they part"
-        return Contexts(
-            prompts=[prompt + pos[:shared] for prompt in problems.prompts("dev", n)],
-            continuations=None,
-            metric=metrics.log_odds(pos[shared], neg[shared]),
-            named=f"ln P({settings.positive!r}) − ln P({settings.negative!r}){told}",
-        )
-    written = kept.traces("dev")
-    right, wrong = ([t for t in written if bool(t.correct) is verdict] for verdict in (True, False))
-    chosen = right[: n - min(n // 2, len(wrong))] + wrong[: n // 2]
-    rows = [whole(desk.model, trace) for trace in chosen]
-    return Contexts(
-        prompts=[ids[:k] for ids, k in rows],
-        continuations=[ids[k:] for ids, k in rows],
-        metric=metrics.target_logprob(
-            [ids[k:] for ids, k in rows], weights=[1.0 if t.correct else -1.0 for t in chosen]
-        ),
-        named="log-probability of the model's own dev traces, right ones minus wrong ones, nats per trace",
     )
 
 
@@ -143,6 +108,7 @@ def one_map(basis: Basis) -> tuple[str, Basis]:
 def effect(desk: Desk, steering: Steering, site: Site, seen: Contexts, name: str, basis: Basis) -> EffectAttribution:
     """The effect on the metric shared out over a basis, and checked; kept under the name of the basis."""
     how = desk.settings.attribute
+    alive = int((basis.directions.norm(dim=1) > 0).sum())
 
     def compute() -> EffectAttribution:
         return attribute_effect(
@@ -152,9 +118,12 @@ def effect(desk: Desk, steering: Steering, site: Site, seen: Contexts, name: str
             basis,
             seen.metric,  # it brings its own continuations
             site=site,
-            k=[size for size in how.k if size <= len(basis)],
-            n_random=how.n_random,
-            integrated=how.integrated,
+            k=sorted({min(size, alive) for size in how.k}),
+            groups=seen.groups,
+            folds=how.folds,
+            nulls=how.nulls,
+            nulls_run=min(how.nulls_run, how.nulls),
+            integrated="auto" if how.integrated is None else how.integrated,
             seed=desk.seed("attribute"),  # one bootstrap: one total effect, whatever the basis
             progress=desk.progress,
         )

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mechsteer.activations import StoredActivations
 from mechsteer.errors import DataError, MechsteerWarning
 from mechsteer.features import ContextAccumulator, ReasonScoreAccumulator, groups_for
 from mechsteer.features.encoding import SparseAutoencoder, evaluate_sae, splice_fn
 from mechsteer.features.in_words import FeatureInWords, SAEQuality, in_words
-from mechsteer.features.sae import train_sae
+from mechsteer.features.sae import TrainedSAE, train_sae
 from mechsteer.models import backend_of
 from mechsteer.models.sites import Site
 from mechsteer.studies.desk import Desk
-from mechsteer.studies.kept import SAE, Kept, states
+from mechsteer.studies.kept import SAE, SAE_SEEDS, Kept, states
 from mechsteer.studies.results import CaptureResult, ReasonscoreResult, SaeResult, SiteResult, TracesResult
 from mechsteer.tokens import token_text
 
@@ -39,20 +41,9 @@ def sae(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResu
         metrics: dict[str, Any] = evaluate_sae(used, batches)
         evaluated_on = "traces of dev problems" if unseen else "the traces of the study"
     else:
-        trained = train_sae(
-            lambda: iter(acts.flat_batches()),
-            d_in=desk.model.cfg.d_model,
-            d_sae=how.d_sae,
-            architecture=how.architecture,  # pyright: ignore[reportArgumentType]
-            k=min(how.k, how.d_sae),
-            n_tokens=how.n_tokens,
-            seed=desk.seed("sae"),
-            metadata={"model_fingerprint": desk.fingerprint, "site": str(at)},
-            eval_batches=unseen,
-            out=desk.write(SAE),
-            checkpoint_every=100,
-            progress=desk.progress,
-        )
+        trained = _trained(desk, acts, at, desk.seed("sae"), desk.write(SAE), unseen)
+        for i in range(1, how.seeds):
+            _trained(desk, acts, at, desk.seed("sae", i), desk.write(SAE_SEEDS) / f"seed-{i}", unseen)
         used, metrics = trained.sae, trained.metrics
         evaluated_on = MEASURED_ON[metrics["evaluated_on"]]
     rows = others or [ids for ids, _ in kept.rows("train")]
@@ -67,6 +58,25 @@ def sae(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResu
             n_tokens=int(metrics["n_tokens"]),
             evaluated_on=evaluated_on,
         ),
+    )
+
+
+def _trained(desk: Desk, acts: StoredActivations, at: Site, seed: int, out: Path, unseen: Any) -> TrainedSAE:
+    """An SAE of the training traces' activations, in its folder."""
+    how = desk.settings.sae
+    return train_sae(
+        lambda: iter(acts.flat_batches()),
+        d_in=desk.model.cfg.d_model,
+        d_sae=how.d_sae,
+        architecture=how.architecture,  # pyright: ignore[reportArgumentType]
+        k=min(how.k, how.d_sae),
+        n_tokens=how.n_tokens,
+        seed=seed,
+        metadata={"model_fingerprint": desk.fingerprint, "site": str(at)},
+        eval_batches=unseen,
+        out=out,
+        checkpoint_every=100,
+        progress=desk.progress,
     )
 
 

@@ -27,6 +27,9 @@ class Declaration:
 PROBLEMS = ("data", "seed", "metric", "suffix", "prompt_tokens")  # what the prompts are
 SCORED = ("batch_size", "max_new_tokens", "positive", "negative")  # how answers to them are scored
 
+_TRIED = tuple(f"attribute.{key}" for key in ("nulls", "nulls_run", "outcome_k", "outcome_nulls"))
+_ATTRIBUTED = tuple(f"attribute.{key}" for key in ("n_prompts", "k", "folds", "nulls", "nulls_run", "integrated"))
+
 STAGES: dict[str, Declaration] = {
     "traces": Declaration(
         about="sample reasoning traces and judge them",
@@ -55,7 +58,7 @@ STAGES: dict[str, Declaration] = {
         about="train a sparse autoencoder at the adapter's site",
         reads=("traces", "capture", "site"),
         keys=("seed", "batch_size", "sae"),
-        writes=("sae",),
+        writes=("sae", "sae-seeds"),
     ),
     "reasonscore": Declaration(
         about="score SAE features of reasoning, with contexts",
@@ -87,7 +90,19 @@ STAGES: dict[str, Declaration] = {
     "attribute": Declaration(
         about="what the adapter is made of, checked by running the model",
         reads=("traces", "capture", "train", "sae", "reasonscore"),
-        keys=(*PROBLEMS, *SCORED, "sae.path", "attribute"),
+        keys=(*PROBLEMS, *SCORED, "sae.path", *_ATTRIBUTED),
+        steers=True,
+    ),
+    "outcome": Declaration(
+        about="whether the directions named carry the score on the held-out problems, beside meaningless bases",
+        reads=("traces", "train", "evaluate", "attribute"),
+        keys=(*PROBLEMS, *SCORED, "evaluate.n_problems", "evaluate.batch_size", *_TRIED),
+        steers=True,
+    ),
+    "paths": Declaration(
+        about="through which heads and MLPs the effect reaches the logits, checked by running the model",
+        reads=("traces", "train"),
+        keys=(*PROBLEMS, *SCORED, "attribute.n_paths"),
         steers=True,
     ),
 }

@@ -21,6 +21,7 @@ from mechsteer.studies.results import CaptureResult, TrainResult
 from mechsteer.tasks import Trace, read_traces
 
 STEERING, SEEDS, SAE, ACTIVATIONS = "adapter.safetensors", "adapter-seeds", "sae", "activations"
+SAE_SEEDS = "sae-seeds"
 
 
 class Kept:
@@ -68,6 +69,14 @@ class Kept:
         """The SAE of this run, or one's own; refused if it is of another model or site."""
         folder = self.desk.read(SAE) if path is None else Path(path)
         return load_sae(folder, fingerprint=self.desk.fingerprint, site=str(site))
+
+    def other_saes(self, site: Site) -> list[Any]:
+        """The SAEs of the other seeds: same activations, same settings."""
+        folder = self.desk.read(SAE_SEEDS)
+        if not folder.is_dir():
+            return []
+        seeds = sorted(folder.iterdir(), key=lambda path: int(path.name.rpartition("-")[2]))
+        return [load_sae(path, fingerprint=self.desk.fingerprint, site=str(site)) for path in seeds]
 
     def encoded(self, sae: Any, site: Site) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """(tokens, feature_acts, mask) per batch of training traces."""

@@ -10,13 +10,15 @@ from typing import Any
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, changed
 from mechsteer.report import Note, Report, Section, Verdict
-from mechsteer.report.sections import arms, features, probe, readings, training, trajectories, verdicts
+from mechsteer.report.sections import arms, features, parts, paths, probe, readings, training, trajectories, verdicts
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
 from mechsteer.studies.results import (
     AttributeResult,
     CaptureResult,
     EvaluateResult,
+    OutcomeResult,
+    PathsResult,
     ProbeResult,
     ReasonscoreResult,
     SaeResult,
@@ -45,6 +47,8 @@ class StageResults:
     evaluate: EvaluateResult | None = None
     where: WhereResult | None = None
     attribute: AttributeResult | None = None
+    outcome: OutcomeResult | None = None
+    paths: PathsResult | None = None
 
     def done(self) -> dict[str, Any]:
         """The results that are there, by stage."""
@@ -108,6 +112,10 @@ def sections(results: StageResults) -> list[Section]:
         found += where_sections(results.where)
     if results.attribute is not None:
         found += attribute_sections(results.attribute)
+    if results.outcome is not None:
+        found += parts.parts(results.outcome.parts, dropped=results.outcome.dropped)
+    if results.paths is not None:
+        found += paths_sections(results.paths)
     if results.reasonscore is not None and results.sae is not None:
         scored = results.reasonscore
         quality = results.sae.quality
@@ -137,6 +145,13 @@ def where_sections(result: WhereResult) -> list[Section]:
             names=result.names,
         )
     return found
+
+
+def paths_sections(result: PathsResult) -> list[Section]:
+    """Where the effect goes, downstream of the steering."""
+    if result.paths is None:
+        return [Section("Where the effect goes", [Note(f"Not traced: {result.dropped}.")])]
+    return paths.paths(result.paths, metric=result.metric, unit="nats")
 
 
 def attribute_sections(result: AttributeResult) -> list[Section]:

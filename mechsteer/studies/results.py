@@ -9,9 +9,9 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from mechsteer.attribution import Attribution, EffectAttribution, LogitAttribution
+from mechsteer.attribution import Attribution, EffectAttribution, LogitAttribution, PathAttribution
 from mechsteer.attribution.facts import DirectionFacts
-from mechsteer.evaluation import Evaluation, PooledSeeds
+from mechsteer.evaluation import Evaluation, PartsOutcome, PooledSeeds
 from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
 from mechsteer.evaluation.trajectories import TrajectoryTopology
 from mechsteer.features.in_words import FeatureInWords, SAEQuality
@@ -151,3 +151,21 @@ class AttributeResult(Result):
     facts: dict[str, dict[int, DirectionFacts]] = field(default_factory=dict)
     not_read: str = ""
     """why there are no readings in the directions of the residual stream"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutcomeResult(Result):
+    """Per basis what its first directions do on the held-out problems; why nothing was tried in `dropped`."""
+
+    parts: dict[str, PartsOutcome] = field(default_factory=dict)
+    dropped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathsResult(Result):
+    """Where the effect goes downstream; why it was not traced in `dropped`."""
+
+    metric: str
+    """in words: of the effect"""
+    paths: PathAttribution | None = None
+    dropped: str = ""

@@ -41,7 +41,7 @@ def traces(desk: Desk) -> TracesResult:
         splits, left_out, source = (
             {
                 "train": sample(desk, problems, "train", how.n_problems, how.n_samples),
-                "dev": sample(desk, problems, "dev", how.n_dev, 1),
+                "dev": sample(desk, problems, "dev", how.n_dev, how.n_dev_samples),
             },
             0,
             "sampled from the model",

@@ -91,13 +91,13 @@ def test_a_damaged_part_is_named_with_its_stage(copy, capsys):
 
 
 def test_a_changed_key_reruns_what_it_concerns(run, copy, capsys):
-    assert cli.main(["study", f"out={copy}", "attribute.n_random=3"]) == 0
+    assert cli.main(["study", f"out={copy}", "attribute.nulls_run=3"]) == 0
     told = capsys.readouterr().err
-    assert "now attribute.n_random=3" in told
-    assert "attribute runs again: attribute.n_random changed" in told
+    assert "now attribute.nulls_run=3" in told
+    assert "attribute runs again: attribute.nulls_run changed" in told
     assert told.count(" ...\n") == 1
-    assert stage_result(copy, "attribute")["effects"]["SAE features"]["settings"]["n_random"] == 3
-    assert cli.main(["study", f"out={copy}", "attribute.n_random=2"]) == 0
+    assert stage_result(copy, "attribute")["effects"]["SAE features"]["settings"]["nulls_run"] == 3
+    assert cli.main(["study", f"out={copy}", "attribute.nulls_run=2"]) == 0
     assert files(copy) == files(run)  # and back
 
 

@@ -20,7 +20,8 @@ from mechsteer import cli
 from mechsteer.models.sites import Site
 from mechsteer.pocket import problems
 from mechsteer.results import to_plain
-from mechsteer.studies import attribute, traces
+from mechsteer.studies import traces
+from mechsteer.studies.contexts import contexts
 from mechsteer.studies.graph import STAGES, before
 from mechsteer.studies.kept import Kept, whole
 from mechsteer.studies.problems import Problems
@@ -106,10 +107,12 @@ def test_a_stage_needs_nothing_but_what_it_declares(undisturbed, tmp_path):
 def test_the_effect_sets_right_traces_above_wrong_ones(undisturbed):
     with desk_of(undisturbed, "attribute") as (desk, results):
         kept = Kept(desk)
-        seen = attribute.contexts(desk, kept, Problems(desk, results["traces"].metric))
+        seen = contexts(desk, kept, Problems(desk, results["traces"].metric), 8)
         rows = [(whole(desk.model, trace), trace.correct) for trace in kept.traces("dev")]
     verdicts = {tuple(ids[n:]): correct for (ids, n), correct in rows}
     assert {-1.0, 1.0} == set(seen.metric.weights)
+    assert sum(seen.metric.weights) == 0  # as many right as wrong
+    assert len(seen.groups) == len(seen.prompts) <= 8
     assert list(seen.metric.weights) == [1.0 if verdicts[tuple(target)] else -1.0 for target in seen.continuations]
 
 
