@@ -7,6 +7,7 @@ own: what they load takes seconds.
 from mechsteer.errors import MechsteerWarning
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
 from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
+from mechsteer.features.matched_words import MatchedLists, MatchedWords, MatchedWordsAccumulator
 from mechsteer.features.reason_score import (
     FeatureScores,
     RatioScores,
@@ -26,6 +27,9 @@ __all__ = [
     "reason_score",
     "FeatureScores",
     "ReasonScoreAccumulator",
+    "MatchedLists",
+    "MatchedWords",
+    "MatchedWordsAccumulator",
     "reason_ratio",
     "RatioScores",
     "ReasonRatioAccumulator",

@@ -79,7 +79,7 @@ class RatioScores(_Ranked):
     n_with_words: int
 
 
-class _Matcher:
+class WordMatcher:
     """Finds the words of `groups` in rows of tokens and counts them."""
 
     def __init__(self, groups: Groups, window: tuple[int, int], ignore_ids: Iterable[int]) -> None:
@@ -153,7 +153,7 @@ class ReasonScoreAccumulator:
         alpha: float = 0.7,
         ignore_ids: Iterable[int] = (),
     ) -> None:
-        self._matcher = _Matcher(groups, window, ignore_ids)
+        self._matcher = WordMatcher(groups, window, ignore_ids)
         self.d_sae, self.alpha = d_sae, float(alpha)
         n_words = len(self._matcher.groups)
         # rows: outside all windows, the union of all windows, then each word's
@@ -165,17 +165,17 @@ class ReasonScoreAccumulator:
 
         Raises ShapeError, and NonFiniteError for NaN or infinity at a kept token.
         """
-        _check_shapes(tokens, feature_acts, mask, self.d_sae)
+        check_acts(tokens, feature_acts, mask, self.d_sae)
         kept = self._matcher.kept(tokens, mask)
         words = self._matcher.windows(tokens, kept).flatten(1)
         union = words.any(0)
         outside = kept.flatten() & ~union
         flat = feature_acts.flatten(0, 1)
         sums = torch.zeros_like(self._sums)
-        for rows in _row_chunks(outside, self.d_sae):
+        for rows in row_chunks(outside, self.d_sae):
             # subtracting μ⁺'s sum from the total instead would leave rounding where there is no activation at all
             sums[0] += flat[rows].sum(0, dtype=torch.float64).cpu()
-        for rows in _row_chunks(union, self.d_sae):
+        for rows in row_chunks(union, self.d_sae):
             weights = torch.cat([union[None, rows], words[:, rows]]).double()
             sums[1:] += (weights @ flat[rows].double()).cpu()
         if not sums.isfinite().all():
@@ -195,11 +195,7 @@ class ReasonScoreAccumulator:
             warnings.warn(
                 "the windows cover every kept token: μ⁻ is 0 for want of data", MechsteerWarning, stacklevel=2
             )
-        entropy = torch.ones(self.d_sae, dtype=torch.float64)
-        if len(mu_words) > 1:
-            p = mu_words / (mu_words.sum(0) + EPS)
-            entropy = torch.special.entr(p).sum(0) / math.log(len(mu_words))
-        score = mu_pos / (mu_pos.sum() + EPS) * entropy**self.alpha - mu_neg / (mu_neg.sum() + EPS)
+        score, entropy = score_of(mu_neg, mu_pos, mu_words, self.alpha)
         return FeatureScores(
             score=score,
             mu_pos=mu_pos,
@@ -219,7 +215,7 @@ class ReasonRatioAccumulator:
     def __init__(self, groups: Groups, d_sae: int, *, k: int = 32, ignore_ids: Iterable[int] = ()) -> None:
         if k < 1:
             raise ConfigError(f"k = {k}", "k is the number of features taken per prompt, 1 or more")
-        self._matcher = _Matcher(groups, (0, 0), ignore_ids)
+        self._matcher = WordMatcher(groups, (0, 0), ignore_ids)
         self.d_sae, self.k = d_sae, k
         self._ratios = torch.zeros(d_sae, dtype=torch.float64)
         self._n_prompts = torch.zeros(d_sae, dtype=torch.long)
@@ -227,7 +223,7 @@ class ReasonRatioAccumulator:
 
     def update(self, tokens: Tokens, feature_acts: FeatureActs, mask: Mask | None = None) -> None:
         """Adds whole prompts, one per row; shapes and errors as in `ReasonScoreAccumulator.update`."""
-        _check_shapes(tokens, feature_acts, mask, self.d_sae)
+        check_acts(tokens, feature_acts, mask, self.d_sae)
         kept = self._matcher.kept(tokens, mask)
         reasoning = self._matcher.windows(tokens, kept).any(0)
         for row in reasoning.any(1).nonzero().flatten().tolist():
@@ -304,12 +300,28 @@ def reason_ratio(
     return accumulator.result()
 
 
-def _row_chunks(selected: Bool[Tensor, " n"], d_sae: int) -> Sequence[Tensor]:
+def score_of(
+    mu_neg: Float[Tensor, " d_sae"],
+    mu_pos: Float[Tensor, " d_sae"],
+    mu_words: Float[Tensor, "n_words d_sae"],
+    alpha: float,
+) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
+    """(score, entropy) of every feature from its means outside, inside and around each word."""
+    entropy = torch.ones_like(mu_pos)
+    if len(mu_words) > 1:
+        p = mu_words / (mu_words.sum(0) + EPS)
+        entropy = torch.special.entr(p).sum(0) / math.log(len(mu_words))
+    return mu_pos / (mu_pos.sum() + EPS) * entropy**alpha - mu_neg / (mu_neg.sum() + EPS), entropy
+
+
+def row_chunks(selected: Bool[Tensor, " n"], d_sae: int) -> Sequence[Tensor]:
+    """Numbers of the selected rows, in pieces whose activations fit into the working memory."""
     rows = selected.nonzero().flatten()
     return rows.split(max(1, _CHUNK_ELEMENTS // max(d_sae, 1))) if len(rows) else ()
 
 
-def _check_shapes(tokens: Tensor, feature_acts: Tensor, mask: Tensor | None, d_sae: int) -> None:
+def check_acts(tokens: Tensor, feature_acts: Tensor, mask: Tensor | None, d_sae: int) -> None:
+    """Raises ShapeError unless tokens, activations and mask are of the same positions."""
     if tokens.ndim != 2 or tuple(feature_acts.shape) != (*tokens.shape, d_sae):
         raise ShapeError(
             f"tokens {tuple(tokens.shape)} and feature_acts {tuple(feature_acts.shape)} do not fit d_sae {d_sae}",

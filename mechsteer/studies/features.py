@@ -12,7 +12,14 @@ from torch import Tensor
 
 from mechsteer.activations import StoredActivations
 from mechsteer.errors import DataError, MechsteerWarning
-from mechsteer.features import ContextAccumulator, ReasonScoreAccumulator, groups_for
+from mechsteer.features import (
+    ContextAccumulator,
+    MatchedLists,
+    MatchedWordsAccumulator,
+    ReasonScoreAccumulator,
+    TokenGroups,
+    groups_for,
+)
 from mechsteer.features.encoding import SparseAutoencoder, evaluate_sae, splice_fn
 from mechsteer.features.in_words import FeatureInWords, SAEQuality, in_words
 from mechsteer.features.sae import TrainedSAE, train_sae
@@ -116,23 +123,46 @@ def reasonscore(
     capture: CaptureResult,
     sae: SaeResult,
 ) -> ReasonscoreResult:
-    """ReasonScore of every feature, the top ones in context; dropped, with the reason, where no word occurs."""
+    """ReasonScore of every feature beside that of ordinary words, the top ones in context; dropped, with the reason,
+    where no word occurs."""
     kept, tokenizer = Kept(desk), desk.model.tokenizer
     used = kept.sae(sae.site, desk.settings.sae.path)
     ignore = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None]
     groups = groups_for(tokenizer, desk.settings.vocabulary)
-    accumulated = ReasonScoreAccumulator(groups, used.cfg.d_sae, ignore_ids=ignore)
+    scored = ReasonScoreAccumulator(groups, used.cfg.d_sae, ignore_ids=ignore)
+    ordinary, not_matched = _ordinary(desk, kept, sae.site, groups, ignore, used.cfg.d_sae)
     for tokens, feature_acts, mask in kept.encoded(used, sae.site):
-        accumulated.update(tokens, feature_acts, mask)
+        scored.update(tokens, feature_acts, mask)
+        if ordinary is not None:
+            ordinary.update(tokens, feature_acts, mask)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MechsteerWarning)  # words without a match: the counts are in the report
-            scores = accumulated.result()
+            scores = scored.result()
     except DataError as error:
         return ReasonscoreResult(dropped=error.message)
     top = [int(i) for i in scores.score.topk(min(N_FEATURES, len(scores.score))).indices]
     seen = seen_in_words(kept, used, sae.site, top)
-    return ReasonscoreResult(scores=scores, top=tuple(seen[i] for i in top))
+    return ReasonscoreResult(
+        scores=scores,
+        matched=None if ordinary is None else ordinary.result(scores, lambda token: token_text(tokenizer, token)),
+        not_matched=not_matched,
+        top=tuple(seen[i] for i in top),
+    )
+
+
+def _ordinary(
+    desk: Desk, kept: Kept, site: Site, groups: TokenGroups, ignore: Sequence[int], d_sae: int
+) -> tuple[MatchedWordsAccumulator | None, str]:
+    """What scores lists of ordinary words as frequent as the vocabulary's; None and the reason where there are none."""
+    choice = MatchedLists(groups, ignore_ids=ignore)
+    for batch in kept.store[site].batches(64):
+        choice.update(batch.tokens, batch.mask)
+    try:
+        lists = choice.draw(lambda token: token_text(desk.model.tokenizer, token), seed=desk.seed("matched words"))
+    except DataError as error:
+        return None, error.message
+    return MatchedWordsAccumulator(lists, d_sae, n_words=len(groups), ignore_ids=ignore), ""
 
 
 def seen_in_words(

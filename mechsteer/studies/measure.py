@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import DataError
 from mechsteer.evaluation.trajectories import trajectory_topology
 from mechsteer.models.sites import Site
-from mechsteer.probes import LinearProbe, evaluate_probe
+from mechsteer.probes import LinearProbe, TokenCounts, evaluate_probe
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept
 from mechsteer.studies.results import CaptureResult, ProbeResult, SiteResult, TopologyResult, TracesResult
-from mechsteer.tasks import Trace
+from mechsteer.tasks import Trace, equation_counts
 
 POOLING = "mean over the tokens of each trace, its prompt left out,"
 
@@ -28,7 +30,7 @@ def judged(kept: Kept, capture: CaptureResult, site: Site) -> tuple[list[Trace],
 
 
 def probe(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResult) -> ProbeResult:
-    """Right or wrong from the mean state of what the model wrote, beside length, steps and style alone."""
+    """Right or wrong from the mean state of what the model wrote, beside all that the text itself says."""
     try:
         return _probe(desk, site.site, *judged(Kept(desk), capture, site.site))
     except DataError as error:
@@ -36,6 +38,7 @@ def probe(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteRe
 
 
 def _probe(desk: Desk, site: Site, written: Sequence[Trace], acts: Sequence[Tensor]) -> ProbeResult:
+    tokenizer = desk.model.tokenizer
     if not written:
         raise DataError("no trace has a verified answer", "give problems with answers")
     labels = np.array([bool(t.correct) for t in written])
@@ -44,7 +47,7 @@ def _probe(desk: Desk, site: Site, written: Sequence[Trace], acts: Sequence[Tens
         states,
         labels,
         np.array([t.group for t in written]),
-        baselines=baselines(written, acts),
+        baselines=baselines(written, acts, tokenizer),
         n_splits=desk.settings.probe.n_splits,
         n_boot=desk.settings.probe.n_boot,
         seed=desk.seed("probe"),
@@ -53,18 +56,37 @@ def _probe(desk: Desk, site: Site, written: Sequence[Trace], acts: Sequence[Tens
     return ProbeResult(site=site, pooling=POOLING, evaluation=evaluation, direction=direction)
 
 
-def baselines(written: Sequence[Trace], acts: Sequence[Tensor]) -> dict[str, np.ndarray]:
-    """What a probe must beat: the length of the text alone, the number of steps alone, the style alone."""
-    known: dict[str, np.ndarray] = {"length": np.array([len(a) for a in acts], dtype=float)}
+def baselines(written: Sequence[Trace], acts: Sequence[Tensor], tokenizer: Any) -> dict[str, np.ndarray | TokenCounts]:
+    """What a probe must beat, all of it read off the text: length, steps of the problem, style, right and wrong
+    equations, how often each token occurs."""
+    known: dict[str, np.ndarray | TokenCounts] = {"length": np.array([len(a) for a in acts], dtype=float)}
     if all(t.n_steps is not None for t in written):
         known["n_steps"] = np.array([t.n_steps for t in written], dtype=float)
     if all(t.style is not None for t in written):
         known["style"] = np.array([t.style for t in written])
+    counts = equations(written)
+    if counts.any():
+        known["equations"] = counts
+    known["tokens"] = TokenCounts([tokenizer.encode(t.text, add_special_tokens=False) for t in written])
+    return known
+
+
+def equations(written: Sequence[Trace]) -> Float[np.ndarray, "n_traces 2"]:
+    """Right and wrong equations in each text."""
+    return np.array([equation_counts(t.text) for t in written], dtype=float).reshape(-1, 2)
+
+
+def covariates(written: Sequence[Trace]) -> dict[str, np.ndarray]:
+    """What a trajectory's shape must say more than, beside length and style."""
+    right, wrong = equations(written).T
+    known = {"right equations": right, "wrong equations": wrong}
+    if all(t.n_steps is not None for t in written):
+        known["number of steps"] = np.array([t.n_steps for t in written], dtype=float)
     return known
 
 
 def topology(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResult) -> TopologyResult:
-    """Persistent entropy of each trajectory at matched length, and whether it says more than length does."""
+    """Persistent entropy of each trajectory at matched length, and whether it says more than the text itself does."""
     kept = Kept(desk)
     written, acts = judged(kept, capture, site.site)
     if not written:
@@ -78,7 +100,8 @@ def topology(desk: Desk, traces: TracesResult, capture: CaptureResult, site: Sit
                 site=str(site.site),
                 n_points=desk.settings.topology.n_points,
                 limit=desk.settings.max_new_tokens,
-                seed=desk.seed("topology"),
+                covariates=covariates(written),
+                styles=[trace.style for trace in written],
             )
         )
     except DataError as error:

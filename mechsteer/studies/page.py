@@ -119,7 +119,14 @@ def sections(results: StageResults) -> list[Section]:
     if results.reasonscore is not None and results.sae is not None:
         scored = results.reasonscore
         quality = results.sae.quality
-        found += features.features(scored.scores, seen=scored.top, quality=quality, dropped=scored.dropped)
+        found += features.features(
+            scored.scores,
+            seen=scored.top,
+            matched=scored.matched,
+            not_matched=scored.not_matched,
+            quality=quality,
+            dropped=scored.dropped,
+        )
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
     if results.topology is not None:

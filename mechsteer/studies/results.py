@@ -15,6 +15,7 @@ from mechsteer.evaluation import Evaluation, PartsOutcome, PooledSeeds
 from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
 from mechsteer.evaluation.trajectories import TrajectoryTopology
 from mechsteer.features.in_words import FeatureInWords, SAEQuality
+from mechsteer.features.matched_words import MatchedWords
 from mechsteer.features.reason_score import FeatureScores
 from mechsteer.models.sites import Site
 from mechsteer.probes.evaluation import ProbeEvaluation
@@ -80,9 +81,12 @@ class SaeResult(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class ReasonscoreResult(Result):
-    """ReasonScore, and the best features in words; why there is none in `dropped`."""
+    """ReasonScore beside that of ordinary words, and the best features in words; why there is none in `dropped`."""
 
     scores: FeatureScores | None = None
+    matched: MatchedWords | None = None
+    not_matched: str = ""
+    """why there are no ordinary words to compare with"""
     top: tuple[FeatureInWords, ...] = ()
     dropped: str = ""
 

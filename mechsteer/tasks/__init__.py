@@ -5,6 +5,7 @@ files, `load_task("stories.json")` reads free prompts, which have no right answe
 """
 
 from mechsteer.tasks.base import Item, Task, Trace
+from mechsteer.tasks.equations import equation_counts
 from mechsteer.tasks.gsm8k import read_solutions
 from mechsteer.tasks.load import SPLITS, load_task
 from mechsteer.tasks.stories import openings
@@ -16,6 +17,7 @@ __all__ = [
     "Trace",
     "SPLITS",
     "load_task",
+    "equation_counts",
     "openings",
     "read_solutions",
     "read_traces",

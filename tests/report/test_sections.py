@@ -203,11 +203,16 @@ def test_probe_beside_its_baselines() -> None:
     rng = np.random.default_rng(0)
     X, groups = rng.normal(size=(80, 3)), np.repeat(np.arange(20), 4)
     y = (X[:, 0] + 0.5 * rng.normal(size=80) > 0).astype(int)
-    result = ms.probes.evaluate_probe(X, y, groups, baselines={"n_steps": rng.normal(size=80)}, n_boot=50)
+    known = {"n_steps": rng.normal(size=80), "tokens": ms.probes.TokenCounts([[int(right)] for right in y])}
+    result = ms.probes.evaluate_probe(X, y, groups, baselines=known, n_boot=50, n_permutations=99)
     text = written(probe.probe(result, site="resid_post@1", pooling="mean over the tokens"))
     assert "| number of steps |" in text
     assert "on the mean over the tokens at resid_post@1" in text
-    assert "With shuffled labels the probe reaches" in text
+    assert "With labels shuffled within problems a ridge probe reaches 0." in text
+    assert re.search(r"with the labels as they are, p = 0\.0\d\d", text)
+    assert "Within problems the text alone (number of steps, token counts) reaches an AUROC of 1.000" in text
+    assert "The states say no more than the text's own counts: the states add 0.000" in text
+    assert text.index("| the text, all of it together |") < text.index("| probe |") < text.index("| probe and text")
     assert "0.5 is chance" in text
     assert "No probe: one class." in written(probe.probe(None, dropped="one class"))
     page = notebook(result)
@@ -223,16 +228,24 @@ def walks(n: int = 24) -> tuple[list[torch.Tensor], list[bool], list[str]]:
 
 def test_topology_beside_length() -> None:
     clouds, right, groups = walks()
-    result = trajectory_topology(clouds, right, groups, site="resid_post@1", n_points=21, limit=40, n_boot=20)
-    assert result.n_too_short == 1
+    styles = ["hasty", *["careful"] * (len(clouds) - 1)]
+    same = {"token sum": np.ones(len(clouds))}
+    result = trajectory_topology(
+        clouds, right, groups, site="resid_post@1", n_points=21, limit=40, covariates=same, styles=styles
+    )
+    assert (result.too_short.n, result.too_short.n_wrong, result.used.n) == (1, 1, 23)
     assert from_json(type(result), to_json(result)) == result
     assert result.raw_rank_correlation > 0.9 > result.matched_rank_correlation
     text = written(trajectories.trajectories(result))
-    assert "23 trajectories at resid_post@1, resampled to 21 points (1 were shorter" in text
-    for name in ("raw H0 entropy", "H0 entropy at matched length", "H1 total persistence at matched length"):
+    assert "23 trajectories at resid_post@1, compared at 21 points" in text
+    assert "1 were shorter and are left out: 0.000 of them right, against 0.696 of the others" in text
+    assert "(1 hasty; the others: 23 careful)" in text
+    assert "The same for all traces, so that nothing stands beside it: token sum, style." in text
+    assert "Topology says no more about right answers than the text does" in text
+    for name in ("raw H0 entropy", "H0 entropy at matched length", "H1 total persistence at matched spacing"):
         assert f"| {name} |" in text
     row = next(line for line in text.splitlines() if line.startswith("| length alone |"))
-    assert row.endswith("|  |")  # nothing stands beside length but length
+    assert "|  |" in row  # nothing stands beside length but length
     unjudged = trajectory_topology(clouds, [None] * len(clouds), groups, site="s", n_points=21)
     assert "No claim about right answers" in written(trajectories.trajectories(unjudged))
     with pytest.raises(DataError, match="only 0 of 24 traces have 500 tokens"):

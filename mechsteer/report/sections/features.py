@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 
 from mechsteer.features.contexts import FeatureContexts
 from mechsteer.features.in_words import FeatureInWords, SAEQuality, in_words
+from mechsteer.features.matched_words import MatchedWords
 from mechsteer.features.reason_score import FeatureScores, RatioScores
 from mechsteer.report import figures
-from mechsteer.report.blocks import Block, Details, Note
+from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Section
-from mechsteer.report.sections.words import spoken
-from mechsteer.report.tables import Table
+from mechsteer.report.sections.words import p_value, spoken
+from mechsteer.report.tables import Table, number
 
 TITLE = "Features of reasoning"
 QUANTILE = 0.997
+DETECTS = 0.9  # of a feature's mass on five tokens
 
 
 def features(
     scores: FeatureScores | None,
     *,
     seen: Sequence[FeatureInWords] = (),
+    matched: MatchedWords | None = None,
+    not_matched: str = "",
     quality: SAEQuality | None = None,
     dropped: str = "",
 ) -> list[Section]:
-    """ReasonScore with the features `seen` in words, best first (default: the eight best, by number alone).
+    """ReasonScore with the features `seen` in words, best first (default: the eight best, by number alone), and what
+    ordinary words reach, `matched` (why there are none: `not_matched`).
 
     Without `scores` the section says why, `dropped`.
     """
@@ -36,9 +42,19 @@ def features(
         return [Section(TITLE, [*blocks, Note(f"No ReasonScore: {dropped}.")])]
     words = {feature.feature: feature for feature in seen}
     top = list(words) or scores.top(8).tolist()
-    caption = "Features with the highest ReasonScore. A feature whose mass sits on five tokens detects these tokens, not reasoning."
+    if matched is not None:
+        blocks.append(Text(beside_ordinary(scores, matched)))
+    elif not_matched:
+        blocks.append(Note(f"Not compared with ordinary words: {not_matched}."))
+    if said := token_detectors(seen):
+        blocks.append(Text(said))
+    caption = "Features with the highest ReasonScore"
+    if matched is not None:
+        caption += "; p of each among the highest scores that lists of ordinary words reach with any feature"
+    if words:
+        caption += ". A feature whose mass sits on five tokens detects these tokens, not reasoning."
     blocks += [
-        Table([_row(i, scores, words.get(i)) for i in top], caption=caption if words else caption.partition(". ")[0]),
+        Table([_row(i, scores, words.get(i), matched) for i in top], caption=caption),
         figures.score_histogram(
             scores.score.numpy(),
             cutoff=float(scores.score.quantile(QUANTILE)),
@@ -113,8 +129,32 @@ def contexts(name: str, feature: FeatureInWords, n: int = 2) -> list[Heatmap]:
     ]
 
 
-def _row(i: int, scores: FeatureScores, feature: FeatureInWords | None) -> dict[str, object]:
+def beside_ordinary(scores: FeatureScores, matched: MatchedWords) -> str:
+    """Whether the vocabulary has features that ordinary words of the same frequency have not, in words."""
+    n, best = len(matched.lists), float(scores.score.max())
+    reached = int((matched.maxima >= best).sum())
+    text = f"The highest score is {number(best)}. Of {n} lists of ordinary words of the same frequency ({number(float(np.median(matched.n_matches)))} matches in the median list, {matched.n_vocabulary} of the vocabulary) {reached} reach it with some feature (p = {p_value(matched.p_best)})"
+    beyond = int((matched.p_any <= 0.05).sum())
+    if not beyond:
+        return f"The vocabulary reaches no more than ordinary words of the same frequency. {text}."
+    return f"{beyond} feature{'s score' if beyond > 1 else ' scores'} higher around the vocabulary than any does around ordinary words. {text}."
+
+
+def token_detectors(seen: Sequence[FeatureInWords]) -> str:
+    """How many of the features shown fire on a handful of tokens, in words; empty where none does."""
+    few = [f"f{feature.feature}" for feature in seen if feature.top5_share >= DETECTS]
+    if not few:
+        return ""
+    which = f"All {len(few)} features shown" if len(few) == len(seen) > 1 else ", ".join(few)
+    return f"{which}: at least {DETECTS:.0%} of the mass on five tokens or fewer."
+
+
+def _row(
+    i: int, scores: FeatureScores, feature: FeatureInWords | None, matched: MatchedWords | None
+) -> dict[str, object]:
     row: dict[str, object] = {"feature": f"f{i}", "ReasonScore": float(scores.score[i])}
+    if matched is not None:
+        row["p, all features"] = p_value(float(matched.p_any[i]))
     if feature is None:
         return row
     return row | {

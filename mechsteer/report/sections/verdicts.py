@@ -8,7 +8,7 @@ from mechsteer.evaluation import Comparison, Evaluation, PooledSeeds, RandomRank
 from mechsteer.evaluation.verdicts import N_RANDOM, Kind
 from mechsteer.probes.evaluation import ProbeEvaluation
 from mechsteer.report.sections.arms import differences
-from mechsteer.report.sections.probe import predictors, within_problems
+from mechsteer.report.sections.probe import beyond_text, predictors, within_problems
 from mechsteer.report.sections.words import interval
 from mechsteer.report.tables import decimal
 from mechsteer.report.verdict import Verdict
@@ -201,7 +201,9 @@ def probe_statement(result: ProbeEvaluation) -> str:
     else:
         text = f"Yes: within problems a probe reaches an AUROC of {interval(within)}."
         rivals = {arm.name: arm.value for arm in within_problems(result)[1:] if arm.interval[1] >= within.low}
-        if rivals:
+        if said := beyond_text(result):
+            text += f" {said}"
+        elif rivals:
             name = max(rivals, key=lambda rival: rivals[rival])
             text += f" But {name} alone does about as well ({decimal(rivals[name])})."
     others = {name: s.auroc.value for name, s in predictors(result).items() if name != "probe"}
