@@ -78,6 +78,7 @@ _SECTIONS = {
     "PairedComparison": ("arms", "comparison"),
     "ScoreComparison": ("arms", "comparison"),
     "SwitchAndRest": ("arms", "style"),
+    "VerdictResult": ("arms", "judged"),
     "PooledSeeds": ("arms", "seeds"),
 }
 

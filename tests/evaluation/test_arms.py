@@ -15,7 +15,9 @@ from mechsteer.evaluation import (
     Arm,
     base_arm,
     delta_vectors,
+    forced_arms,
     mean_difference_arm,
+    mean_difference_steerings,
     no_op_arm,
     prompt_arm,
     random_arms,
@@ -174,3 +176,38 @@ class Mute:
 
     def encode(self, text, add_special_tokens):
         return []
+
+
+def test_forced_arms_go_on_from_the_same_words():
+    arms = forced_arms(static(scope=GENERATED), {"careful": " Let", "hasty": " It"})
+    assert [arm.name for arm in arms] == [
+        *("base, forced careful", "adapter, forced careful"),
+        *("base, forced hasty", "adapter, forced hasty"),
+    ]
+    assert [(arm.style, arm.prefix) for arm in arms[::2]] == [("careful", " Let"), ("hasty", " It")]
+    assert [bool(arm.steering) for arm in arms] == [False, True, False, True]
+    assert {arm.role for arm in arms} == {"forced"}
+
+
+def test_random_directions_have_the_strength_that_is_chosen():
+    iv, asked = static(seed=3, layer=1, scope=GENERATED, coeff=2.0), []
+
+    def choose(name, candidates):
+        asked.append((name, [candidate.coeff for candidate in candidates]))
+        return 1
+
+    arms = random_arms(toys.shared("llama"), iv, PROMPTS, 2, factors=(0.5, 1.5), choose=choose, generator=generator)
+    assert asked == [("random 1", [0.5, 1.5]), ("random 2", [0.5, 1.5])]
+    size = float(iv.adapter.vector.detach().norm()) * 2.0
+    for arm in arms:
+        assert float(arm.steering.adapter.as_bias(arm.steering.coeff).detach().norm()) == pytest.approx(1.5 * size)
+        assert "1.5 times its norm, chosen on dev" in arm.note
+    with pytest.raises(ConfigError, match="without a choice"):
+        random_arms(toys.shared("llama"), iv, PROMPTS, 2, factors=(0.5, 1.5))
+
+
+def test_candidates_of_a_mean_difference_have_both_signs_at_every_norm():
+    pos, neg = torch.ones(4, 8), torch.zeros(4, 8)
+    found = mean_difference_steerings(ms.Site(1), pos, neg, [1.0, 2.0], scope=GENERATED)
+    assert [round(float(iv.adapter.vector.detach().sum()), 3) for iv in found] == [2.828, -2.828, 5.657, -5.657]
+    assert {iv.scope for iv in found} == {GENERATED}

@@ -89,3 +89,34 @@ def test_refusals():
     for args in (([1], [1, 0], ["a"], ["a", "b"]), ([1], [1], ["a"], []), ([], [], [], [])):
         with pytest.raises(ShapeError, match="answer the same items"):
             switch_and_rest(np.array(args[0]), np.array(args[1]), *args[2:])
+
+
+def test_strata_are_categories_of_their_own():
+    base, treated, before, after = drawn(600)
+    steps = (np.arange(600) * 7 % 3).tolist()
+    apart = [[f"{c}{s}" for c, s in zip(side, steps, strict=True)] for side in (before, after)]
+    for reference in ("base", "treated"):
+        options = {"reference": reference, "n_boot": 100, "seed": 1}
+        together = switch_and_rest(base, treated, before, after, strata=steps, **options)
+        one_by_one = switch_and_rest(base, treated, *apart, **options)
+        assert together.switch.value == pytest.approx(one_by_one.switch.value)
+        assert together.beyond.low == pytest.approx(one_by_one.beyond.low)
+        assert together.strata == ("0", "1", "2")
+
+
+def test_rare_cells_are_merged_with_their_neighbours_and_named():
+    """A difficulty that decides on style and score: within strata a switch alone leaves nothing."""
+    steps = np.repeat([1, 2, 3, 4], 50)
+    before = np.where((steps <= 2) & (np.arange(200) % 50 < 40), "b", "a")
+    before[steps == 2] = np.where(np.arange(50) < 5, "b", "a")  # 5 of "b" at 2 steps: with those at 1
+    rate = {"a": 0, "b": 1}
+    right = np.array([rate[style] for style in before])
+    found = switch_and_rest(
+        right, np.ones(200), before.tolist(), ["b"] * 200, strata=steps.tolist(), least=20, n_boot=20
+    )
+    assert "b" in found.merged
+    assert found.switch.value == pytest.approx(1 - right.mean())
+    assert found.beyond.value == pytest.approx(0.0)
+    rare = switch_and_rest(right, right, before.tolist(), ["c"] * 200, strata=steps.tolist(), least=20, n_boot=20)
+    assert rare.switch.value == pytest.approx(0.0)  # "c" has no rate under base: the mean stands for it
+    assert "c" in rare.merged

@@ -63,6 +63,12 @@ def arms(result: Evaluation) -> list[Section]:
     return [Section(TITLE, blocks)]
 
 
+def judged(result: VerdictResult) -> list[Section]:
+    """A verdict alone."""
+    text = f"{result.kind}: {interval(result.difference)}, p = {p_value(result.p_value)}; margin {result.margin:g}."
+    return [Section("Verdict", [Text(text[0].upper() + text[1:]), *evidence(result, "score")])]
+
+
 def evidence(verdict: VerdictResult, metric: str) -> list[Block]:
     """What the verdict stands on: the place among random directions, and what changes within styles."""
     unit = metric.replace("_", "-")
