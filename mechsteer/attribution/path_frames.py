@@ -75,7 +75,7 @@ def _lost_cells(gone: Interval | None) -> dict[str, float]:
 def completed(check: pd.DataFrame, sizes: Sequence[int], n_members: int) -> pd.DataFrame:
     columns = [f"{null}{name}{end}" for null in ("", "random_") for name in MEASURED for end in ("", "_low", "_high")]
     if len(check):
-        return check[["k", *columns]]
+        return check.reindex(columns=["k", *columns])
     return pd.DataFrame([{"k": size} for size in sorted({min(s, n_members) for s in sizes})], columns=["k", *columns])
 
 

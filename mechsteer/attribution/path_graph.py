@@ -112,9 +112,8 @@ def path_graph(model: Any, site: Site) -> PathGraph:
     forked = [name for name in ("use_attn_in", "use_split_qkv_input") if getattr(model.cfg, name, False)]
     if forked:
         raise ConfigError(f"this model runs with {forked}", "turn them off: paths give every head a read of its own")
-    parallel = bool(getattr(model.cfg, "parallel_attn_mlp", False))
-    late = 2 if parallel else 1  # in a parallel block both parts read what came in and write at its end
-    written_at = 2 * layer + (_WRITTEN[point] if not parallel or _WRITTEN[point] == 0 else 2)
+    parallel = bool(getattr(model.cfg, "parallel_attn_mlp", False))  # then both parts of a block read what came in
+    written_at = 2 * layer + _WRITTEN[point]
     nodes: list[Node] = []
     for here in range(model.cfg.n_layers):
         block = model.blocks[here]
@@ -122,7 +121,7 @@ def path_graph(model: Any, site: Site) -> PathGraph:
         if not all(backend.names.has_hook(f"blocks.{here}.attn.{h}") for h in ("hook_z", "hook_q", "hook_k")):
             raise ConfigError(f"layer {here} has no attention heads", "paths are traced in transformers alone")
         if 2 * here >= written_at:
-            nodes += [Node("head", here, h, 2 * here, 2 * here + late) for h in range(model.cfg.n_heads)]
+            nodes += [Node("head", here, h, 2 * here, 2 * here + 1) for h in range(model.cfg.n_heads)]
         read_at = 2 * here + (0 if parallel else 1)
         if getattr(block, "mlp", None) is not None and read_at >= written_at:
             nodes.append(Node("mlp", here, None, read_at, 2 * here + 2))

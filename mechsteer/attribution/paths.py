@@ -143,8 +143,8 @@ def attribute_paths(
     `metric`, `prompts`, `continuations` and `site` are those of `attribute_effect`. The intervention writes into the
     residual stream (resid_*, attn_out, mlp_out); of a Steering over several sites the others stay as they are in the
     base run, and one that answers to `site` is refused. `integrated`: steps of integrated gradients; doubled, up to
-    eight times as many, until flows add up within 0.05. `k`: sizes of the checked sets. Memory grows with batch_size x
-    pos x d_model x n_nodes. Everything is a function of `seed`.
+    eight times as many, until flows add up within 0.05. `k`: sizes of the checked sets. Memory: two streams a
+    layer for all prompts, and batch_size x pos x d_model gradients for every head and MLP. Everything is a function of `seed`.
 
     Raises ConfigError (a site off the stream; a model that is not pre-norm, attends both ways or has blocks without
     heads; an open `steer` block), ShapeError, NonFiniteError, DataError (fewer than four prompts), and what `steer`

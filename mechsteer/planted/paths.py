@@ -65,7 +65,7 @@ def planted_path(
     carried, dead, mark, own = axes[: n_nodes + 1], axes[n_nodes + 1 : 7], axes[7], axes[8:]
     parts = _places(n_nodes, draw)
     hf = _blank()
-    weights = _Weights(hf, own, generator)
+    weights = _Weights(hf.transformer.h, own, generator)
     embedding = torch.randn(D_VOCAB, len(own), generator=generator)
     embedding *= D_MODEL**0.5 / embedding.norm(dim=1, keepdim=True)
     hf.transformer.wte.weight.data = embedding @ own
@@ -75,7 +75,7 @@ def planted_path(
             if (layer, head) in parts:
                 step = parts.index((layer, head))
                 weights.set(layer, head, carried[step], carried[step + 1])
-                if by_pattern and step == 0:
+                if by_pattern and head is not None and step == 0:
                     weights.attract(layer, head, carried[0], mark)
             else:
                 kind = draw(4)
@@ -141,7 +141,6 @@ def _blank() -> GPT2LMHeadModel:
         n_positions=32,
         activation_function="relu",
         tie_word_embeddings=False,
-        attn_implementation="eager",
         bos_token_id=0,
         eos_token_id=0,
         resid_pdrop=0.0,
@@ -149,6 +148,7 @@ def _blank() -> GPT2LMHeadModel:
         attn_pdrop=0.0,
     )
     hf = GPT2LMHeadModel(config).eval().requires_grad_(False)
+    hf.set_attn_implementation("eager")
     for name, weight in hf.named_parameters():
         weight.fill_(1 if ".ln_" in name and name.endswith("weight") else 0)
     return hf
@@ -156,13 +156,13 @@ def _blank() -> GPT2LMHeadModel:
 
 @dataclass(frozen=True, eq=False)
 class _Weights:
-    hf: GPT2LMHeadModel
+    blocks: Any
     own: Tensor
     generator: torch.Generator
 
     def set(self, layer: int, head: int | None, read: Tensor, write: Tensor, gain: float = 1.0) -> None:
         """Let a head (None: the MLP) add gain · ⟨read, norm(stream)⟩ · write, besides a little of its own."""
-        block, d_head = self.hf.transformer.h[layer], D_MODEL // N_HEADS
+        block, d_head = self.blocks[layer], D_MODEL // N_HEADS
         if head is None:
             signs = torch.tensor([1.0, -1.0])  # relu(x) − relu(−x) = x
             block.mlp.c_fc.weight.data[:, :2] = read[:, None] * signs
@@ -179,7 +179,7 @@ class _Weights:
 
     def attract(self, layer: int, head: int, read: Tensor, value: Tensor) -> None:
         """Let a head's keys grow with ⟨read, norm(stream)⟩ and its first value be ⟨value, norm(stream)⟩."""
-        attn, first = self.hf.transformer.h[layer].attn, head * (D_MODEL // N_HEADS)
+        attn, first = self.blocks[layer].attn, head * (D_MODEL // N_HEADS)
         attn.c_attn.bias.data[first] = 12.0  # of the query, whatever it reads
         attn.c_attn.weight.data[:, D_MODEL + first] = read
         attn.c_attn.weight.data[:, 2 * D_MODEL + first] = value

@@ -9,6 +9,7 @@ import pandas as pd
 from mechsteer.attribution import PathAttribution
 from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Details, Note, Text
+from mechsteer.report.forest import Arm
 from mechsteer.report.report import Section
 from mechsteer.report.sections.words import interval
 from mechsteer.report.tables import Table, decimal
@@ -28,9 +29,7 @@ def paths(result: PathAttribution, *, metric: str = "", unit: str = "", n: int =
     if not result.is_resolved:
         blocks.append(Note(_unresolved(result), kind="warning"))
     named = result.nodes.head(n)
-    arms = [
-        (row["node"], row["share"], (row["share_low"], row["share_high"])) for row in named.to_dict("records")
-    ]  # a path passes several nodes: shares overlap
+    arms = [Arm(row["node"], row["share"], (row["share_low"], row["share_high"])) for row in named.to_dict("records")]
     blocks += [
         figures.bars(
             arms,
@@ -56,8 +55,8 @@ def paths(result: PathAttribution, *, metric: str = "", unit: str = "", n: int =
 def _patterns(result: PathAttribution, metric: str) -> str:
     if not len(result.patterns):
         return "No attention follows the intervention: no pattern can change."
-    layers = result.patterns[result.patterns["layer"] != "all"]
-    largest = layers.loc[layers["share"].abs().idxmax()]
+    layers = [row for row in result.patterns.to_dict("records") if row["layer"] != "all"]
+    largest = max(layers, key=lambda row: abs(row["share"]))
     return (
         f"Attention patterns: with all of them held at what they are without the intervention, the effect on "
         f"{metric} loses {interval(result.needs_patterns)} of itself. That share needs attention patterns to change; the "
