@@ -22,6 +22,7 @@ from mechsteer.attribution.gradients import Recorded
 from mechsteer.bases import Basis
 
 _ENTRIES = 2**22  # of the largest intermediate tensor
+_DEPENDENT = 1e-6  # norm of what a unit direction has outside the span of others, up to which it lies in it
 MOST_CODED = 256  # distinct deltas that are coded for a null and for what is compared with it
 
 Selection = Callable[["Evidence", Tensor, int], Tensor]
@@ -131,8 +132,18 @@ def spanned(found: Evidence, chosen: Tensor) -> Tensor:
     rows = found.directions[chosen]
     if found.is_orthonormal:
         return rows
-    q, r = torch.linalg.qr(rows.transpose(1, 2))
-    return q.transpose(1, 2) * (r.diagonal(dim1=1, dim2=2).abs() > 1e-6)[:, :, None]
+    if rows.shape[1] <= rows.shape[2]:
+        q, r = torch.linalg.qr(rows.transpose(1, 2))
+        if bool((r.diagonal(dim1=1, dim2=2).abs() > _DEPENDENT).all()):
+            return q.transpose(1, 2)
+    axes = torch.zeros_like(rows)  # QR spends an arbitrary axis on a dependent row
+    for i in range(rows.shape[1]):
+        new = rows[:, i]
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            new = new - ((axes @ new[:, :, None]) * axes).sum(1)
+        norm = new.norm(dim=1, keepdim=True)
+        axes[:, i] = torch.where(norm > _DEPENDENT, new / norm, 0)
+    return axes
 
 
 def kept(found: Evidence, weights: Tensor, chosen: Tensor) -> Tensor:
