@@ -69,12 +69,12 @@ def _stored(name: str, value: Tensor) -> tuple[str, Tensor]:
     if path == ["pos_embed"]:
         return "pos.weight", value
     if path == ["unembed"]:
-        return f"head.{stored}", value.T
+        return f"head.{stored}", value if value.ndim == 1 else value.T
     if len(path) != 3 or path[0] != "blocks":
         raise ModelLoadError(f"no weight {name!r}", "see the names in mechsteer.models.native")
     at = f"layers.{path[1]}.{path[2]}"
     if path[2] == "mlp":
-        return f"{at}.{_MLP.get(end, end)}.{stored}", value.T
+        return f"{at}.{_MLP.get(end, end)}.{stored}", value if value.ndim == 1 else value.T
     if last in _HEADS:
         value = einops.rearrange(value, "head d_model d_head -> (head d_head) d_model")
     elif last == "W_O":

@@ -10,9 +10,10 @@ activations on the examples: exact there, and labels outnumber dimensions, so th
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from mechsteer.planted.blueprint import rotation as random_rotation
 
 _WRITE = ("W_E", "W_pos", "W_O", "b_O", "W_out", "b_out")
 _READ = ("W_Q", "W_K", "W_V", "W_in", "W_U")
+_MEETS = {"Q": "K", "K": "Q", "V": "O"}
 _SHAPES = ("n_layers", "n_heads", "d_head", "d_mlp", "d_vocab", "d_vocab_out", "n_ctx", "act_fn", "normalization_type")
 
 
@@ -75,9 +77,9 @@ class Program:
     def accuracy(self) -> float:
         """Share of the examples that the model gets right at every position."""
         right = 0
-        for tokens, outputs in self.examples:
-            found = self.decode(self.model(torch.tensor([self.encode(tokens)]))[0])
-            right += all(_agree(want, got) for want, got in zip(outputs, found, strict=True))
+        for ids, wanted in _batches(self):
+            for logits, outputs in zip(self.model(ids), wanted, strict=True):
+                right += all(_agree(want, got) for want, got in zip(outputs, self.decode(logits), strict=True))
         return right / len(self.examples)
 
 
@@ -121,7 +123,10 @@ def assembled(
 
 
 def connections(weights: Mapping[str, Tensor], n_labels: int) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
-    """(who writes, who reads) each residual axis: the parts of the model whose weights for it are not zero."""
+    """(who writes, who reads) each residual axis: the parts of the model whose weights for it are not zero.
+
+    A query is read where its head's keys have something to meet it with, a key likewise, a value where it is written.
+    """
     written: list[list[str]] = [[] for _ in range(n_labels)]
     read: list[list[str]] = [[] for _ in range(n_labels)]
     for name, value in weights.items():
@@ -135,9 +140,29 @@ def connections(weights: Mapping[str, Tensor], n_labels: int) -> tuple[list[tupl
         elif last in _READ:
             heads = enumerate(value) if last in ("W_Q", "W_K", "W_V") else [(None, value)]
             for head, matrix in heads:
-                for i in matrix.abs().amax(1).nonzero()[:, 0].tolist():
+                if head is not None:
+                    matrix = matrix[:, _is_met(weights, name, head)]
+                for i in matrix.abs().sum(1).nonzero()[:, 0].tolist():
                     read[i].append(part if head is None else f"{part}.{head}.{last[-1].lower()}")
     return [tuple(sorted(set(names))) for names in written], [tuple(sorted(set(names))) for names in read]
+
+
+def _batches(program: Program) -> Iterator[tuple[Tensor, list[list]]]:
+    """(token ids [n pos], outputs) of the examples of each length: nothing is padded."""
+    rows = sorted(program.examples, key=lambda pair: len(pair[0]))
+    for _, group in itertools.groupby(rows, key=lambda pair: len(pair[0])):
+        same = list(group)
+        yield torch.tensor([program.encode(tokens) for tokens, _ in same]), [outputs for _, outputs in same]
+
+
+def _is_met(weights: Mapping[str, Tensor], name: str, head: int) -> Tensor:
+    """[d_head] which dimensions of a head's queries, keys or values what they meet uses at all."""
+    at, _, kind = name.rpartition("W_")
+    other = weights[f"{at}W_{_MEETS[kind]}"][head]
+    if kind == "V":
+        return other.abs().amax(1) > 0
+    bias = weights.get(f"{at}b_{_MEETS[kind]}")
+    return (other.abs().amax(0) > 0) if bias is None else (other.abs().amax(0) > 0) | (bias[head] != 0)
 
 
 def _agree(want: Any, got: Any) -> bool:
@@ -177,8 +202,7 @@ def _span(info: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Tensor:
     def keep(acts: Tensor, hook: Any) -> None:  # noqa: ARG001  # TransformerLens passes it by name
         seen.append(acts.reshape(-1, acts.shape[-1]))
 
-    for tokens, _ in program.examples:
-        ids = torch.tensor([program.encode(tokens)])
+    for ids, _ in _batches(program):
         model.run_with_hooks(ids, fwd_hooks=[(point, keep) for point in points])
     acts = torch.cat(seen)
     _, s, vh = torch.linalg.svd(acts.T @ acts)
