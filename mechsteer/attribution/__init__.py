@@ -8,7 +8,8 @@ attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
 from mechsteer.attribution import metrics
 from mechsteer.attribution.decompose import Attribution, attribute, attribute_encoder, attribute_maps
 from mechsteer.attribution.deltas import Deltas, SiteDeltas, deltas
-from mechsteer.attribution.effect import EffectAttribution, EffectSettings, attribute_effect
+from mechsteer.attribution.effect import attribute_effect
+from mechsteer.attribution.effect_attribution import EffectAttribution, EffectSettings, compare_bases
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
 from mechsteer.attribution.pursuit import matching_pursuit
@@ -25,6 +26,7 @@ __all__ = [
     "attribute_effect",
     "attribute_encoder",
     "attribute_logits",
+    "compare_bases",
     "attribute_maps",
     "deltas",
     "direction_facts",

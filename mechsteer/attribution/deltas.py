@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from mechsteer.attribution.running import forward
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import backend_of, model_fingerprint
 from mechsteer.models.sites import Site
-from mechsteer.runtime.batches import Batch, by_length, encode_pairs, make_batches
+from mechsteer.runtime.batches import Batch, Pair, by_length, encode_pairs, make_batches
 from mechsteer.runtime.reach import touched
 from mechsteer.shapes import Delta, Lengths, Mask, Resid, Tokens
 from mechsteer.steering.generation import generate
@@ -109,7 +110,7 @@ def deltas(
         prompts, continuations = out.prompt_tokens, out.tokens
     pairs = encode_pairs(model, prompts, continuations)
     groups = sites_of(model, iv)
-    batches = make_batches(model, pairs, batch_size, by_length(pairs), align="left")
+    batches = batches_of(model, pairs, batch_size)
     collected = [_collect(model, batch, groups) for batch in batches]
     names = list(collected[0])
     padded = {name: _assemble([c[name] for c in collected], batches) for name in names}
@@ -136,6 +137,20 @@ def deltas(
         final_steered=padded["final_steered"],
         model_fingerprint=model_fingerprint(model),
     )
+
+
+def batches_of(model: Any, pairs: Sequence[Pair], batch_size: int, *, other_order: bool = False) -> list[Batch]:
+    """Rows of similar length side by side, left-aligned: causal attention keeps the padding behind a row out of it.
+
+    In a bidirectional model every token would attend to that padding: there a batch has rows of one length.
+    """
+    order = by_length(pairs)
+    if other_order:
+        order, batch_size = order[::-1], max(2, (min(batch_size, len(order)) + 1) // 2)
+    if getattr(backend_of(model).cfg, "attention_dir", "causal") != "bidirectional":
+        return make_batches(model, pairs, batch_size, order, align="left")
+    equal = itertools.groupby(order, key=lambda i: len(pairs[i][0]) + len(pairs[i][1]))
+    return [b for _, group in equal for b in make_batches(model, pairs, batch_size, list(group), align="left")]
 
 
 def sites_of(model: Any, iv: Interventions) -> dict[Site, list[Intervention]]:

@@ -1,130 +1,46 @@
-"""Which directions of a delta carry its effect on a metric, and whether that holds when the model is really run.
+"""Which directions of a delta carry its effect on a metric, and whether that is more than any directions would.
 
-share of direction i = Σ_t c_ti ⟨∂metric/∂delta_t, d_i⟩ / total effect, with delta_t = Σ_i c_ti d_i + residual_t:
-gradient x delta, at the base run, or averaged along the straight line to the steered run (integrated gradients,
-Sundararajan et al. 2017, arXiv 1703.01365: then shares and residual add up to the effect).
+share of direction i = Σ_t c_ti ⟨G_t, d_i⟩ / total effect, with delta_t = Σ_i c_ti d_i + residual_t and G_t the gradient
+of the metric averaged along the way to the steered run (`gradients`): then shares and residual add up to the effect.
 
-A gradient is a claim. The check runs the model with the delta of every token projected on the span of the top k
-directions (sufficiency) and with that projection taken out (necessity), beside k random directions of the basis
-and one random direction of the kept part's norm.
+A gradient is a claim. The check runs the model with the delta of every token projected on the span of the first k
+directions (sufficiency) and with that projection taken out (necessity), on other contexts than those the directions
+were selected on (`crossfit`). And any basis has a few directions that carry an effect once they were selected for it:
+the same procedure runs in meaningless bases of the same size and geometry (`nulls`), and what a basis says is what it
+says beyond those.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from mechsteer.attribution.decompose import code
+from mechsteer.attribution.checking import really_run
+from mechsteer.attribution.crossfit import resampled, split
+from mechsteer.attribution.effect_attribution import COLUMNS, EffectAttribution, EffectSettings
+from mechsteer.attribution.gradients import Steps, record
+from mechsteer.attribution.illusions import marked
 from mechsteer.attribution.metrics import Metric, MetricFunction, as_metric
+from mechsteer.attribution.nulls import N_DRAWS, Procedure, blind, run_nulls
 from mechsteer.attribution.replay import Runner, prepare
-from mechsteer.bases import Basis
+from mechsteer.attribution.selection import SELECTIONS, Selection, coded, gains
+from mechsteer.attribution.tabulating import table
+from mechsteer.bases import Basis, NullKind
 from mechsteer.errors import ConfigError, DataError, ShapeError
 from mechsteer.models.sites import Site
-from mechsteer.results import Interval, Result, cluster_weights, live, plain
+from mechsteer.results import Interval, cluster_weights
 from mechsteer.steering.interventions import Interventions
 
-_MEASURED = ("sufficiency", "necessity")
-_CONTROLS = ("random_sufficiency", "random_necessity", "matched_norm_random")
-
-
-@dataclass(frozen=True, kw_only=True)
-class EffectSettings(Result):
-    """How an effect was attributed and checked."""
-
-    k: tuple[int, ...]
-    n_random: int
-    integrated: int
-    """steps of integrated gradients; 0: the gradient at the base run"""
-    atoms: int
-    """of matching pursuit a token, in an overcomplete basis"""
-    seed: int
-    n_bootstrap: int
-    held: tuple[Site, ...]
-    """sites of the same steering that stay on in every run"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EffectAttribution(Result):
-    """Effects are means over prompts of metric(steered) − metric(base), in the metric's units.
-
-    `interval`: percentile bootstrap over prompts. `contributions` [n_dirs]: gradient x delta; `shares`
-    [n_dirs] = contributions / total; `coefficients` [n_dirs]: of the delta itself, means over touched tokens. `linear`: the whole of gradient x delta, residual included, in units of the
-    metric; `residual_contribution`: that of what the directions leave of the delta. `order`: directions by falling share;
-    the check keeps and removes the first k.
-
-    `check`: one row per k. `sufficiency` = effect of the kept part / total, `necessity` = 1 − effect of the rest /
-    total, both with bootstrap intervals over prompts (_low, _high), and `energy`, the share of Σ‖delta‖² kept. The
-    controls are means over `n_random` draws with their 95 % range: the same for k random directions
-    (`random_sufficiency`, `random_necessity`, `random_energy`), and `matched_norm_random`, the effect / total of one
-    random direction that has the kept part's norm at every token.
-
-    `nothing_to_attribute`: the interval holds 0; then shares and the check are nan and `reason` says why.
-    `labels` and `source` are those of the basis, which itself stays in the process that computed this.
-    """
-
-    site: Site
-    labels: tuple[str, ...]
-    source: Mapping[str, Any]
-    total: float
-    interval: tuple[float, float]
-    base: Float[Tensor, " n_prompts"]
-    steered: Float[Tensor, " n_prompts"]
-    contributions: Float[Tensor, " n_dirs"]
-    shares: Float[Tensor, " n_dirs"]
-    coefficients: Float[Tensor, " n_dirs"]
-    residual_contribution: float
-    linear: float
-    order: Tensor
-    check: pd.DataFrame
-    nothing_to_attribute: bool
-    reason: str
-    settings: EffectSettings
-    basis: Basis | None = live()
-
-    @property
-    def residual_share(self) -> float:
-        """residual_contribution / total; nan where there is nothing to attribute."""
-        return math.nan if self.nothing_to_attribute else self.residual_contribution / self.total
-
-    def frame(self) -> pd.DataFrame:
-        """label, coefficient, contribution, share of every direction; largest share first."""
-        columns = {name: getattr(self, f"{name}s").numpy() for name in ("coefficient", "contribution", "share")}
-        table = pd.DataFrame({"label": self.labels, **columns})
-        return table.iloc[self.order.numpy()].reset_index(names="direction")
-
-    def top(self, k: int = 10) -> pd.DataFrame:
-        """The k rows of `frame` with the largest shares."""
-        return self.frame().head(k)
-
-    def summary(self, k: int = 50) -> dict[str, Any]:
-        """The k largest shares and the whole check, for reading only."""
-        return plain(
-            {
-                "site": str(self.site),
-                "source": self.source,
-                "n_prompts": len(self.base),
-                "total": self.total,
-                "interval": self.interval,
-                "base": float(self.base.mean()),
-                "steered": float(self.steered.mean()),
-                "linear": self.linear,
-                "residual_share": self.residual_share,
-                "nothing_to_attribute": self.nothing_to_attribute,
-                "reason": self.reason,
-                "directions": self.top(k).to_dict("records"),
-                "check": self.check.to_dict("records"),
-                "settings": self.settings,
-            }
-        )
+SIZES = (1, 2, 4, 8, 16, 32)
+_CANCELLED = 1e-3  # of Σ |contributions|: an effect under this is what opposite parts left of each other
+_ROUNDING = 4  # times the difference between two evaluation orders
+_NUDGE = 1 + 2**-18  # of a delta: a few last bits in float32
 
 
 def attribute_effect(
@@ -134,9 +50,16 @@ def attribute_effect(
     basis: Basis,
     metric: Metric | MetricFunction,
     *,
-    k: Sequence[int] = (1, 4, 16),
+    k: int | Sequence[int] | None = None,
+    nulls: int = 300,
+    nulls_run: int = 20,
+    null_kind: NullKind = "rotated",
+    null_contexts: int = 64,
+    folds: int = 2,
+    groups: Sequence[Hashable] | None = None,
+    selection: str | Selection = "share",
     n_random: int = 20,
-    integrated: int = 0,
+    integrated: Steps = "auto",
     seed: int = 0,
     n_bootstrap: int = 1000,
     site: Site | None = None,
@@ -154,44 +77,72 @@ def attribute_effect(
     Deltas are replayed as recorded, token by token, so any adapter and scope is served. An overcomplete basis is
     coded by matching pursuit with `atoms` directions a token; directions are taken in the activations' own space, also
     those that maps read behind a norm. Of a Steering over several sites `site` names the one of the basis: the others
-    stay on in every run, the base run too, so the effect is that of this site given the others. `integrated`: steps of
-    integrated gradients, 0 for the gradient at the base run. Everything is a function of `seed`.
+    stay on in every run, the base run too, so the effect is that of this site given the others. Everything is a
+    function of `seed`.
 
-    Raises ConfigError, ShapeError (basis of another length, metric of the wrong shape), NonFiniteError, DataError
-    (fewer than two prompts: no interval; no touched token), and what `steer` raises.
+    `k`: numbers of directions kept and removed; default 1, 2, 4, ..., 32, as far as the basis goes. `selection`:
+    "share", "effect" (see `selection`), or a function like those. `folds`: directions are selected on all folds but
+    one and checked on that; prompts with one label in `groups` (of one problem, say) are in one fold. `nulls`: so many
+    meaningless bases of `null_kind` by recorded gradients, `nulls_run` of them really run, on `null_contexts` contexts
+    drawn from all. p-values cannot be under 1 / (1 + nulls), times the number of k after Holm. For a delta with more
+    than 256 distinct values nulls, and what is compared with them, are coded on 256 tokens evenly spaced.
+    `integrated`: steps of integrated gradients, 0 for the gradient at the base run, "auto" for as many as it takes.
+
+    Raises ConfigError (also for k above the number of directions), ShapeError (basis of another length, metric of
+    the wrong shape), NonFiniteError, DataError (fewer groups than folds, a direction twice, a zero direction that is
+    no dead feature, no touched token), and what `steer` raises.
     """
-    sizes = [k] if isinstance(k, int) else list(k)
-    if not sizes or min(sizes) < 1 or n_random < 1 or integrated < 0 or n_bootstrap < 1 or atoms < 1:
+    alive = require_directions(basis)
+    sizes = _sizes(k, alive)
+    select = SELECTIONS.get(selection) if isinstance(selection, str) else selection
+    if select is None or n_random < 0 or n_bootstrap < 1 or atoms < 1 or not 0 <= nulls_run <= nulls:
         raise ConfigError(
-            f"k={sizes}, n_random={n_random}, integrated={integrated}, n_bootstrap={n_bootstrap}, atoms={atoms}",
-            "integrated may be 0, all others are positive",
+            f"{selection=}, {n_random=}, {n_bootstrap=}, {atoms=}, {nulls=}, {nulls_run=}",
+            f"selections are {sorted(SELECTIONS)}; counts are positive; nulls and n_random may be 0, "
+            "nulls_run is at most nulls",
         )
-    if len(prompts) < 2:
-        raise DataError(f"{len(prompts)} prompt(s) give no interval", "pass more prompts")
-    runner = prepare(model, iv, prompts, continuations, as_metric(metric), site, batch_size)
+    if integrated != "auto" and integrated < 0:
+        raise ConfigError(f"{integrated=}", 'a number of steps, 0 for the base run, or "auto"')
+    group_of, fold_of = split(groups, len(prompts), folds, seed)
+    metric, atoms = as_metric(metric), max(atoms, *sizes)
+    runner = prepare(model, iv, prompts, continuations, metric, site, batch_size)
     _require_fit(runner, basis)
     base, steered = runner.gather("base"), runner.gather("steered")
     effect = (steered - base).numpy()
-    draws = cluster_weights(len(effect), n_bootstrap, np.random.default_rng(seed)) / len(effect)
-    total = Interval.from_draws(effect.mean(), draws @ effect)
-    nothing = total.low <= 0 <= total.high
-    reason = (
-        f"the total effect {total.value:.4g} has the interval [{total.low:.4g}, {total.high:.4g}], which holds 0"
-        if nothing
-        else ""
-    )
-    contributions, coefficients, linear, rest = _gradient_times_delta(runner, basis, integrated, atoms)
-    shares = torch.full_like(contributions, math.nan) if nothing else contributions / total.value
-    order = torch.argsort(contributions * math.copysign(1, total.value), descending=True, stable=True)
-    sizes = sorted({min(size, len(basis)) for size in sizes})
-    check = pd.DataFrame([{"k": size} for size in sizes], columns=_columns())
-    if not nothing:
-        arms = _Arms(runner, basis, base.numpy(), effect, draws)
-        generator = torch.Generator().manual_seed(seed)
-        with tqdm(total=len(sizes) * (2 + 3 * n_random), desc="check", disable=not progress, leave=False) as bar:
-            check = pd.DataFrame(
-                [arms.row(order, size, n_random, generator, bar) for size in sizes], columns=_columns()
-            )
+    weights = cluster_weights(group_of.max() + 1, n_bootstrap, np.random.default_rng(seed))[:, group_of]
+    total = Interval.from_draws(effect.mean(), (weights @ effect) / np.maximum(weights.sum(1), 1))
+    again = prepare(model, iv, prompts, continuations, metric, site, batch_size, other_order=True)
+    noise = _rounding(runner, again, effect)
+
+    # below the noise there is no line to refine along
+    recorded = record(runner, 0 if integrated == "auto" and _unclear(total, noise, base, steered) else integrated)
+    by_prompt, coefficients, left = coded(recorded, torch.arange(len(recorded.deltas)), basis, atoms)
+    contributions, rest = by_prompt.mean(0), float(left.mean())
+    size = float(contributions.abs().sum()) + abs(rest)
+    reason = _unclear(total, noise, base, steered) or _cancelled(total, size)
+    procedure = Procedure(recorded, atoms, select, fold_of, sizes, resampled(group_of, fold_of, N_DRAWS, seed))
+    order = by_prompt.mean(0).abs().argsort(descending=True, stable=True)
+    illusions = torch.zeros(len(basis), dtype=torch.bool)
+    check = pd.DataFrame([{"k": size} for size in sizes], columns=list(COLUMNS))
+    if not reason:
+        found = procedure.evidence(basis)
+        picked = select(found, torch.ones(1, len(base), dtype=torch.float64), max(sizes))
+        first = found.number[picked[0]]
+        order = torch.cat([first, order[~torch.isin(order, first)]])
+        illusions[first] = marked(gains(found, picked), recorded.linear)
+        chosen = procedure.chosen(found)
+        own = really_run(runner, base.numpy(), found, chosen, fold_of, sizes)
+        rows = np.arange(len(prompts))
+        few = runner
+        if nulls_run and null_contexts < len(rows):
+            rows = np.sort(np.random.default_rng(seed).choice(rows, null_contexts, replace=False))
+            few = _part(model, iv, prompts, continuations, metric, site, batch_size, rows)
+        drawn = run_nulls(
+            *(procedure, basis, few, few.gather("base").numpy(), rows, nulls, nulls_run, seed + 1),
+            kind=null_kind,
+            progress=progress,
+        )
+        check = table(procedure, found, chosen, own, effect, drawn, rows, blind(found, basis, sizes, n_random, seed))
     return EffectAttribution(
         site=runner.site,
         labels=basis.labels,
@@ -201,25 +152,71 @@ def attribute_effect(
         base=base,
         steered=steered,
         contributions=contributions,
-        shares=shares,
+        shares=torch.full_like(contributions, math.nan) if reason else contributions / total.value,
         coefficients=coefficients,
         residual_contribution=rest,
-        linear=linear,
+        linear=float(recorded.linear.mean()),
         order=order,
-        check=check.astype(dict.fromkeys(_columns()[1:], float)),
-        nothing_to_attribute=nothing,
+        illusions=illusions,
+        check=check.astype(dict.fromkeys(COLUMNS[1:], float)),
+        steps=recorded.steps,
+        noise=noise,
+        n_dead=len(basis) - alive,
+        nothing_to_attribute=bool(reason),
         reason=reason,
         settings=EffectSettings(
-            k=tuple(sizes),
+            k=sizes,
             n_random=n_random,
-            integrated=integrated,
+            integrated=None if integrated == "auto" else integrated,
             atoms=atoms,
+            selection=selection if isinstance(selection, str) else getattr(selection, "__name__", "own"),
+            folds=folds,
+            n_groups=int(group_of.max()) + 1,
+            nulls=nulls,
+            nulls_run=nulls_run,
+            null_kind=null_kind,
+            null_contexts=min(null_contexts, len(prompts)) if nulls_run else 0,
             seed=seed,
             n_bootstrap=n_bootstrap,
             held=tuple(other.site for other in runner.others),
         ),
         basis=basis,
     )
+
+
+def require_directions(basis: Basis) -> int:
+    """How many directions of the basis are not zero.
+
+    Raises DataError for a zero direction that is no dead feature of an autoencoder, and for a direction that is there
+    twice: two equal ones share an effect in any way one likes.
+    """
+    rows = basis.directions
+    is_dead = rows.norm(dim=1) == 0
+    if bool(is_dead.any()) and basis.source.get("kind") not in ("sae", "meaningless"):
+        i = int(is_dead.nonzero()[0])
+        raise DataError(f"direction {basis.labels[i]!r} is zero", "leave it out; only dead features of an SAE may be")
+    if bool(is_dead.all()):
+        raise DataError(f"all {len(rows)} directions are zero", "the autoencoder has no feature that is alive")
+    key = (rows.double() * torch.linspace(1, 2, rows.shape[1], dtype=torch.float64).to(rows.device)).sum(1)
+    order = key.argsort(stable=True)
+    for i, j in zip(order[:-1].tolist(), order[1:].tolist(), strict=True):
+        if key[i] == key[j] and not is_dead[i] and torch.equal(rows[i], rows[j]):
+            first, second = sorted((i, j))
+            raise DataError(
+                f"directions {basis.labels[first]!r} and {basis.labels[second]!r} are the same vector", "keep one"
+            )
+    return int((~is_dead).sum())
+
+
+def _sizes(k: int | Sequence[int] | None, alive: int) -> tuple[int, ...]:
+    if k is None:
+        return tuple(size for size in SIZES if size <= alive)
+    sizes = sorted({k} if isinstance(k, int) else set(k))
+    if not sizes or sizes[0] < 1:
+        raise ConfigError(f"k={sizes}", "numbers of directions, from 1 on")
+    if sizes[-1] > alive:
+        raise ConfigError(f"k={sizes[-1]} of {alive} directions", f"k is at most the number of directions, {alive}")
+    return tuple(sizes)
 
 
 def _require_fit(runner: Runner, basis: Basis) -> None:
@@ -236,111 +233,43 @@ def _require_fit(runner: Runner, basis: Basis) -> None:
         )
 
 
-def _gradient_times_delta(
-    runner: Runner, basis: Basis, integrated: int, atoms: int
-) -> tuple[Tensor, Tensor, float, float]:
-    """(contribution per direction, its coefficient, contribution of the whole delta, of what the directions leave).
-
-    Contributions are means over prompts, coefficients over touched tokens.
-    """
-    points = [(step + 0.5) / integrated for step in range(integrated)] or [0.0]
-    rows, gradients = [], []
-    for each in runner.batches:
-        gradient = torch.zeros_like(each.delta)
-        for point in points:
-            leaf = (point * each.delta).requires_grad_()
-            with torch.enable_grad():
-                value = runner.score(each, leaf).sum()
-                if not value.requires_grad:
-                    raise ConfigError("the metric does not depend on the logits differentiably", "avoid argmax, counts")
-                (slope,) = torch.autograd.grad(value, leaf)
-            gradient += slope / len(points)
-        rows.append(each.delta[each.touched].cpu())
-        gradients.append(gradient[each.touched].double().cpu())
-    codes, distinct, code_of = code(torch.cat(rows), basis, atoms)
-    n_prompts = sum(len(each.base) for each in runner.batches)
-    # tokens with equal deltas have equal coefficients: their gradients add up
-    summed = torch.zeros(len(distinct), basis.d_model, dtype=torch.float64)
-    summed.index_add_(0, code_of, torch.cat(gradients))
-    (row, column), value = codes.indices(), codes.values()
-    directions = basis.directions.double()
-    contributions = torch.zeros(len(basis), dtype=torch.float64)
-    for part in torch.arange(len(value)).split(2**22 // basis.d_model + 1):
-        slopes = (summed[row[part]] * directions[column[part]]).sum(1)
-        contributions.index_add_(0, column[part], value[part] * slopes)
-    coefficients = torch.zeros_like(contributions)
-    coefficients.index_add_(0, column, value * code_of.bincount(minlength=len(distinct))[row] / len(code_of))
-    residuals = distinct.double() - torch.sparse.mm(codes, directions)
-    linear, rest = (float((summed * part).sum()) / n_prompts for part in (distinct.double(), residuals))
-    return contributions / n_prompts, coefficients, linear, rest
+def _rounding(runner: Runner, again: Runner, effect: np.ndarray) -> float:
+    """How far rounding moves an effect, mean over prompts: in another evaluation order, and by the delta's last bits."""
+    reordered = (again.gather("steered") - again.gather("base")).numpy()
+    nudged = runner.run([each.delta * _NUDGE for each in runner.batches]).numpy() - runner.gather("base").numpy()
+    return float(max(np.abs(effect - other).mean() for other in (reordered, nudged)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Arms:
-    """Runs with edited deltas, as shares of the total effect."""
-
-    runner: Runner
-    basis: Basis
-    base: np.ndarray
-    effect: np.ndarray  # of the whole delta on each prompt
-    draws: np.ndarray  # [n_bootstrap n_prompts] weights of bootstrap resamples
-
-    def row(self, order: Tensor, size: int, n_random: int, generator: torch.Generator, bar: tqdm) -> dict[str, Any]:
-        """One row of the check: the first `size` directions of `order` against their controls."""
-        kept = self._project(order[:size])
-        found: dict[str, Any] = {"k": size, "energy": self._energy(kept)}
-        effects = {"sufficiency": self._effect(kept), "necessity": self._effect(self._rest(kept))}
-        for name, effect in effects.items():
-            share, resampled = effect.mean() / self.effect.mean(), (self.draws @ effect) / (self.draws @ self.effect)
-            if name == "necessity":
-                share, resampled = 1 - share, 1 - resampled
-            interval = Interval.from_draws(share, resampled)
-            found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        bar.update(2)
-        alive = self.basis.directions.norm(dim=1).nonzero()[:, 0]
-        controls: dict[str, list[float]] = {name: [] for name in (*_CONTROLS, "random_energy")}
-        for _ in range(n_random):
-            chosen = alive[torch.randperm(len(alive), generator=generator)[:size]]
-            random = self._project(chosen)
-            controls["random_energy"].append(self._energy(random))
-            controls["random_sufficiency"].append(self._share(random))
-            controls["random_necessity"].append(1 - self._share(self._rest(random)))
-            direction = torch.randn(self.basis.d_model, generator=generator, dtype=torch.float64)
-            direction /= direction.norm()
-            pushed = [part.norm(dim=-1, keepdim=True) * direction.to(part) for part in kept]
-            controls["matched_norm_random"].append(self._share(pushed))
-            bar.update(3)
-        found["random_energy"] = float(np.mean(controls["random_energy"]))
-        for name in _CONTROLS:
-            spread = Interval.from_draws(float(np.mean(controls[name])), np.asarray(controls[name]))
-            found |= {name: spread.value, f"{name}_low": spread.low, f"{name}_high": spread.high}
-        return found
-
-    @property
-    def _deltas(self) -> list[Tensor]:
-        return [each.delta for each in self.runner.batches]
-
-    def _project(self, chosen: Tensor) -> list[Tensor]:
-        """Every token's delta on the span of these directions."""
-        span = self.basis.directions[chosen].double()
-        _, s, vh = torch.linalg.svd(span, full_matrices=False)  # rows may be dependent, or zero
-        axes = vh[s > 1e-6 * s.max().clamp(min=1e-12)]
-        return [((d.double() @ axes.T.to(d.device)) @ axes.to(d.device)).to(d.dtype) for d in self._deltas]
-
-    def _rest(self, kept: list[Tensor]) -> list[Tensor]:
-        return [whole - part for whole, part in zip(self._deltas, kept, strict=True)]
-
-    def _energy(self, kept: list[Tensor]) -> float:
-        share = sum(float(part.double().square().sum()) for part in kept)
-        return share / sum(float(whole.double().square().sum()) for whole in self._deltas)
-
-    def _effect(self, edited: list[Tensor]) -> np.ndarray:
-        return self.runner.run(edited).numpy() - self.base
-
-    def _share(self, edited: list[Tensor]) -> float:
-        return float(self._effect(edited).mean() / self.effect.mean())
+def _unclear(total: Interval, noise: float, base: Tensor, steered: Tensor) -> str:
+    """Why an effect is none; empty where it is one."""
+    told = f"the total effect {total.value:.4g}"
+    if total.low <= 0 <= total.high:
+        return f"{told} has the interval [{total.low:.4g}, {total.high:.4g}], which holds 0"
+    floor = torch.finfo(torch.float32).eps * float((base.abs() + steered.abs()).mean())
+    if abs(total.value) <= (least := max(_ROUNDING * noise, floor)):
+        return f"{told} is not beyond {least:.2g}, what the rounding of the arithmetic makes"
+    return ""
 
 
-def _columns() -> list[str]:
-    ranges = [f"{name}{end}" for name in (*_MEASURED, *_CONTROLS) for end in ("", "_low", "_high")]
-    return ["k", "energy", *ranges, "random_energy"]
+def _cancelled(total: Interval, size: float) -> str:
+    if abs(total.value) >= _CANCELLED * size:
+        return ""
+    return (
+        f"the total effect {total.value:.4g} is under {_CANCELLED:g} of {size:.4g}, the sizes of its parts: they cancel"
+    )
+
+
+def _part(
+    model: Any,
+    iv: Interventions,
+    prompts: Sequence[str | Sequence[int]],
+    continuations: Sequence[str | Sequence[int]] | None,
+    metric: Metric,
+    site: Site | None,
+    batch_size: int,
+    rows: np.ndarray,
+) -> Runner:
+    """A runner of these prompts alone."""
+    some = None if continuations is None else [continuations[i] for i in rows]
+    own = metric.prepared(model).of(rows.tolist())
+    return prepare(model, iv, [prompts[i] for i in rows], some, own, site, batch_size)

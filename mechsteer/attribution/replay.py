@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from mechsteer.adapters import Adapter
-from mechsteer.attribution.deltas import sites_of, steered_run
+from mechsteer.attribution.deltas import batches_of, sites_of, steered_run
 from mechsteer.attribution.metrics import Metric
 from mechsteer.attribution.running import forward, last_positions
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
 from mechsteer.models import backend_of
 from mechsteer.models.sites import Site
-from mechsteer.runtime.batches import Batch, by_length, encode_pairs, make_batches
+from mechsteer.runtime.batches import Batch, encode_pairs
 from mechsteer.runtime.reach import n_untouched_blocks, touched
 from mechsteer.runtime.restart import Start, start_from
 from mechsteer.runtime.scopes import Context
@@ -119,8 +119,13 @@ def prepare(
     metric: Metric,
     site: Site | None,
     batch_size: int,
+    *,
+    other_order: bool = False,
 ) -> Runner:
-    """Record the deltas at `site` and run every batch without and with them."""
+    """Record the deltas at `site` and run every batch without and with them.
+
+    `other_order`: the same rows, the longest first, in batches of another size: what then differs is rounding.
+    """
     metric = metric.prepared(model)
     if continuations is not None and metric.continuations is not None:
         raise ConfigError("the metric brings its own continuations", "leave out continuations")
@@ -134,7 +139,7 @@ def prepare(
         [each for other, group in groups.items() if other != site for each in group],
     )
     n_skipped = n_untouched_blocks(model, everything)
-    for batch in make_batches(model, pairs, batch_size, by_length(pairs), align="left"):
+    for batch in batches_of(model, pairs, batch_size, other_order=other_order):
         own = metric.of(batch.rows.tolist())
         start = start_from(model, batch, n_skipped)
         base = runner._score(batch, own, start, runner.others)

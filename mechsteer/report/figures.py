@@ -209,11 +209,13 @@ def recovery_curve(
     *,
     title: str,
     caption: str,
-    control_label: str = "k random directions",
+    control_label: str = "meaningless bases",
+    intervals: Sequence[tuple[ArrayLike, ArrayLike]] = (),
 ) -> Figure:
     """Share of an effect against the number of directions kept (sufficiency) or removed (necessity).
 
-    All arguments are [n_k]; `control_band` is (low, high) of the same shares for random directions. Shares
+    All arguments are [n_k]; `control_band` is (low, high) of the same shares in bases that mean nothing; `intervals`
+    (low, high) of the two curves, drawn as bars. Shares
     that are nan (the total effect is within noise) are left out, and the figure says so when all are.
     """
     k = _vector("k", k)
@@ -227,6 +229,10 @@ def recovery_curve(
         axes.fill_between(k, low, high, color="#d5dae0", label=control_label, linewidth=0)
         for (label, values), color, mark in zip(series.items(), (BLUE, ORANGE), ("o-", "s--"), strict=True):
             axes.plot(k, values, mark, color=color, label=label, markersize=4.5)
+        for (bottom, top), color in zip(intervals, (BLUE, ORANGE), strict=False):
+            axes.vlines(
+                k, _vector("interval", bottom, len(k)), _vector("interval", top, len(k)), color=color, linewidth=1
+            )
         for level in (0, 1):
             axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)

@@ -152,7 +152,7 @@ def effect(desk: Desk, steering: Steering, site: Site, seen: Contexts, name: str
             basis,
             seen.metric,  # it brings its own continuations
             site=site,
-            k=tuple(how.k),
+            k=[size for size in how.k if size <= len(basis)],
             n_random=how.n_random,
             integrated=how.integrated,
             seed=desk.seed("attribute"),  # one bootstrap: one total effect, whatever the basis

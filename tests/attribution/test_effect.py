@@ -51,7 +51,7 @@ def test_all_directions_carry_the_whole_effect(model_of, kind, site):
     model = model_of(kind)
     iv = ms.Intervention(Linear(size=0.3), site, scope=ms.TokenScope.from_position(1) - ms.TokenScope.token_ids([7]))
     basis = ms.bases.from_directions(axes())
-    eff = ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=32, n_random=1, batch_size=3)
+    eff = ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=32, nulls=0, nulls_run=0, batch_size=3)
     close = {"rtol": 1e-4, "atol": 1e-4}
     torch.testing.assert_close(eff.base, odds(model), **close)
     torch.testing.assert_close(eff.steered, odds(model, iv), **close)
@@ -61,7 +61,7 @@ def test_all_directions_carry_the_whole_effect(model_of, kind, site):
         return
     row = eff.check.set_index("k").loc[32]
     np.testing.assert_allclose(row[["sufficiency", "necessity", "energy"]].to_numpy(float), 1, atol=1e-3)
-    np.testing.assert_allclose(row[["random_sufficiency", "random_necessity"]].to_numpy(float), 1, atol=1e-3)
+    np.testing.assert_allclose(row[["recorded", "random_sufficiency"]].to_numpy(float), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("steps", [0, 2])
@@ -70,7 +70,7 @@ def test_contributions_are_directional_derivatives(model_of, steps):
     model = model_of("bridge-gpt2", double=True)  # a Llama's norm computes in float32 whatever the dtype
     v = vector(3, 0.5).double()
     basis = ms.bases.from_directions(axes()[:6])
-    eff = ms.attribute_effect(model, static(v), PROMPTS, basis, ODDS, k=1, n_random=1, integrated=steps)
+    eff = ms.attribute_effect(model, static(v), PROMPTS, basis, ODDS, k=1, nulls=0, nulls_run=0, integrated=steps)
 
     def slope(direction: torch.Tensor) -> float:
         points, h = [(i + 0.5) / steps for i in range(steps)] or [0.0], 1e-5
@@ -90,7 +90,7 @@ def test_contributions_of_a_code_add_up_over_tokens(model_of):
     """An overcomplete basis and a dynamic adapter: gradient x (coefficients @ directions + residual) is the slope."""
     model = model_of("bridge-gpt2", double=True)
     iv, basis = ms.Intervention(Linear(), SITE), ms.bases.from_sae(ToySAE())
-    eff = ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=1, n_random=1, atoms=3)
+    eff = ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=1, nulls=0, nulls_run=0, atoms=3)
     h = 1e-5
     slope = float((odds(model, iv.with_coeff(h)) - odds(model, iv.with_coeff(-h))).mean()) / (2 * h)
     assert eff.linear == pytest.approx(slope, rel=1e-6)
@@ -104,7 +104,7 @@ def test_contributions_of_a_code_add_up_over_tokens(model_of):
 def test_integrated_gradients_add_up_to_the_effect(model_of):
     basis = ms.bases.from_directions(axes())
     eff = ms.attribute_effect(
-        model_of("bridge-llama"), static(vector(3)), PROMPTS, basis, ODDS, k=1, n_random=1, integrated=30
+        model_of("bridge-llama"), static(vector(3)), PROMPTS, basis, ODDS, k=1, nulls=0, nulls_run=0, integrated=30
     )
     assert eff.linear == pytest.approx(eff.total, rel=1e-2)
     assert float(eff.shares.sum()) == pytest.approx(1, rel=1e-2)
@@ -126,7 +126,7 @@ def test_one_planted_direction_is_sufficient_and_necessary():
     v = size * (0.05 * u + 0.01 * noise)
     metric = metrics.log_odds(10, 20)
     basis = ms.bases.from_directions(axes())
-    eff = ms.attribute_effect(model, static(v, site), PROMPTS, basis, metric, k=1, n_random=20)
+    eff = ms.attribute_effect(model, static(v, site), PROMPTS, basis, metric, k=1, nulls=40, nulls_run=3)
     assert int(eff.order[0]) == 3
     assert eff.top(1)["label"].tolist() == ["d3"]
     assert eff.interval[0] > 0
@@ -134,7 +134,7 @@ def test_one_planted_direction_is_sufficient_and_necessary():
     assert row["sufficiency"] == pytest.approx(1, abs=0.1)
     assert row["necessity"] == pytest.approx(1, abs=0.1)
     assert row["sufficiency_low"] <= row["sufficiency"] <= row["sufficiency_high"]
-    for control in ("random_sufficiency", "random_necessity", "matched_norm_random"):
+    for control in ("random_sufficiency", "recorded_null", "null_sufficiency", "null_necessity"):
         assert abs(row[control]) < 0.25, control
         assert row[f"{control}_low"] <= row[control] <= row[f"{control}_high"]
     assert row["energy"] == pytest.approx(0.05**2 / (0.05**2 + 10 * 0.01**2), rel=1e-3)
@@ -146,12 +146,12 @@ def test_one_planted_direction_is_sufficient_and_necessary():
 def test_without_an_effect_there_is_nothing_to_attribute(model_of, settings):
     iv = static(settings.pop("v", vector()), **settings)
     basis = ms.bases.from_directions(axes())
-    eff = ms.attribute_effect(model_of("bridge-llama"), iv, PROMPTS, basis, ODDS, n_random=2)
+    eff = ms.attribute_effect(model_of("bridge-llama"), iv, PROMPTS, basis, ODDS, nulls=0, nulls_run=0)
     assert eff.nothing_to_attribute
     assert "holds 0" in eff.reason
     assert bool(eff.shares.isnan().all())
     assert math.isnan(eff.residual_share)
-    assert eff.check["k"].tolist() == [1, 4, 16]
+    assert eff.check["k"].tolist() == [1, 2, 4, 8, 16, 32]
     assert bool(eff.check.drop(columns="k").isna().all(axis=None))
     assert type(eff).from_dict(eff.to_dict()) == eff
 
@@ -184,12 +184,14 @@ def test_other_sites_stay_on(model_of):
     basis = ms.bases.from_directions(axes())
     with pytest.raises(ConfigError, match="pass site="):
         ms.attribute_effect(model, [early, late], PROMPTS, basis, ODDS)
-    eff = ms.attribute_effect(model, ms.Steering([early, late]), PROMPTS, basis, ODDS, site=SITE, k=32, n_random=1)
+    eff = ms.attribute_effect(
+        model, ms.Steering([early, late]), PROMPTS, basis, ODDS, site=SITE, k=32, nulls=0, nulls_run=0
+    )
     torch.testing.assert_close(eff.base, odds(model, early), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(eff.steered, odds(model, [early, late]), rtol=1e-4, atol=1e-4)
     assert eff.settings.held == (ms.Site(0, "resid_post"),)
     with ms.steer(model, early):
-        enclosed = ms.attribute_effect(model, late, PROMPTS, basis, ODDS, k=32, n_random=1)
+        enclosed = ms.attribute_effect(model, late, PROMPTS, basis, ODDS, k=32, nulls=0, nulls_run=0)
     torch.testing.assert_close(enclosed.steered, eff.steered, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(enclosed.shares, eff.shares, rtol=1e-3, atol=1e-4)
 
@@ -199,7 +201,7 @@ def test_batches_and_seeds(model_of):
     basis = ms.bases.from_sae(ToySAE())
     before = {name: p.clone() for name, p in model.named_parameters()}
     first, again, alone = (
-        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=4, n_random=2, batch_size=size, n_bootstrap=50)
+        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=4, nulls=3, nulls_run=1, batch_size=size, n_bootstrap=50)
         for size in (4, 4, 1)
     )
     assert first.check.equals(again.check)
@@ -217,7 +219,7 @@ def test_targets_are_scored_as_by_hand(model_of):
     ids = [*targets[:3], model.tokenizer("ab", add_special_tokens=False)["input_ids"]]
     for mean in (False, True):
         metric = metrics.target_logprob(targets, mean=mean)
-        eff = ms.attribute_effect(model, iv, PROMPTS, basis, metric, k=1, n_random=1)
+        eff = ms.attribute_effect(model, iv, PROMPTS, basis, metric, k=1, nulls=0, nulls_run=0)
         for steered, got in ((False, eff.base), (True, eff.steered)):
             for i, (prompt, target) in enumerate(zip(PROMPTS, ids, strict=True)):
                 tokens = torch.tensor([prompt + target])
@@ -251,7 +253,7 @@ def test_metrics_read_rows_padded_on_either_side():
 
 def test_what_cannot_be_attributed_is_refused(model_of):
     model, iv, basis = model_of("bridge-llama"), static(vector()), ms.bases.from_directions(axes())
-    with pytest.raises(DataError, match="no interval"):
+    with pytest.raises(DataError, match=r"1 group\(s\) of contexts for 2 folds"):
         ms.attribute_effect(model, iv, PROMPTS[:1], basis, ODDS)
     with pytest.raises(ShapeError, match="one value per row"):
         ms.attribute_effect(model, iv, PROMPTS, basis, lambda logits, tokens, mask: logits.sum())
@@ -261,8 +263,8 @@ def test_what_cannot_be_attributed_is_refused(model_of):
         ms.attribute_effect(model, iv, PROMPTS, basis, lambda logits, tokens, mask: logits.argmax(-1).sum(1).double())
     with pytest.raises(ShapeError, match="directions 8"):
         ms.attribute_effect(model, iv, PROMPTS, ms.bases.from_directions(torch.eye(8)), ODDS)
-    with pytest.raises(ConfigError, match="n_random=0"):
-        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, n_random=0)
+    with pytest.raises(ConfigError, match="nulls_run=3"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, nulls=2, nulls_run=3)
     late = static(vector(), scope=ms.TokenScope.generated())
     with pytest.raises(DataError, match="touches no token"):
         ms.attribute_effect(model, late, PROMPTS, basis, ODDS)

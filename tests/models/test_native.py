@@ -133,7 +133,7 @@ def test_the_fingerprint_tells_native_models_apart(tmp_path):
 def test_effects_are_attributed(model):
     basis = ms.bases.from_directions(torch.linalg.qr(torch.randn(32, 32, dtype=torch.float64))[0])
     odds = metrics.log_odds(10, [20, 21])
-    eff = ms.attribute_effect(model, static(coeff=0.5), PROMPTS, basis, odds, k=32, n_random=1, integrated=2)
+    eff = ms.attribute_effect(model, static(coeff=0.5), PROMPTS, basis, odds, k=32, nulls=0, nulls_run=0, integrated=2)
     for vector, measured in ((None, eff.base), (0.5 * toys.vector(), eff.steered)):
         log_p = torch.stack([plain(model, row, vector=vector)[-1].double().log_softmax(-1) for row in PROMPTS])
         expected = log_p[:, 10] - log_p[:, [20, 21]].logsumexp(1)

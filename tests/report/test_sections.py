@@ -62,7 +62,9 @@ def sae_basis():
 @pytest.fixture(scope="module")
 def found(model, sae_basis):
     iv = ms.Intervention(ms.adapters.Static(vector(size=3.0)), SITE)
-    return ms.attribute_effect(model, iv, PROMPTS * 2, sae_basis, metrics.log_odds(10, 20), k=(1, 4), n_random=2)
+    return ms.attribute_effect(
+        model, iv, PROMPTS * 2, sae_basis, metrics.log_odds(10, 20), k=(1, 4), nulls=9, nulls_run=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -102,18 +104,21 @@ def test_an_attributed_effect_is_a_section_with_its_check(model, found, sae_basi
     text = written(
         effect.effect(found, name="SAE features", metric="log-odds of 10 against 20", unit="nats", facts=facts)
     )
-    assert f"SAE features. The whole intervention changes the metric by {found.total:.3f}".replace("-", "−") in text
+    total = f"{found.total:.3f}".replace("-", "−")
+    assert f"SAE features. The whole intervention changes log-odds of 10 against 20 by {total}" in text
     assert "log-odds of 10 against 20" in text
     for label in found.top(8)["label"]:
         assert f"| {label} |" in text
     assert "The top 4 of the SAE features: kept alone they recover" in text
-    assert "Controls: 4 random ones recover" in text
-    assert "a random direction of the same norm recovers" in text
+    assert "The top 4 of meaningless bases recover" in text
+    assert "own minus null" in text
+    assert "9 meaningless bases are too few for 2 values of k" in text
+    assert f"add up to {found.completeness:.3f} of the effect on log-odds of 10 against 20" in text
     assert "The directions with the largest shares, in context" in text
     assert "fires on" in text
     assert "promotes" in text
-    assert "2 draws" in text
-    assert "gradient at the unsteered run" in text
+    assert "2 meaningless bases of the same size and geometry, really run" in text
+    assert f"integrated gradients, up to {found.steps} steps" in text
 
 
 def test_the_section_of_a_result_read_from_a_file_is_the_same(found, deltas) -> None:
@@ -128,7 +133,13 @@ def test_the_section_of_a_result_read_from_a_file_is_the_same(found, deltas) -> 
 
 def test_nothing_to_attribute_is_a_note_without_shares(model, sae_basis) -> None:
     nothing = ms.attribute_effect(
-        model, ms.Intervention(Linear(), SITE, coeff=0.0), PROMPTS, sae_basis, metrics.log_odds(10, 20), n_random=2
+        model,
+        ms.Intervention(Linear(), SITE, coeff=0.0),
+        PROMPTS,
+        sae_basis,
+        metrics.log_odds(10, 20),
+        nulls=2,
+        nulls_run=0,
     )
     text = written(effect.effect(nothing))
     assert "There is nothing to attribute" in text

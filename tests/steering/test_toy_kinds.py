@@ -67,7 +67,7 @@ def test_its_deltas_and_its_effect_are_attributed(model_of, kind, name):
     basis = ms.bases.from_directions(
         torch.linalg.qr(torch.randn(32, 32, generator=torch.Generator().manual_seed(1)))[0]
     )
-    effect = ms.attribute_effect(model, iv, PROMPTS, basis, odds, k=32, n_random=1)
+    effect = ms.attribute_effect(model, iv, PROMPTS, basis, odds, k=32, nulls=0, nulls_run=0)
     for i, prompt in enumerate(PROMPTS):
         log_p = run(model, iv, torch.tensor([prompt]))[0, -1].double().log_softmax(-1)
         assert float(effect.steered[i]) == pytest.approx(float(log_p[10] - log_p[[20, 21]].logsumexp(0)), abs=1e-4)

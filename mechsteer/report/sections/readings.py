@@ -11,7 +11,7 @@ from mechsteer.attribution.facts import DirectionFacts
 from mechsteer.report.blocks import Block, Details, Text
 from mechsteer.report.report import Section
 from mechsteer.report.sections.directions import known
-from mechsteer.report.sections.effect import effect_blocks
+from mechsteer.report.sections.effect import compared, effect_blocks
 from mechsteer.report.sections.logits import logit_blocks
 from mechsteer.report.sections.words import Cells
 from mechsteer.report.tables import Table
@@ -60,7 +60,8 @@ def made_of(
     if logits is not None:
         blocks += logit_blocks(logits)
     for name, each in effects.items():
-        blocks += effect_blocks(each, name=name, unit=unit, facts=facts.get(name, {}))
+        blocks += effect_blocks(each, name=name, metric=metric, unit=unit, facts=facts.get(name, {}))
+    blocks += compared(effects, metric)
     if maps:
         tables = [top_directions(each, facts.get(name, {}), 5, caption=name) for name, each in maps.items()]
         blocks.append(Details("Singular directions, map by map", tables))

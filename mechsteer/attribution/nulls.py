@@ -1,0 +1,126 @@
+"""The same procedure in bases that mean nothing: what any basis of this size and geometry would show.
+
+Cheap nulls project recorded gradients; some of them are really run as well. A basis is compared with them by its
+score |1 − sufficiency|: too much is as wrong as too little.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechsteer.attribution.checking import Checked, really_run
+from mechsteer.attribution.crossfit import crossfitted, selected
+from mechsteer.attribution.gradients import Recorded
+from mechsteer.attribution.replay import Runner
+from mechsteer.attribution.selection import Evidence, Selection, evidence, kept, weighted
+from mechsteer.bases import Basis, NullKind, meaningless
+
+N_DRAWS = 200  # of a bootstrap that selects anew in every resample
+
+
+@dataclass(frozen=True, eq=False)
+class Procedure:
+    """Everything that is done alike in a basis and in its nulls."""
+
+    recorded: Recorded
+    atoms: int
+    select: Selection
+    fold_of: np.ndarray
+    sizes: tuple[int, ...]
+    resamples: Float[Tensor, "n_draws n_contexts"]
+
+    def evidence(self, basis: Basis) -> Evidence:
+        """What `basis` makes of the recorded gradients."""
+        return evidence(self.recorded, basis, self.atoms)
+
+    def curve(self, found: Evidence) -> np.ndarray:
+        """Cross-fitted sufficiency [n_sizes] by recorded gradients."""
+        return crossfitted(found, self.fold_of, self.sizes, self.select)[0].numpy()
+
+    def chosen(self, found: Evidence) -> list[Tensor]:
+        """The directions of every fold, selected on the others."""
+        return selected(found, self.fold_of, max(self.sizes), self.select)
+
+    def reselected(self, found: Evidence, chosen: list[Tensor]) -> np.ndarray:
+        """[n_draws n_sizes]: how far selecting anew in each resample moves its sufficiency, to first order."""
+        anew = crossfitted(found, self.fold_of, self.sizes, self.select, self.resamples)
+        return (anew - crossfitted(found, self.fold_of, self.sizes, self.select, self.resamples, chosen)).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Nulls:
+    """What the procedure shows in meaningless bases."""
+
+    recorded: Float[np.ndarray, "n_nulls n_sizes"]  # cross-fitted sufficiency by recorded gradients
+    checked: tuple[Checked, ...]  # those really run
+    moved: tuple[np.ndarray, ...]  # `reselected` of these
+
+
+def run_nulls(
+    procedure: Procedure,
+    basis: Basis,
+    runner: Runner,
+    base: np.ndarray,
+    rows: np.ndarray,
+    n: int,
+    n_run: int,
+    seed: int,
+    *,
+    kind: NullKind = "rotated",
+    progress: bool = False,
+) -> Nulls:
+    """`n` meaningless bases by recorded gradients, the first `n_run` also on the contexts `rows`, those of `runner`."""
+    curves, checked, moved = [], [], []
+    drawn: Iterator[Basis] = meaningless(basis, n, seed, kind=kind)
+    for number, null in enumerate(tqdm(drawn, total=n, desc="nulls", disable=not progress, leave=False)):
+        found = procedure.evidence(null)
+        curves.append(procedure.curve(found))
+        if number < n_run:
+            chosen = procedure.chosen(found)
+            checked.append(really_run(runner, base, found, chosen, procedure.fold_of[rows], procedure.sizes))
+            moved.append(procedure.reselected(found, chosen))
+    recorded = np.stack(curves) if curves else np.zeros((0, len(procedure.sizes)))
+    return Nulls(recorded, tuple(checked), tuple(moved))
+
+
+def blind(found: Evidence, basis: Basis, sizes: Sequence[int], n: int, seed: int) -> np.ndarray:
+    """[n n_sizes] sufficiency, by recorded gradients, of directions picked from the basis at random."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = basis.directions.double()
+    alive = directions.norm(dim=1).nonzero()[:, 0]
+    whole = Evidence(alive, directions[alive], found.contributions, found.axes, found.moments, found.is_orthonormal)
+    ones = torch.ones(1, len(found.moments), dtype=torch.float64)
+    picks = [torch.randperm(len(alive), generator=generator)[None, : max(sizes)] for _ in range(n)]
+    curves = [kept(whole, ones, pick)[0, [size - 1 for size in sizes]] for pick in picks]
+    return (torch.stack(curves) / (weighted(found, ones)[0] * found.axes).sum()).numpy()
+
+
+def rank_p(own: np.ndarray, nulls: np.ndarray) -> np.ndarray:
+    """(1 + nulls [n n_sizes] whose |1 − sufficiency| is as small as `own`'s [n_sizes]) / (1 + n); nan without nulls.
+
+    >>> rank_p(np.array([0.9]), np.array([[0.5], [1.05], [1.3]]))
+    array([0.5])
+    """
+    if not len(nulls):
+        return np.full(len(own), np.nan)
+    return (1 + (np.abs(1 - nulls) <= np.abs(1 - own)).sum(0)) / (1 + len(nulls))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm's adjusted p-values of a family; nan stays out.
+
+    >>> holm(np.array([0.01, 0.04, np.nan, 0.03])).tolist()
+    [0.03, 0.06, nan, 0.06]
+    """
+    tested = np.flatnonzero(~np.isnan(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    adjusted = np.full(len(p), np.nan)
+    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
+    return adjusted

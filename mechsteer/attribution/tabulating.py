@@ -1,0 +1,76 @@
+"""The check as a table: a basis beside its nulls, at every k, with intervals and p-values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from mechsteer.attribution.checking import Checked
+from mechsteer.attribution.effect_attribution import COLUMNS
+from mechsteer.attribution.nulls import Nulls, Procedure, holm, rank_p
+from mechsteer.attribution.selection import Evidence
+from mechsteer.results import Interval
+
+_Z = 1.959964
+
+
+def table(
+    procedure: Procedure,
+    found: Evidence,
+    chosen: list[Tensor],
+    own: Checked,
+    effect: np.ndarray,
+    nulls: Nulls,
+    rows: np.ndarray,
+    blind: np.ndarray,
+) -> pd.DataFrame:
+    """One row per k with the columns of `EffectAttribution.check`.
+
+    `effect` [n_contexts]: of the whole delta; `rows`: the contexts on which nulls were really run.
+    """
+    draws = procedure.resamples.numpy()
+    moved = procedure.reselected(found, chosen)
+    columns: dict[str, np.ndarray] = {"k": np.asarray(procedure.sizes), "energy": own.energy}
+    for name in ("sufficiency", "necessity"):
+        value, spread = getattr(own, name)(effect), (getattr(own, name)(effect, draws) + moved).std(0, ddof=1)
+        columns |= _interval(name, value, _Z * spread)
+    columns["off"] = np.abs(1 - columns["sufficiency"])
+    columns["recorded"] = procedure.curve(found)
+    columns |= _range("recorded_null", nulls.recorded)
+    columns["p"] = rank_p(columns["recorded"], nulls.recorded)
+    columns["p_holm"] = holm(columns["p"])
+    columns |= _range("random_sufficiency", blind)
+    if nulls.checked:
+        few = Checked(own.kept[rows], own.left[rows], own.energy)
+        whole, drawn = effect[rows], draws[:, rows]
+        drawn = drawn[drawn.sum(1) > 0]
+        for name, beyond in (("sufficiency", "beyond_null"), ("necessity", "necessity_beyond_null")):
+            shares = np.stack([getattr(each, name)(whole) for each in nulls.checked])
+            columns |= _range(f"null_{name}", shares)
+            value = getattr(few, name)(whole)
+            by_draw = np.mean([getattr(each, name)(whole, drawn) for each in nulls.checked], axis=0)
+            over_contexts = getattr(few, name)(whole, drawn) - by_draw
+            over_contexts += (moved - np.mean(nulls.moved, axis=0))[draws[:, rows].sum(1) > 0]
+            over_nulls = shares.var(0, ddof=1) / len(shares) if len(shares) > 1 else np.nan
+            spread = np.sqrt(over_contexts.var(0, ddof=1) + over_nulls)
+            columns |= _interval(beyond, value - shares.mean(0), _Z * spread)
+            if name == "sufficiency":
+                columns["p_run"] = rank_p(value, shares)
+    return pd.DataFrame(columns).reindex(columns=list(COLUMNS))
+
+
+def _interval(name: str, value: np.ndarray, half: np.ndarray) -> dict[str, np.ndarray]:
+    return {name: value, f"{name}_low": value - half, f"{name}_high": value + half}
+
+
+def _range(name: str, draws: np.ndarray) -> dict[str, np.ndarray]:
+    """Mean and 95 % range of draws [n n_sizes]; nan of none."""
+    if not len(draws):
+        nothing = np.full(draws.shape[1], np.nan)
+        return {name: nothing, f"{name}_low": nothing, f"{name}_high": nothing}
+    found = [Interval.from_draws(float(column.mean()), column) for column in draws.T]
+    return {f"{name}{end}": np.asarray([getattr(f, key) for f in found]) for end, key in _ENDS}
+
+
+_ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
