@@ -16,7 +16,7 @@ import torch
 import xxhash
 from torch import Tensor
 
-from mechsteer.attribution import attribute, attribute_effect, attribute_encoder, deltas
+from mechsteer.attribution import EffectAttribution, attribute, attribute_effect, attribute_encoder, deltas
 from mechsteer.attribution.decompose import code
 from mechsteer.attribution.metrics import Metric
 from mechsteer.attribution.replay import prepare
@@ -142,15 +142,22 @@ def default(model: Any, iv: Intervention, contexts: Sequence[Sequence[int]], bas
     return of_effect(attribute_effect(model, iv, contexts, basis, metric))
 
 
-def of_effect(found: Any) -> Claims:
+def by_effect(model: Any, iv: Intervention, contexts: Sequence[Sequence[int]], basis: Basis, metric: Metric) -> Claims:
+    """`attribute_effect` with pursuit of the effect in place of ranking by |share|; without nulls, which rank nothing."""
+    return of_effect(attribute_effect(model, iv, contexts, basis, metric, selection="effect", nulls=0, nulls_run=0))
+
+
+def of_effect(found: EffectAttribution) -> Claims:
     """The claims of an EffectAttribution: ranked as it ranks."""
     scores = torch.zeros(len(found.order), dtype=torch.float64)
     scores[found.order] = torch.arange(len(found.order), 0, -1).double()
-    return Claims(scores, found.shares, found.nothing_to_attribute)
+    marked = tuple(found.illusions.nonzero()[:, 0].tolist())
+    return Claims(scores, found.shares, found.nothing_to_attribute, marked)
 
 
 COMPETITORS: dict[str, Competitor] = {
     "default": default,
+    "effect pursuit": by_effect,
     "shapley": shapley,
     "integrated gradients": integrated_gradients,
     "gradient x delta": gradient_times_delta,

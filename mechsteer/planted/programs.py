@@ -115,23 +115,24 @@ def program_scene(program: Program, layer: int, generator: torch.Generator, *, n
     prompts, metric, model = _contexts(program, generator), _metric(program, generator), program.model
     site = Site(layer, "resid_post")
     is_read = torch.tensor([bool(program.readers(label, layer)) for label in program.labels])
+    distinct = _distinct(program.directions, is_read)
     effects = torch.zeros(2, len(program.labels), dtype=torch.float64)
     for i, direction in enumerate(program.directions):
         for side, sign in enumerate((1.0, -1.0)):
             iv = Intervention(Static((sign * direction).float()), site)
             effects[side, i] = Subsets(model, iv, prompts, metric, direction[None]).total
     best, side = effects.max(0)
-    strongest = best.where(is_read, -1).argsort(descending=True)[:n]
+    strongest = best.where(is_read & distinct, -1).argsort(descending=True)[:n]
     planted = strongest[best[strongest] > 0.05 * best[strongest[0]].clamp(min=1e-3)]
     if not len(planted):
         raise DataError(f"no label of {program.info['name']} has an effect after block {layer}", "take another block")
-    inert = ~is_read & (effects.abs().amax(0) < 1e-4)
+    inert = ~is_read & distinct & (effects.abs().amax(0) < 1e-4)
     unread = inert.nonzero()[:, 0]
     decoys = unread[torch.randperm(len(unread), generator=generator)[:n]]
     signs = torch.where(side[planted] == 0, 1.0, -1.0).double()
     vector = signs @ program.directions[planted] + 2 * program.directions[decoys].sum(0)
     chosen = {*planted.tolist(), *decoys.tolist()}
-    left = [i for i in range(len(program.labels)) if i not in chosen]
+    left = [i for i in distinct.nonzero()[:, 0].tolist() if i not in chosen]
     none = program.directions[:0]
     return Scene(
         model=model,
@@ -142,9 +143,18 @@ def program_scene(program: Program, layer: int, generator: torch.Generator, *, n
         spare=program.directions[left],
         illusions=none,
         extra=none,
-        whole={"overcomplete": program.directions},
+        whole={"overcomplete": program.directions[distinct]},
         metric=metric,
     )
+
+
+def _distinct(rows: Tensor, is_read: Tensor) -> Tensor:
+    """Which labels are not another one over again, as what always comes together is in a compressed stream."""
+    order = torch.argsort(is_read.int(), descending=True, stable=True)  # of two the one that is read stays
+    same = (rows[order] @ rows[order].T).abs() > 0.99
+    kept = torch.empty_like(is_read)
+    kept[order] = ~(same.tril(-1).any(1))
+    return kept
 
 
 def _contexts(program: Program, generator: torch.Generator) -> list[list[int]]:
