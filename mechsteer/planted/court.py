@@ -182,7 +182,8 @@ _RECALL = dict.fromkeys(("linear", "mixed", "relu", "and", "or", "superposed"), 
 
 def bars(trials: Sequence[Trial], competitor: str = "default") -> list[Bar]:
     """The figures that the library's procedure is to reach, for every family and dictionary that was tried."""
-    table = frame([trial for trial in trials if trial.competitor == competitor and not trial.trained])
+    tried = frame([trial for trial in trials if not trial.trained])
+    table = tried[tried["competitor"] == competitor]
     found = []
 
     def add(what: str, group: pd.DataFrame, column: str, wanted: float, *, at_most: bool, flip: bool = False) -> None:
@@ -214,6 +215,7 @@ def bars(trials: Sequence[Trial], competitor: str = "default") -> list[Bar]:
     real = table[table["family"] != "null"]
     for _, group in real.groupby("dictionary", sort=False):
         add("decoys in the top m", group, "decoys_in_top", 0.05, at_most=True)
-    for _, group in table.groupby("dictionary", sort=False):
+    timed = tried[tried["competitor"].isin([competitor, f"{competitor} with nulls"])]
+    for _, group in timed.groupby("dictionary", sort=False):
         add("longest seconds a case", group[group["seconds"] == group["seconds"].max()], "seconds", 5.0, at_most=True)
     return found

@@ -34,14 +34,16 @@ def null(generator: torch.Generator, kind: str | None = None) -> Scene:
 def illusions(generator: torch.Generator) -> Scene:
     """See the module. Two illusions beside three planted directions; their halves are in no dictionary.
 
-    All are read by neurons with a threshold: in a linear model, or where contexts do not differ, an illusion beside a
-    true share cannot be told from a true share beside an illusion.
+    All are read by neurons that are open in some contexts: in a linear model, or where contexts do not differ, an
+    illusion beside a true share cannot be told from a true share beside an illusion.
     """
     made = stage(generator, n_planted=3, n_decoys=2)
     inert, dormant = made.frame[-3:-1], made.frame[-5:-3]
-    for read, size in zip(torch.cat([made.reads, dormant]), [*made.amplitudes.tolist(), 1.0, 1.0], strict=True):
+    for read, size in zip(made.reads, made.amplitudes.tolist(), strict=True):
         at = float(size * uniform(0.2, 0.6, 1, generator))
         made.blueprint.neuron(1, read, -at, uniform(0.7, 1.5, 1, generator) * made.out)
+    for read in dormant:
+        made.blueprint.neuron(1, read, 0.3, uniform(1.2, 2.0, 1, generator) * made.out)
     made.result()
-    vector = made.vector() + (uniform(2.0, 3.0, 2, generator) @ inert).float()
+    vector = made.vector() + (uniform(1.5, 2.0, 2, generator) @ inert).float()
     return made.scene(vector, illusions=(inert + dormant) / 2**0.5, spare=made.spare[:-5])
