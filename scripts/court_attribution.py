@@ -1,7 +1,7 @@
 """The court over attributions: planted mechanisms, every competitor, one table.
 
     python scripts/court.py attribution                                   all families, 20 seeds (minutes)
-    python scripts/court.py attribution --seeds 3 --families linear,null --competitors default,cosine
+    python scripts/court.py attribution --seeds 3 --families linear,nulls --competitors default,cosine
     python scripts/court.py attribution --competitors default,mine.module:function   your own against the library's
     python scripts/court.py attribution --programs FOLDER                 with the compiled programs of a folder too
 
@@ -25,6 +25,7 @@ from typing import Any
 
 import pandas as pd
 import torch
+from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, MechsteerError
 from mechsteer.planted import COMPETITORS, FAMILIES, TRAINABLE, Trial, bars, judge, plant, summary
@@ -100,7 +101,8 @@ def run(
     kinds = [(f, d, t) for f, d, t in kinds if not t or (trained and f in TRAINABLE)]
     cases: list[Case] = [(f, seed, d, t) for f, d, t in kinds for seed in seeds]
     judged = partial(_judged, competitors=tuple(competitors), timed=seeds[0], folder=folder)
-    return [trial for found in _mapped(judged, cases, processes) for trial in found]
+    done = tqdm(_mapped(judged, cases, processes), desc="cases", total=len(cases), leave=False)
+    return [trial for found in done for trial in found]
 
 
 def _mapped(judged: Callable[[Case], list[Trial]], cases: list[Case], processes: int) -> Iterator[list[Trial]]:

@@ -208,11 +208,11 @@ def bars(trials: Sequence[Trial], competitor: str = "default") -> list[Bar]:
     for (family, _), group in table.groupby(["family", "dictionary"], sort=False):
         if family in _RECALL:
             add("recall", group, "recall", _RECALL[str(family)], at_most=False)
-        if family == "null":
+        if family == "nulls":
             add("nothing to attribute", group, "claimed", 0.95, at_most=False, flip=True)
         if family == "illusions":
             add("illusions marked", group, "marked", 0.9, at_most=False)
-    real = table[table["family"] != "null"]
+    real = table[table["family"] != "nulls"]
     for _, group in real.groupby("dictionary", sort=False):
         add("decoys in the top m", group, "decoys_in_top", 0.05, at_most=True)
     timed = tried[tried["competitor"].isin([competitor, f"{competitor} with nulls"])]

@@ -19,7 +19,7 @@ from mechsteer.planted.single import both, decoys, duplicates, either, linear, m
 from mechsteer.planted.superposed import superposed
 from mechsteer.planted.trained import train
 from mechsteer.planted.upstream import upstream
-from mechsteer.planted.writes import pocket, rank_one
+from mechsteer.planted.writes import in_model, rank_one
 
 FAMILIES: dict[str, Family] = {
     "linear": linear,
@@ -35,8 +35,8 @@ FAMILIES: dict[str, Family] = {
     "rank_one": rank_one,
     "program": program,
     "illusions": illusions,
-    "null": null,
-    "pocket": pocket,
+    "nulls": null,
+    "pocket": in_model,
 }
 TRAINABLE = ("linear", "mixed", "relu", "upstream", "superposed", "decoys", "duplicates")  # a gradient at the start
 
@@ -49,16 +49,19 @@ def plant(
 ) -> Planted:
     """The case of this family and seed; the same arguments give the same case.
 
-    `family`: one of FAMILIES, or "program:NAME" of a `folder` of compiled programs (see `compiled`).
+    `family`: one of FAMILIES, "program:NAME" of a `folder` of compiled programs (see `compiled`), or
+    "model:NAME", rank-one writes in a model as `load_model` names it.
 
     `dictionary`: "exact" (orthonormal where the mechanism is, with the planted directions in it) or "overcomplete"
     (the same beside random unit vectors, four times as many as dimensions; learned from activations for
     "superposed"; for programs a stream with fewer dimensions than labels). `trained`: a static vector trained to do the same takes the place of the planted one.
     Raises ConfigError for unknown names, and for a family that cannot be trained.
     """
-    kind, _, program_name = family.partition(":")
-    if program_name and kind == "program" and folder is not None:
-        family_of: Family = partial(folder_program, folder=folder, name=program_name)
+    kind, _, name = family.partition(":")
+    if name and kind == "program" and folder is not None:
+        family_of: Family = partial(folder_program, folder=folder, name=name)
+    elif name and kind == "model":
+        family_of = partial(in_model, name=name)
     elif family in FAMILIES:
         family_of = FAMILIES[family]
     else:

@@ -1,6 +1,6 @@
 """Cases in which a careful attribution claims less: there is no effect, or a share is only a part of the residual's.
 
-null       the delta is large and does nothing: nobody reads its directions, or not at its token, or it stays under
+nulls      the delta is large and does nothing: nobody reads its directions, or not at its token, or it stays under
            every threshold, or it is so large that rounding alone moves the metric
 illusions  a direction between one that is in the delta and inert and one that is read and not in the delta: alone it
            has an effect, which what is left of the delta takes back (Makelov, Lange & Nanda 2023, arXiv 2311.17030)

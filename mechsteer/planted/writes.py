@@ -11,6 +11,7 @@ and beside the planted ones, are the decoys.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -65,11 +66,16 @@ def rank_one(generator: torch.Generator) -> Scene:
     return _scene(random_model(config, seed=seed), contexts(generator), 1, generator)
 
 
-def pocket(generator: torch.Generator) -> Scene:
-    """In the bundled model."""
-    model = load_model("pocket")
+def in_model(generator: torch.Generator, name: str = "pocket") -> Scene:
+    """In a model by its name, as `load_model` takes it: half way up."""
+    model = _loaded(name)
     ids = torch.randint(5, int(model.cfg.d_vocab), (N_CONTEXTS, LENGTH), generator=generator).tolist()
     return _scene(model, ids, int(model.cfg.n_layers) // 2, generator)
+
+
+@lru_cache(maxsize=1)
+def _loaded(name: str) -> Any:
+    return load_model(name)
 
 
 def _scene(model: Any, prompts: list[list[int]], layer: int, generator: torch.Generator, n: int = 4) -> Scene:

@@ -60,7 +60,7 @@ def test_every_competitor_answers_for_any_delta(name):
 
 
 def test_a_null_is_called_nothing():
-    case = plant("null", 100)
+    case = plant("nulls", 100)
     trial = judge(case, "default")
     assert not trial.claimed
     assert math.isnan(trial.recall)

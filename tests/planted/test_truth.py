@@ -93,7 +93,7 @@ def test_every_family_is_a_function_of_its_seed_and_says_what_is_so(family):
     assert case.truth == again.truth
     assert type(case.truth).from_dict(case.truth.to_dict()) == case.truth
     assert not torch.equal(case.basis.directions, plant(family, 6, "overcomplete").basis.directions)
-    if family == "null":
+    if family == "nulls":
         assert abs(case.truth.total) < 1e-4
         assert case.planted == ()
         return
