@@ -10,6 +10,7 @@ from mechsteer.attribution.decompose import Attribution, attribute, attribute_en
 from mechsteer.attribution.deltas import Deltas, SiteDeltas, deltas
 from mechsteer.attribution.effect import attribute_effect
 from mechsteer.attribution.effect_attribution import EffectAttribution, EffectSettings, compare_bases
+from mechsteer.attribution.explained import NullExplained
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
 from mechsteer.attribution.pursuit import matching_pursuit
@@ -21,6 +22,7 @@ __all__ = [
     "EffectAttribution",
     "EffectSettings",
     "LogitAttribution",
+    "NullExplained",
     "SiteDeltas",
     "attribute",
     "attribute_effect",

@@ -23,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.attribution.deltas import Deltas, SiteDeltas
+from mechsteer.attribution.explained import NullExplained, against_nulls
 from mechsteer.attribution.pursuit import matching_pursuit
 from mechsteer.bases import Basis, from_sae
 from mechsteer.errors import ConfigError, DataError, ModelMismatchError, NonFiniteError, ShapeError
@@ -57,7 +58,8 @@ class Attribution(Result):
     `coefficients` [n_dirs]: mean coefficient. `energy` [n_dirs]: Σ coefficient² / Σ ‖delta‖², a partition of
     `explained` where the basis is orthonormal, a measure of size elsewhere. `explained`: 1 − Σ‖residual‖² / Σ‖delta‖²
     (below 0 where the reading makes things worse; nan for deltas of zero). `residual`: mean ‖residual‖, to be held
-    against `norm`, the mean ‖delta‖. `expressed`: "delta", or "norm(h + delta) − norm(h)" for what maps read.
+    against `norm`, the mean ‖delta‖. `beside_null`: `explained` beside what the same reading explains of the delta turned
+    at random, which any dictionary of this size does (None where no null was asked for). `expressed`: "delta", or "norm(h + delta) − norm(h)" for what maps read.
     `labels`, `source`, `singular_values` [n_dirs] are those of the basis.
 
     What there is for every token (`tokens`, `deltas`, `components`, `residuals`) and the basis itself stay in the
@@ -77,6 +79,7 @@ class Attribution(Result):
     explained: float
     residual: float
     norm: float
+    beside_null: NullExplained | None = None
     basis: Basis | None = live()
     coded: Coded | None = live()
 
@@ -126,10 +129,12 @@ class Attribution(Result):
         return self.frame().head(k)
 
 
-def attribute(d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None) -> Attribution:
+def attribute(
+    d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None, nulls: int = 20, seed: int = 0
+) -> Attribution:
     """Express deltas in a basis: by projection if it is orthonormal, else by matching pursuit with k atoms a token.
 
-    `site` names one of several sites. For a basis of what maps read the deltas pass the norm first (see above).
+    `site` names one of several sites. `nulls`: so many random rotations of the delta are read as well. For a basis of what maps read the deltas pass the norm first (see above).
     Raises ConfigError, ShapeError (directions of another length), ModelMismatchError (a singular basis of another
     model), NonFiniteError.
     """
@@ -139,7 +144,14 @@ def attribute(d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None)
     codes, distinct, code_of = code(_expressed(part, basis), basis, k)
     reading: Reading = "projection" if basis.is_orthonormal else "pursuit"
     atoms = None if basis.is_orthonormal else k
-    return _attribution(basis, part, reading, atoms, distinct, code_of, codes)
+
+    def components(rows: Tensor, _which: Tensor) -> Tensor:
+        found, _, of = code(rows, basis, k)
+        return torch.sparse.mm(found, basis.directions.double())[of]
+
+    times = torch.bincount(code_of, minlength=len(distinct))
+    beside = against_nulls(components, distinct, times, nulls, seed)
+    return _attribution(basis, part, reading, atoms, distinct, code_of, codes, beside)
 
 
 def code(rows: Tensor, basis: Basis, k: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -163,34 +175,47 @@ def code(rows: Tensor, basis: Basis, k: int) -> tuple[Tensor, Tensor, Tensor]:
     return codes.coalesce(), distinct, code_of
 
 
-def attribute_maps(d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None) -> dict[str, Attribution]:
+def attribute_maps(
+    d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None, nulls: int = 20, seed: int = 0
+) -> dict[str, Attribution]:
     """`attribute` for each map of a singular basis on its own: name such as "q.3" -> its share of energy per direction.
 
     Raises what `attribute` raises.
     """
-    return {name: attribute(d, part, k=k, site=site) for name, part in basis.split().items()}
+    return {name: attribute(d, part, k=k, site=site, nulls=nulls, seed=seed) for name, part in basis.split().items()}
 
 
 @torch.no_grad()
-def attribute_encoder(d: Deltas, sae: Any, *, site: Site | None = None) -> Attribution:
+def attribute_encoder(d: Deltas, sae: Any, *, site: Site | None = None, nulls: int = 20, seed: int = 0) -> Attribution:
     """What the encoder of an SAE sees of the deltas: f(h + delta) − f(h) over unit decoder rows, with the rest.
 
     `sae`: an SAE or `bases.from_sae` of one. The components are W_decᵀ (f(h + delta) − f(h)); the residual is what of
-    the delta this misses, or invents. Raises ConfigError for a basis without an encoder, and what `attribute` raises.
+    the delta this misses, or invents. `nulls`: the same of so many deltas turned at random, of the same norms. Raises ConfigError for a basis without an encoder, and what `attribute` raises.
     """
     basis = sae if isinstance(sae, Basis) else from_sae(sae)
     if basis.sae is None:
         raise ConfigError("this basis has no encoder", "make it with mechsteer.bases.from_sae, and all of it")
     part, sae = _part(d, basis, site), basis.sae
     acts, delta = part.acts[part.touched], part.rows
+    directions = basis.directions.double()
+
+    def components(rows: Tensor, which: Tensor) -> Tensor:
+        return torch.sparse.mm(_change(sae, acts[which], rows), directions)
+
+    codes = _change(sae, acts, delta)
+    beside = against_nulls(components, delta, torch.ones(len(delta)), nulls, seed)
+    return _attribution(basis, part, "encoder", None, delta.double(), torch.arange(len(delta)), codes, beside)
+
+
+def _change(sae: Any, acts: Tensor, delta: Tensor) -> Tensor:
+    """f(h + delta) − f(h), sparse float64 [n_tokens d_sae]."""
     where, dtype = getattr(sae, "device", sae.W_dec.device), sae.W_dec.dtype
     pieces = []
-    for start in range(0, len(delta), size := max(1, _ENTRIES // len(basis))):
+    for start in range(0, len(delta), size := max(1, _ENTRIES // len(sae.W_dec))):
         h, plus = (t[start : start + size].to(where, dtype) for t in (acts, acts + delta))
         change = (encode(sae, plus) - encode(sae, h)).double().cpu()
         pieces.append(change.to_sparse())
-    codes = torch.cat(pieces).coalesce()
-    return _attribution(basis, part, "encoder", None, delta.double(), torch.arange(len(delta)), codes)
+    return torch.cat(pieces).coalesce()
 
 
 def _part(d: Deltas, basis: Basis, site: Site | None) -> SiteDeltas:
@@ -232,6 +257,7 @@ def _attribution(
     distinct: Tensor,
     code_of: Tensor,
     codes: Tensor,
+    beside: NullExplained | None,
 ) -> Attribution:
     distinct, codes = distinct.double(), codes.double().coalesce()
     times = torch.bincount(code_of, minlength=len(distinct)).double()
@@ -257,6 +283,7 @@ def _attribution(
         explained=float(1 - times @ missed.square() / total),
         residual=float(times @ missed / len(code_of)),
         norm=float(times @ norms / len(code_of)),
+        beside_null=beside,
         basis=basis,
         coded=coded,
     )

@@ -38,7 +38,7 @@ from mechsteer.results import Interval, cluster_weights
 from mechsteer.steering.interventions import Interventions
 
 SIZES = (1, 2, 4, 8, 16, 32)
-_CANCELLED = 1e-3  # of Σ |contributions|: an effect under this is what opposite parts left of each other
+_LEFT_OVER = 1e-3  # of Σ |contributions|: an effect under this is what opposite parts left of each other
 _ROUNDING = 4  # times the difference between two evaluation orders
 _NUDGE = 1 + 2**-18  # of a delta: a few last bits in float32
 
@@ -119,7 +119,7 @@ def attribute_effect(
     by_prompt, coefficients, left = coded(recorded, torch.arange(len(recorded.deltas)), basis, atoms)
     contributions, rest = by_prompt.mean(0), float(left.mean())
     size = float(contributions.abs().sum()) + abs(rest)
-    reason = _unclear(total, noise, base, steered) or _cancelled(total, size)
+    reason = _unclear(total, noise, base, steered) or cancelled(total, size)
     procedure = Procedure(recorded, atoms, select, fold_of, sizes, resampled(group_of, fold_of, N_DRAWS, seed))
     order = by_prompt.mean(0).abs().argsort(descending=True, stable=True)
     illusions = torch.zeros(len(basis), dtype=torch.bool)
@@ -251,11 +251,12 @@ def _unclear(total: Interval, noise: float, base: Tensor, steered: Tensor) -> st
     return ""
 
 
-def _cancelled(total: Interval, size: float) -> str:
-    if abs(total.value) >= _CANCELLED * size:
+def cancelled(total: Interval, size: float) -> str:
+    """Why an effect is only what its parts, `size` in sum of sizes, leave of each other; empty where it is more."""
+    if abs(total.value) >= _LEFT_OVER * size:
         return ""
     return (
-        f"the total effect {total.value:.4g} is under {_CANCELLED:g} of {size:.4g}, the sizes of its parts: they cancel"
+        f"the total effect {total.value:.4g} is under {_LEFT_OVER:g} of {size:.4g}, the sizes of its parts: they cancel"
     )
 
 

@@ -22,6 +22,7 @@ from mechsteer.attribution.gradients import Recorded
 from mechsteer.bases import Basis
 
 _ENTRIES = 2**22  # of the largest intermediate tensor
+_DEPENDENT = 1e-6  # norm of what a unit direction has outside the span of others, up to which it lies in it
 MOST_CODED = 256  # distinct deltas that are coded for a null and for what is compared with it
 
 Selection = Callable[["Evidence", Tensor, int], Tensor]
@@ -29,7 +30,7 @@ Selection = Callable[["Evidence", Tensor, int], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What a basis makes of recorded gradients. Candidates are the directions that take part in some code."""
+    """What a basis makes of recorded gradients. Candidates are all directions that are not zero."""
 
     number: Int[Tensor, " n_candidates"]  # of each candidate in the basis
     directions: Float[Tensor, "n_candidates d_model"]
@@ -52,7 +53,7 @@ def evidence(recorded: Recorded, basis: Basis, atoms: int, *, most: int = MOST_C
     if len(axes) > 1 and len(rows) > most:
         rows = torch.linspace(0, len(rows) - 1, most).long()
     contributions, _, _ = coded(recorded, rows, basis, atoms)
-    number = contributions.abs().sum(0).nonzero()[:, 0]
+    number = directions.norm(dim=1).nonzero()[:, 0]
     return Evidence(number, directions[number], contributions[:, number], axes, moments, False)
 
 
@@ -89,27 +90,33 @@ def by_effect(found: Evidence, weights: Tensor, k: int) -> Tensor:
     """Greedy: the direction that changes the first-order effect of the kept part most, given those already taken.
 
     Keeping a span with orthonormal rows q_j has the effect Σ_j Σ_r ⟨q_j, axes_r⟩ ⟨q_j, M_r⟩: one term per direction.
+    Only directions that take part in some code are candidates: among all of a large dictionary the best at this are
+    some that lie by chance between the delta and the gradient.
     """
     moments = weighted(found, weights)
-    along, slopes = found.directions @ found.axes.T, found.directions @ moments.transpose(1, 2)  # [m rank], [b m rank]
-    along = along.expand_as(slopes).clone()
+    sizes = found.contributions.abs().sum(0)
+    k = min(k, len(sizes))
+    shortlist = sizes.topk(max(k, int((sizes > 0).sum()))).indices
+    rows = found.directions[shortlist]
+    slopes = rows @ moments.transpose(1, 2)  # [b m rank]
+    along = (rows @ found.axes.T).expand_as(slopes).clone()
     free = torch.ones(slopes.shape[:2], dtype=torch.float64)  # ‖part of a direction outside what is taken‖²
-    axes, taken = found.directions.new_zeros(len(weights), 0, found.directions.shape[1]), []
-    for _ in range(min(k, len(found.number))):
+    axes, taken = rows.new_zeros(len(weights), 0, rows.shape[1]), []
+    for _ in range(k):
         gain = ((along * slopes).sum(2) / free.clamp(min=1e-9)).abs().where(free > 1e-6, -1)
         for earlier in taken:
             gain.scatter_(1, earlier[:, None], -2)
         pick = gain.argmax(1)
-        new = found.directions[pick]
+        new = rows[pick]
         new = new - ((axes @ new[:, :, None]) * axes).sum(1)
         new = new / new.norm(dim=1, keepdim=True).clamp(min=1e-12)
-        overlap = new @ found.directions.T  # [b m]
+        overlap = new @ rows.T  # [b m]
         along -= overlap[:, :, None] * (new @ found.axes.T)[:, None]
         slopes -= overlap[:, :, None] * (moments @ new[:, :, None])[:, None, :, 0]
         free -= overlap.square()
         axes = torch.cat([axes, new[:, None]], 1)
         taken.append(pick)
-    return torch.stack(taken, 1)
+    return shortlist[torch.stack(taken, 1)]
 
 
 SELECTIONS: dict[str, Selection] = {"share": by_share, "effect": by_effect}
@@ -125,8 +132,18 @@ def spanned(found: Evidence, chosen: Tensor) -> Tensor:
     rows = found.directions[chosen]
     if found.is_orthonormal:
         return rows
-    q, r = torch.linalg.qr(rows.transpose(1, 2))
-    return q.transpose(1, 2) * (r.diagonal(dim1=1, dim2=2).abs() > 1e-6)[:, :, None]
+    if rows.shape[1] <= rows.shape[2]:
+        q, r = torch.linalg.qr(rows.transpose(1, 2))
+        if bool((r.diagonal(dim1=1, dim2=2).abs() > _DEPENDENT).all()):
+            return q.transpose(1, 2)
+    axes = torch.zeros_like(rows)  # QR spends an arbitrary axis on a dependent row
+    for i in range(rows.shape[1]):
+        new = rows[:, i]
+        for _ in range(2):  # twice is enough for orthogonality to rounding
+            new = new - ((axes @ new[:, :, None]) * axes).sum(1)
+        norm = new.norm(dim=1, keepdim=True)
+        axes[:, i] = torch.where(norm > _DEPENDENT, new / norm, 0)
+    return axes
 
 
 def kept(found: Evidence, weights: Tensor, chosen: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -177,3 +178,37 @@ def test_what_does_not_fit_is_refused(model_of, dynamic):
     broken = dataclasses.replace(dynamic.at(), values=torch.full_like(dynamic.values, float("nan")))
     with pytest.raises(NonFiniteError):
         ms.attribute(dataclasses.replace(dynamic, parts=(broken,)), orthonormal())
+
+
+def test_explained_stands_beside_deltas_turned_at_random(model_of):
+    """A vector made of three directions is explained by them; a random one by any dictionary of this size."""
+    sae = ToySAE()
+    basis = ms.bases.from_sae(sae)
+    made = basis.directions[:3].sum(0)
+    for v, is_made in ((made, True), (vector(4), False)):
+        d = ms.deltas(model_of("bridge-llama"), ms.Intervention(ms.adapters.Static(v), SITE), PROMPTS)
+        read = ms.attribute(d, basis, k=3, nulls=19, seed=1)
+        beside = read.beside_null
+        assert beside.own == pytest.approx(read.explained)
+        assert beside.null.low <= beside.null.value <= beside.null.high < 0.95
+        assert (beside.p == 1 / 20) is is_made
+        turned = np.mean(
+            [
+                ms.attribute(
+                    ms.deltas(model_of("bridge-llama"), ms.Intervention(ms.adapters.Static(v), SITE), PROMPTS),
+                    null,
+                    k=3,
+                    nulls=0,
+                ).explained
+                for null in ms.bases.meaningless(basis, 8, seed=2)
+            ]
+        )
+        assert beside.null.value == pytest.approx(float(turned), abs=0.12)  # turning the delta turns the dictionary
+    assert ms.attribute(d, basis, k=3, nulls=0).beside_null is None
+    encoder = attribute_encoder(d, sae, nulls=5)
+    assert encoder.beside_null.own == pytest.approx(encoder.explained)
+    assert encoder.beside_null.n == 5
+    whole = ms.attribute(d, ms.bases.from_directions(torch.eye(32)))
+    assert whole.beside_null.p == 1  # every orthonormal basis of full size explains everything
+    with pytest.raises(ConfigError, match="-1 nulls"):
+        ms.attribute(d, basis, nulls=-1)

@@ -10,7 +10,9 @@ import torch
 
 import mechsteer as ms
 from mechsteer.attribution import metrics
+from mechsteer.attribution.effect import cancelled
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
+from mechsteer.results import Interval
 from tests import toys
 from tests.attribution.toy_adapters import PROMPTS, Linear, ToySAE, vector
 
@@ -139,6 +141,20 @@ def test_one_planted_direction_is_sufficient_and_necessary():
         assert row[f"{control}_low"] <= row[control] <= row[f"{control}_high"]
     assert row["energy"] == pytest.approx(0.05**2 / (0.05**2 + 10 * 0.01**2), rel=1e-3)
     assert eff.shares[3] == pytest.approx(1, abs=0.1)
+    assert row["p"] == pytest.approx(1 / 41)
+    assert eff.verdict == "more than noise"
+    assert eff.resolved
+    assert row["beyond_null_low"] > 0.5
+    assert "recover 1.0" in eff.sentence("the axes", "log-odds") or "recover 0.9" in eff.sentence(
+        "the axes", "log-odds"
+    )
+    others = ms.bases.from_directions(axes(seed=77))
+    noise = ms.attribute_effect(model, static(v, site), PROMPTS, others, metric, k=1, nulls=40, nulls_run=0)
+    assert noise.verdict == "no more than noise"
+    assert "no more than noise about the effect of this intervention on log-odds" in noise.sentence(metric="log-odds")
+    both = ms.attribution.compare_bases({"planted": eff, "other": noise})
+    assert both.set_index("basis")["says_more"].to_dict() == {"planted": True, "other": False}
+    assert both["p_holm"].tolist() == [pytest.approx(2 / 41), pytest.approx(noise.check["p"][0])]
     assert type(eff).from_dict(eff.to_dict()) == eff
 
 
@@ -265,8 +281,83 @@ def test_what_cannot_be_attributed_is_refused(model_of):
         ms.attribute_effect(model, iv, PROMPTS, ms.bases.from_directions(torch.eye(8)), ODDS)
     with pytest.raises(ConfigError, match="nulls_run=3"):
         ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, nulls=2, nulls_run=3)
+    with pytest.raises(ConfigError, match="k=33 of 32 directions"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=(1, 33))
+    with pytest.raises(DataError, match=r"4 group\(s\) of contexts for 5 folds"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, folds=5)
+    with pytest.raises(ConfigError, match="selection='best'"):
+        ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, selection="best")
+    twice = torch.cat([axes()[:3], axes()[1:2]])
+    with pytest.raises(DataError, match="directions 'd1' and 'd3' are the same"):
+        ms.attribute_effect(model, iv, PROMPTS, ms.bases.from_directions(twice), ODDS)
+    zero = ms.bases.Basis(torch.cat([axes()[:3], torch.zeros(1, 32)]), ("a", "b", "c", "z"))
+    with pytest.raises(DataError, match="direction 'z' is zero"):
+        ms.attribute_effect(model, iv, PROMPTS, zero, ODDS)
     late = static(vector(), scope=ms.TokenScope.generated())
     with pytest.raises(DataError, match="touches no token"):
         ms.attribute_effect(model, late, PROMPTS, basis, ODDS)
     with pytest.raises(ConfigError, match="the metric is a str"):
         ms.attribute_effect(model, iv, PROMPTS, basis, "log_odds")
+
+
+def test_dead_features_are_counted_and_never_kept(model_of):
+    sae = ToySAE()
+    sae.W_dec.data[5:9] = 0
+    basis = ms.bases.from_sae(sae)
+    eff = ms.attribute_effect(
+        model_of("bridge-llama"), static(vector(size=3.0)), PROMPTS, basis, ODDS, k=92, nulls=1, nulls_run=1
+    )
+    assert eff.n_dead == 4
+    assert not set(eff.order[:92].tolist()) & {5, 6, 7, 8}
+    assert eff.check["sufficiency"][0] == pytest.approx(1, abs=1e-3)
+    with pytest.raises(ConfigError, match="k=93 of 92"):
+        ms.attribute_effect(model_of("bridge-llama"), static(vector()), PROMPTS, basis, ODDS, k=93)
+
+
+def test_rounding_is_no_effect(model_of):
+    """A vector so small that the sum h + delta keeps hardly a bit of it."""
+    model = model_of("bridge-llama")
+    eff = ms.attribute_effect(
+        model, static(vector(size=1e-8)), PROMPTS * 4, ms.bases.from_directions(axes()), ODDS, nulls=0, nulls_run=0
+    )
+    assert eff.nothing_to_attribute
+    assert eff.steps == 1  # there is no line to refine along
+
+
+def test_an_effect_that_opposite_parts_leave_of_each_other_is_none():
+    total = Interval(value=1e-4, low=0.9e-4, high=1.1e-4)
+    assert "they cancel" in cancelled(total, 0.2)
+    assert not cancelled(total, 0.09)
+
+
+def test_rows_of_a_bidirectional_model_never_meet_padding():
+    """Every row as if it were alone, whatever its length and its neighbours'."""
+    if not ms.models.has_hooked():
+        pytest.skip("needs HookedTransformer")
+    model = toys.load("gpt2", "hooked")
+    model.cfg.attention_dir = "bidirectional"
+    iv, basis = static(vector(size=2.0)), ms.bases.from_directions(axes())
+    eff = ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, k=2, nulls=0, nulls_run=0)
+    torch.testing.assert_close(eff.base, odds(model), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(eff.steered, odds(model, iv), rtol=1e-4, atol=1e-4)
+    d = ms.deltas(model, iv, PROMPTS)
+    for i, prompt in enumerate(PROMPTS):
+        alone = ms.deltas(model, iv, [prompt])
+        torch.testing.assert_close(d.final[i, : len(prompt)], alone.final[0], rtol=1e-4, atol=1e-4)
+
+
+def test_nulls_are_run_on_some_contexts_only(model_of):
+    basis, prompts = ms.bases.from_directions(axes()), PROMPTS * 3
+    groups = [i % 4 for i in range(12)]
+    model, iv = model_of("bridge-llama"), static(vector(size=3.0))
+    settings = {"k": (1, 4, 32), "nulls": 4, "nulls_run": 2, "groups": groups}
+    all_of_them, some = (
+        ms.attribute_effect(model, iv, prompts, basis, ODDS, null_contexts=n, **settings) for n in (12, 6)
+    )
+    assert some.settings.null_contexts == 6
+    assert some.settings.n_groups == 4
+    own = ["sufficiency", "recorded", "recorded_null", "p"]
+    np.testing.assert_allclose(some.check[own].to_numpy(), all_of_them.check[own].to_numpy(), rtol=1e-5)
+    assert abs(some.check["null_sufficiency"][0] - all_of_them.check["null_sufficiency"][0]) > 1e-6
+    np.testing.assert_allclose(some.check["null_sufficiency"][2], 1, atol=1e-3)
+    assert type(some).from_dict(some.to_dict()) == some

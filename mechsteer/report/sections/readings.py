@@ -14,7 +14,7 @@ from mechsteer.report.sections.directions import known
 from mechsteer.report.sections.effect import compared, effect_blocks
 from mechsteer.report.sections.logits import logit_blocks
 from mechsteer.report.sections.words import Cells
-from mechsteer.report.tables import Table
+from mechsteer.report.tables import Table, decimal
 
 Facts = Mapping[int, DirectionFacts]
 _NONE: Mapping[str, Facts] = {}
@@ -73,11 +73,21 @@ def shares(name: str, result: Attribution) -> Cells:
     return {
         "reading": name,
         "explained share": result.explained,
+        **_null(result),
         "residual norm": result.residual,
         "delta norm": result.norm,
         "expressed": result.expressed,
         "atoms": "all" if result.k is None else str(result.k),
     }
+
+
+def _null(result: Attribution) -> Cells:
+    """What the same reading explains of deltas turned at random."""
+    beside = result.beside_null
+    if beside is None:
+        return {}
+    low, high = decimal(beside.null.low), decimal(beside.null.high)
+    return {"of a random delta": f"{decimal(beside.null.value)} [{low}, {high}]", "p": decimal(beside.p)}
 
 
 def top_directions(result: Attribution, facts: Facts, k: int, *, caption: str) -> Table:
