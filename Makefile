@@ -19,7 +19,7 @@ SHELL := /bin/bash
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study test test-tl4 bench pin clean
+.PHONY: help study test test-tl4 bench analyses pin clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-tl4: $(TL4)/.test ## the tests with TransformerLens 4; what needs HookedTra
 
 bench: $(VENV)/.test ## time what must be fast
 	$(BIN)/python scripts/bench.py $(ARGS)
+
+analyses: $(VENV)/.study ## settle published claims on the bundled model (analyses/README.md); ARGS="seeds=5 model=..."
+	for run in analyses/*/run.py; do $(BIN)/python $$run $(ARGS) || exit 1; done
 
 pin: $(VENV)/.test ## write the versions now installed in .venv to constraints.txt
 	@# torch's local tag (+cpu, +cu130) belongs to a machine; torch itself pins its CUDA packages
