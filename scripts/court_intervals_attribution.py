@@ -59,7 +59,7 @@ def crossfitted(known: Evidence, recorded: Recorded, n: int, seed: int) -> tuple
     """The interval that `attribute_effect` prints, by its own code."""
     group_of, fold_of = split(None, n, 2, seed)
     weights = resampled(group_of, fold_of, N_DRAWS, seed)
-    procedure = Procedure(recorded, ATOMS, by_share, fold_of, SIZES, weights)
+    procedure = Procedure(recorded, ATOMS, by_share, group_of, fold_of, SIZES, weights)
     chosen = selected(known, fold_of, max(SIZES), by_share)
     kept = np.zeros((n, len(SIZES)))
     for fold, pick in enumerate(chosen):

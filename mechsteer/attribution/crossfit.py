@@ -8,13 +8,14 @@ this procedure, given as many contexts as a selection has here, recovers on new 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechsteer.attribution.selection import Evidence, Selection, kept, weighted
+from mechsteer.attribution.selection import Evidence, Selection, gains, kept, weighted
 from mechsteer.errors import ConfigError, DataError
 
 _ENTRIES = 2**23  # of the largest intermediate tensor
@@ -78,6 +79,36 @@ def crossfitted(
         total += effect[:, [min(size, effect.shape[1]) - 1 for size in sizes]]
     whole = (weighted(found, weights) * found.axes).sum((1, 2))
     return total / whole[:, None]
+
+
+def counted_twice(
+    found: Evidence,
+    group_of: np.ndarray,
+    fold_of: np.ndarray,
+    sizes: Sequence[int],
+    select: Selection,
+    weights: Tensor,
+) -> Float[np.ndarray, " n_sizes"]:
+    """The part of the variance over resamples `weights` that is there twice.
+
+    Selecting anew in each resample moves sufficiency because other directions are better or worse on any contexts, as
+    it should, and because those at hand happen to like them or not: the checking contexts' noise, which resampling
+    these counts already. For the selections of the resamples it is the variance over groups of how far a group's
+    effect lies from its own mean over selections.
+    """
+    picks = selected(found, fold_of, max(sizes), select, weights)
+    twice = torch.zeros(len(sizes), dtype=torch.float64)
+    for fold, pick in enumerate(picks):
+        groups, place = np.unique(group_of[fold_of == fold], return_inverse=True)
+        inside = replace(found, moments=found.moments[torch.as_tensor(fold_of == fold)])
+        effects = torch.zeros(len(pick), len(groups), len(sizes), dtype=torch.float64)
+        for draw, chosen in enumerate(pick):
+            kept_parts = gains(inside, chosen[None]).cumsum(1)
+            columns = kept_parts[:, [min(size, kept_parts.shape[1]) - 1 for size in sizes]]
+            effects[draw].index_add_(0, torch.as_tensor(place), columns)
+        apart = effects - effects.mean(0)
+        twice += len(groups) * apart.var(1).mean(0) if len(groups) > 1 else 0
+    return (twice / (found.moments.sum(0) * found.axes).sum().square()).numpy()
 
 
 def resampled(

@@ -120,7 +120,9 @@ def attribute_effect(
     contributions, rest = by_prompt.mean(0), float(left.mean())
     size = float(contributions.abs().sum()) + abs(rest)
     reason = _unclear(total, noise, base, steered) or cancelled(total, size)
-    procedure = Procedure(recorded, atoms, select, fold_of, sizes, resampled(group_of, fold_of, N_DRAWS, seed))
+    procedure = Procedure(
+        recorded, atoms, select, group_of, fold_of, sizes, resampled(group_of, fold_of, N_DRAWS, seed)
+    )
     order = by_prompt.mean(0).abs().argsort(descending=True, stable=True)
     illusions = torch.zeros(len(basis), dtype=torch.bool)
     check = pd.DataFrame([{"k": size} for size in sizes], columns=list(COLUMNS))

@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.attribution.checking import Checked, really_run
-from mechsteer.attribution.crossfit import crossfitted, selected
+from mechsteer.attribution.crossfit import counted_twice, crossfitted, selected
 from mechsteer.attribution.gradients import Recorded
 from mechsteer.attribution.replay import Runner
 from mechsteer.attribution.selection import Evidence, Selection, evidence, kept, weighted
@@ -32,6 +32,7 @@ class Procedure:
     recorded: Recorded
     atoms: int
     select: Selection
+    group_of: np.ndarray
     fold_of: np.ndarray
     sizes: tuple[int, ...]
     resamples: Float[Tensor, "n_draws n_contexts"]
@@ -52,6 +53,11 @@ class Procedure:
         """[n_draws n_sizes]: how far selecting anew in each resample moves its sufficiency, to first order."""
         anew = crossfitted(found, self.fold_of, self.sizes, self.select, self.resamples)
         return (anew - crossfitted(found, self.fold_of, self.sizes, self.select, self.resamples, chosen)).numpy()
+
+    def counted_twice(self, found: Evidence) -> np.ndarray:
+        """[n_sizes]: see `crossfit.counted_twice`; a quarter of the resamples tells it."""
+        some = self.resamples[: N_DRAWS // 4]
+        return counted_twice(found, self.group_of, self.fold_of, self.sizes, self.select, some)
 
 
 @dataclass(frozen=True, eq=False)

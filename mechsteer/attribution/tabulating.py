@@ -32,9 +32,11 @@ def table(
     draws = procedure.resamples.numpy()
     moved = procedure.reselected(found, chosen)
     columns: dict[str, np.ndarray] = {"k": np.asarray(procedure.sizes), "energy": own.energy}
+    twice = procedure.counted_twice(found)
     for name in ("sufficiency", "necessity"):
-        value, spread = getattr(own, name)(effect), (getattr(own, name)(effect, draws) + moved).std(0, ddof=1)
-        columns |= _interval(name, value, _Z * spread)
+        fixed = getattr(own, name)(effect, draws)
+        variance = np.maximum((fixed + moved).var(0, ddof=1) - twice, fixed.var(0, ddof=1))
+        columns |= _interval(name, getattr(own, name)(effect), _Z * np.sqrt(variance))
     columns["off"] = np.abs(1 - columns["sufficiency"])
     columns["recorded"] = procedure.curve(found)
     columns |= _range("recorded_null", nulls.recorded)

@@ -36,8 +36,8 @@ def unit(rows: torch.Tensor) -> torch.Tensor:
 
 
 def p_values(recorded: Recorded, basis, seed: int, n: int = 59, select=by_share) -> np.ndarray:
-    _, fold_of = split(None, recorded.n_prompts, 2, seed)
-    procedure = Procedure(recorded, 8, select, fold_of, SIZES, torch.ones(1, recorded.n_prompts))
+    group_of, fold_of = split(None, recorded.n_prompts, 2, seed)
+    procedure = Procedure(recorded, 8, select, group_of, fold_of, SIZES, torch.ones(1, recorded.n_prompts))
     curves = [procedure.curve(procedure.evidence(null)) for null in meaningless(basis, n, seed)]
     return holm(rank_p(procedure.curve(procedure.evidence(basis)), np.stack(curves)))
 
