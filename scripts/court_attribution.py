@@ -145,7 +145,7 @@ def seeds_of(text: str) -> range:
 def shown(table: pd.DataFrame) -> str:
     """Means with their intervals, one line per family, dictionary and competitor."""
     out = table[["family", "dictionary", "trained", "competitor", "n_seeds"]].copy()
-    out["trained"] = out["trained"].map({True: "trained", False: ""})
+    out["trained"] = ["trained" if trained else "" for trained in table["trained"]]
     for name in SHOWN:
         low, high = table[f"{name}_low"], table[f"{name}_high"]
         out[name] = [

@@ -181,41 +181,44 @@ _RECALL = dict.fromkeys(("linear", "mixed", "relu", "and", "or", "superposed"), 
 
 
 def bars(trials: Sequence[Trial], competitor: str = "default") -> list[Bar]:
-    """The figures that the library's procedure is to reach, for every family and dictionary that was tried."""
-    tried = frame([trial for trial in trials if not trial.trained])
-    table = tried[tried["competitor"] == competitor]
+    """The figures that the library's procedure is to reach, for every family and dictionary that was tried.
+
+    Longest seconds a case: also of the competitor of this name "with nulls".
+    """
+    planted = [trial for trial in trials if not trial.trained]
+    own = [trial for trial in planted if trial.competitor == competitor]
     found = []
-
-    def add(what: str, group: pd.DataFrame, column: str, wanted: float, *, at_most: bool, flip: bool = False) -> None:
-        values = group[column].to_numpy(float)
-        interval = mean(1 - values if flip else values)
-        value = interval.value
-        families = group["family"].unique()
-        found.append(
-            Bar(
-                what=what,
-                family=families[0] if len(families) == 1 else "all",
-                dictionary=str(group["dictionary"].iloc[0]),
-                wanted=wanted,
-                at_most=at_most,
-                value=value,
-                low=interval.low,
-                high=interval.high,
-                met=value <= wanted if at_most else value >= wanted,
-            )
-        )
-
-    for (family, _), group in table.groupby(["family", "dictionary"], sort=False):
+    for (family, dictionary), group in _grouped(own, "family", "dictionary"):
         if family in _RECALL:
-            add("recall", group, "recall", _RECALL[str(family)], at_most=False)
+            recalls = [trial.recall for trial in group]
+            found.append(_bar("recall", family, dictionary, recalls, _RECALL[family]))
         if family == "nulls":
-            add("nothing to attribute", group, "claimed", 0.95, at_most=False, flip=True)
+            quiet = [1.0 - trial.claimed for trial in group]
+            found.append(_bar("nothing to attribute", family, dictionary, quiet, 0.95))
         if family == "illusions":
-            add("illusions marked", group, "marked", 0.9, at_most=False)
-    real = table[table["family"] != "nulls"]
-    for _, group in real.groupby("dictionary", sort=False):
-        add("decoys in the top m", group, "decoys_in_top", 0.05, at_most=True)
-    timed = tried[tried["competitor"].isin([competitor, f"{competitor} with nulls"])]
-    for _, group in timed.groupby("dictionary", sort=False):
-        add("longest seconds a case", group[group["seconds"] == group["seconds"].max()], "seconds", 5.0, at_most=True)
+            found.append(_bar("illusions marked", family, dictionary, [trial.marked for trial in group], 0.9))
+    for (dictionary,), group in _grouped(own, "dictionary"):
+        values = [trial.decoys_in_top for trial in group if not math.isnan(trial.decoys_in_top)]
+        if values:
+            found.append(_bar("decoys in the top m", "all", dictionary, values, 0.05, at_most=True))
+    timed = [trial for trial in planted if trial.competitor in (competitor, f"{competitor} with nulls")]
+    for (dictionary,), group in _grouped(timed, "dictionary"):
+        longest = max(group, key=lambda trial: trial.seconds)
+        values = [longest.seconds]
+        found.append(_bar("longest seconds a case", longest.family, dictionary, values, 5.0, at_most=True))
     return found
+
+
+def _bar(what: str, family: str, dictionary: str, values: list[float], wanted: float, *, at_most: bool = False) -> Bar:
+    interval = mean(np.array(values))
+    met = interval.value <= wanted if at_most else interval.value >= wanted
+    names = {"what": what, "family": family, "dictionary": dictionary, "wanted": wanted, "at_most": at_most}
+    return Bar(**names, value=interval.value, low=interval.low, high=interval.high, met=met)
+
+
+def _grouped(trials: Sequence[Trial], *names: str) -> list[tuple[tuple[str, ...], list[Trial]]]:
+    """(values of these fields, trials that have them), in the order of their coming."""
+    groups: dict[tuple[str, ...], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault(tuple(getattr(trial, name) for name in names), []).append(trial)
+    return list(groups.items())

@@ -139,9 +139,15 @@ class Stage:
     def scene(self, vector: Tensor | None = None, *, scope: TokenScope | None = None, **more: Any) -> Scene:
         """The scene of a static vector (`vector()`) at the first block's end."""
         added = self.vector() if vector is None else vector.float()
-        iv = Intervention(Static(added), SITE, scope=scope or TokenScope.all())
-        known = {"planted": self.planted, "decoys": self.decoys, "spare": self.spare}
-        return Scene(model=self.blueprint.build(), intervention=iv, contexts=self.contexts, **(known | more))
+        made = Scene(
+            model=self.blueprint.build(),
+            intervention=Intervention(Static(added), SITE, scope=scope or TokenScope.all()),
+            contexts=self.contexts,
+            planted=self.planted,
+            decoys=self.decoys,
+            spare=self.spare,
+        )
+        return replace(made, **more)
 
 
 def stage(

@@ -83,13 +83,13 @@ def _scene(model: Any, prompts: list[list[int]], layer: int, generator: torch.Ge
     metric = metrics.log_odds(5, 6)
     frame = rotation(d_model, generator)
     reads = torch.randn(N_TRIED, d_mlp, generator=generator, dtype=torch.float64) / d_mlp**0.5
-    site = {"site": Site(layer, "down_out"), "read": Site(layer, "down_in")}
-    everything = Intervention(RankOnes(reads.float(), frame[:N_TRIED].float()), **site)
+    site, read = Site(layer, "down_out"), Site(layer, "down_in")
+    everything = Intervention(RankOnes(reads.float(), frame[:N_TRIED].float()), site, read=read)
     found = deltas(model, everything, prompts).at()
     assert found.resid is not None
     size = found.resid[found.touched].square().sum(-1).mean().sqrt()  # each write is of this share of the stream
     reads *= (SHARE * size / (found.rows @ frame[:N_TRIED].T.float()).square().mean(0).sqrt())[:, None]
-    everything = Intervention(RankOnes(reads.float(), frame[:N_TRIED].float()), **site)
+    everything = Intervention(RankOnes(reads.float(), frame[:N_TRIED].float()), site, read=read)
     subsets = Subsets(model, everything, prompts, metric, frame[:N_TRIED])
     alone = torch.tensor([subsets.alone([i]) for i in range(N_TRIED)])
     strongest = alone.abs().argsort(descending=True)[:n]
@@ -99,7 +99,7 @@ def _scene(model: Any, prompts: list[list[int]], layer: int, generator: torch.Ge
     weakest = weakest[~torch.isin(weakest, strongest)][:n]
     chosen = torch.cat([strongest, weakest])
     signed = reads[chosen] * torch.where(alone[chosen] < 0, -1.0, 1.0)[:, None]  # one way, so that they add up
-    iv = Intervention(RankOnes(signed.float(), frame[chosen].float()), **site)
+    iv = Intervention(RankOnes(signed.float(), frame[chosen].float()), site, read=read)
     left = [i for i in range(d_model) if i not in set(chosen.tolist())]
     return Scene(
         model=model,
