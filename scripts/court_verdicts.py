@@ -188,7 +188,7 @@ def by_strata(study: Study, verdict: VerdictResult) -> str:
         return verdict.kind
     parts = [decomposed(study, reference, study.steps) for reference in ("base", "treated")]
     switched = all(switch.low > 0 for switch, _ in parts)
-    if switched and all(-MARGIN < rest.low and rest.high < MARGIN for _, rest in parts):
+    if switched and all(rest.low > -MARGIN and rest.high < MARGIN for _, rest in parts):
         return "style"
     if all(rest.low > 0 for _, rest in parts):
         return "effect"
