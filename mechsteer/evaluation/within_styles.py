@@ -190,7 +190,8 @@ def _pairs(style: str, base: Answers, treated: Answers, forced: tuple[Answers, A
     stayed = base.styles == treated.styles
     here = stayed & (base.styles == style)
     before = base.scores.astype(float)
-    for means, used in (("stayed", here), ("pooled", stayed)):
+    choices: tuple[tuple[Means, ndarray], ...] = (("stayed", here), ("pooled", stayed))
+    for means, used in choices:
         if used.sum() >= LEAST:
             return _Pairs(means, used, before, _change(base, treated), kept_style, unlike)
     return None
