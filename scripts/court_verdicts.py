@@ -206,7 +206,7 @@ def decomposed(study: Study, reference: str, strata: np.ndarray | None) -> tuple
         study.base.styles.tolist(),
         study.treated.styles.tolist(),
         reference="treated" if reference == "treated" else "base",
-        strata=strata,
+        strata=None if strata is None else strata.tolist(),
         least=1 if strata is None else 20,
         confidence=0.95 if strata is None else 0.90,
         n_boot=300,
