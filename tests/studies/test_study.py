@@ -49,8 +49,8 @@ def test_what_a_study_leaves(undisturbed):
     assert {"careful prefix", "adapter, forced careful", "base, forced hasty", "adapter, forced hasty"} <= set(names)
     assert "base, forced careful" not in names
     judged = evaluation["verdict"]
-    assert (judged["margin"], judged["random"]["n"]) == (0.03, 2)
-    assert judged["kind"] in ("harm", "no effect", "cannot tell")  # two random directions support no claim
+    assert judged["margin"] == 0.03
+    assert judged["kind"] == "cannot tell"  # so few problems, and at most two random directions
     (fitted,) = results["stages"]["train"]["fitted"]
     assert all(epoch["dev"]["kl"] > 0 for epoch in fitted["history"][1:])  # something holds the vector back
     assert results["stages"]["sae"]["quality"]["evaluated_on"] == "traces of dev problems"
