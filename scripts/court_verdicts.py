@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.special import ndtr, ndtri
@@ -38,7 +39,7 @@ AGREE = {"careful": 0.89, "hasty": 0.93, "slip": 0.7}
 STYLES_AGREE = 0.8  # the same of the choice of style
 SCORES = {"careful": 0.90, "hasty": 0.50, "slip": 0.65}
 FORCED = ("careful", "hasty")
-RULES = ("rule", "strata", "before")
+RULES: tuple[str, ...] = ("rule", "strata", "before")
 MOST_FALSE, LEAST_RIGHT = 0.05, 0.75
 
 
@@ -139,32 +140,32 @@ def scenarios(n: int, rng: np.random.Generator) -> Iterator[Scenario]:
     """The truths that the rules are tried on."""
     size, nothing = detectable_gain(n, rng, Scenario(name="")), ("no effect", "cannot tell")
     yield Scenario(name="null", right=nothing)
-    switch = {"right": ("style",), "false": ("effect",)}
-    yield Scenario(name="pure switch of .25, as the bundled model's", switch=0.25, **switch, powered=True)
-    yield Scenario(name="pure switch at 80 % power", switch=size / 0.4, **switch)
-    yield Scenario(name="pure switch, careful on hard problems", switch=0.25, by_difficulty=1.0, **switch)
-    yield Scenario(name="pure switch, careful on easy problems", switch=0.25, by_difficulty=-1.0, **switch)
-    yield Scenario(name="pure switch and slips", switch=0.25, slips=0.08, **switch)
-    yield Scenario(name="pure switch, no forced arms", switch=0.25, by_difficulty=1.0, forced=False, **switch)
+    pure = Scenario(name="", right=("style",), false=("effect",))
+    yield replace(pure, name="pure switch of .25, as the bundled model's", switch=0.25, powered=True)
+    yield replace(pure, name="pure switch at 80 % power", switch=size / 0.4)
+    yield replace(pure, name="pure switch, careful on hard problems", switch=0.25, by_difficulty=1.0)
+    yield replace(pure, name="pure switch, careful on easy problems", switch=0.25, by_difficulty=-1.0)
+    yield replace(pure, name="pure switch and slips", switch=0.25, slips=0.08)
+    yield replace(pure, name="pure switch, no forced arms", switch=0.25, by_difficulty=1.0, forced=False)
     for gain in (0.02, 0.03, 0.05, 0.08):
         small = gain < MARGIN  # "only the style" is right where the rest is below the margin
         false = () if small else ("style",)
         yield Scenario(name=f"gain {gain:.2f}", gain=gain, right=("effect",), false=false)
         more = ("effect", "style and possibly more", *(("style",) if small else ()))
         yield Scenario(name=f"gain {gain:.2f} and a switch", gain=gain, switch=0.25, right=more, false=false)
-    effect = {"right": ("effect",), "false": ("style",)}
-    yield Scenario(name="gain .072, careful on easy problems", gain=0.072, by_difficulty=-1.0, **effect)
-    yield Scenario(name="the same and a switch", gain=0.072, switch=0.15, by_difficulty=-1.0, **effect)
-    yield Scenario(name="gain .05, a switch, no forced arms", gain=0.05, switch=0.25, forced=False, **effect)
-    yield Scenario(name="gain .05, a switch, forced haste is all wrong", gain=0.05, switch=0.25, floor=True, **effect)
-    more = {"right": ("effect", "style and possibly more"), "false": ("style",)}
-    yield Scenario(name="gain .15 where it switches", switch=0.25, where_switched=0.15, **more)
-    yield Scenario(name="the same, no forced arms", switch=0.25, where_switched=0.15, forced=False, **more)
+    effect = Scenario(name="", right=("effect",), false=("style",))
+    yield replace(effect, name="gain .072, careful on easy problems", gain=0.072, by_difficulty=-1.0)
+    yield replace(effect, name="the same and a switch", gain=0.072, switch=0.15, by_difficulty=-1.0)
+    yield replace(effect, name="gain .05, a switch, no forced arms", gain=0.05, switch=0.25, forced=False)
+    yield replace(effect, name="gain .05, a switch, forced haste is all wrong", gain=0.05, switch=0.25, floor=True)
+    partly = replace(effect, right=("effect", "style and possibly more"))
+    yield replace(partly, name="gain .15 where it switches", switch=0.25, where_switched=0.15)
+    yield replace(partly, name="the same, no forced arms", switch=0.25, where_switched=0.15, forced=False)
     yield Scenario(name="loss .03 and a switch", gain=-0.03, switch=0.25, right=("style and possibly more",))
     yield Scenario(name="loss at 80 % power", gain=-size, right=("harm",), powered=True)
-    yield Scenario(name="gain at 80 % power, randoms do nothing", gain=size, **effect, powered=True)
-    as_good = {"right": ("not specific",), "powered": True}
-    yield Scenario(name="gain at 80 % power, randoms do as well", gain=size, random_gain=size, **as_good)
+    yield replace(effect, name="gain at 80 % power, randoms do nothing", gain=size, powered=True)
+    unspecific = Scenario(name="", right=("not specific",), powered=True)
+    yield replace(unspecific, name="gain at 80 % power, randoms do as well", gain=size, random_gain=size)
 
 
 def shipped_before(study: Study, verdict: VerdictResult, weights: np.ndarray) -> str:
@@ -205,7 +206,7 @@ def decomposed(study: Study, reference: str, strata: np.ndarray | None) -> tuple
         study.base.styles.tolist(),
         study.treated.styles.tolist(),
         reference="treated" if reference == "treated" else "base",
-        strata=strata,
+        strata=None if strata is None else strata.tolist(),
         least=1 if strata is None else 20,
         confidence=0.95 if strata is None else 0.90,
         n_boot=300,
@@ -244,12 +245,15 @@ def try_all(truths: Sequence[Scenario], n: int, studies: int, seed: int) -> tupl
 def rate(said: Mapping[str, int], words: Sequence[str], studies: int) -> tuple[float, float, float]:
     """How often one of the words was said, with its 95 % Monte-Carlo interval (Wilson)."""
     count = sum(said.get(word, 0) for word in words)
-    low, high = proportion_confint(count, studies, method="wilson")
+    bounds: Any = proportion_confint(count, studies, method="wilson")
+    low, high = bounds
     return count / studies, float(low), float(high)
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="court.py verdicts", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="court.py verdicts", description="type-I error and power of the verdict rules"
+    )
     parser.add_argument("--studies", type=int, default=300, help="simulated studies per scenario")
     parser.add_argument("--n", type=int, default=500, help="problems of a study")
     parser.add_argument("--seed", type=int, default=0)

@@ -170,7 +170,7 @@ def evaluate(
     comparisons = _comparisons(arms, scored, base, treated, n_boot, seed)
     no_ops = [scored[arm.name] for arm in arms if arm.role == "no_op"]
     sides = (scored[base.name], scored[treated[0].name]) if treated else None
-    style = {"seed": seed if style_seed is None else style_seed}
+    by_style = seed if style_seed is None else style_seed
     return Evaluation(
         metric=scoring.metric,
         unit=scoring.unit,
@@ -178,8 +178,8 @@ def evaluate(
         arms=tuple(summary(arm, scored[arm.name], items, harms[arm.name]) for arm in arms),
         comparisons=tuple(comparisons),
         no_op_equals_base=all(same_outcome(s, scored[base.name]) for s in no_ops) if no_ops else None,
-        style=None if sides is None else style_share(*sides, **style),
-        style_at_treated=None if sides is None else style_share(*sides, reference="treated", **style),
+        style=None if sides is None else style_share(*sides, seed=by_style),
+        style_at_treated=None if sides is None else style_share(*sides, reference="treated", seed=by_style),
         verdict=None if sides is None else _judged(arms, scored, *sides, margin=equivalent, n_boot=n_boot, seed=seed),
     )
 

@@ -31,7 +31,14 @@ from numpy import ndarray
 
 from mechsteer.errors import ConfigError, ShapeError
 from mechsteer.evaluation.paired import mcnemar_exact, resamples, sign_flip
-from mechsteer.evaluation.within_styles import CONFIDENCE, Answers, WithinStyles, within_styles
+from mechsteer.evaluation.within_styles import (
+    CONFIDENCE,
+    Answers,
+    WithinStyles,
+    unseen_change,
+    widened,
+    within_styles,
+)
 from mechsteer.results import Interval, Result
 
 ALPHA = 0.05
@@ -125,6 +132,7 @@ def judge(
     styles = [arm.styles for arm in (base, treated) if arm.styles is not None]
     has_styles = len(styles) == 2 and len(np.unique(np.concatenate(styles))) > 1
     difference, equivalence = (Interval.from_draws(float(change.mean()), total, c) for c in (0.95, CONFIDENCE))
+    equivalence = widened(equivalence, unseen_change(len(size), base.scores))
     rank = _rank(randoms, treated.scores, before, draws) if len(randoms) else None
     within = within_styles(base, treated, clusters, weights, forced=forced) if has_styles else None
     kind, left_open = _rule(margin, difference, equivalence, p_value, rank, within, has_styles=has_styles)

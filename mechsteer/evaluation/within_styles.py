@@ -20,11 +20,12 @@ style is the rest, treated − base − beyond. All intervals resample problems,
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from numpy import ndarray
+from scipy.stats import norm
 
 from mechsteer.errors import ShapeError
 from mechsteer.evaluation.scoring import Scored
@@ -127,6 +128,7 @@ def within_styles(
     pairs = [p for p in chosen if p is not None]
     sums = _Sums(clusters, weights)
     effects = [sums.mean(p.change, p.used) for p in pairs]
+    unseen = [unseen_change(len(np.unique(clusters[p.used])), base.scores) for p in pairs]
     total = sums.mean(_change(base, treated), np.ones(len(clusters), dtype=bool))
     parts = []
     shares: dict[str, list[float]] = {}
@@ -140,7 +142,7 @@ def within_styles(
                 reference=reference,
                 shares=dict(zip(names, shares[reference], strict=True)),
                 switch=_interval(total - beyond),
-                beyond=_interval(beyond),
+                beyond=_interval(beyond, sum(s * u for s, u in zip(shares[reference], unseen, strict=True))),
             )
         )
     return WithinStyles(
@@ -151,11 +153,11 @@ def within_styles(
                 n=int(p.used.sum()),
                 base_score=float(p.before[p.used].mean()),
                 treated_score=float((p.before + p.change)[p.used].mean()),
-                difference=_interval(effect),
+                difference=_interval(effect, half),
                 kept_style=p.kept_style,
                 unlike=p.unlike,
             )
-            for style, p, effect in zip(names, pairs, effects, strict=True)
+            for style, p, effect, half in zip(names, pairs, effects, unseen, strict=True)
         ),
         parts=tuple(parts),
         forced_share=float(sum(s for s, p in zip(shares["treated"], pairs, strict=True) if p.means == "forced")),
@@ -190,7 +192,8 @@ def _pairs(style: str, base: Answers, treated: Answers, forced: tuple[Answers, A
     stayed = base.styles == treated.styles
     here = stayed & (base.styles == style)
     before = base.scores.astype(float)
-    for means, used in (("stayed", here), ("pooled", stayed)):
+    choices: tuple[tuple[Means, ndarray], ...] = (("stayed", here), ("pooled", stayed))
+    for means, used in choices:
         if used.sum() >= LEAST:
             return _Pairs(means, used, before, _change(base, treated), kept_style, unlike)
     return None
@@ -217,5 +220,19 @@ class _Sums:
             return summed[:, 0] / summed[:, 1]
 
 
-def _interval(values: ndarray) -> Interval:
-    return Interval.from_draws(float(values[0]), values[1:], CONFIDENCE)
+def _interval(values: ndarray, unseen: float = 0.0) -> Interval:
+    return widened(Interval.from_draws(float(values[0]), values[1:], CONFIDENCE), unseen)
+
+
+def unseen_change(n: int, scores: ndarray) -> float:
+    """Half a 90 % interval of the difference of n problems of which one more was gained and one more lost: z √2 / (n + 2).
+
+    0 where answers have another score than right or wrong.
+    """
+    return float(norm.isf((1 - CONFIDENCE) / 2) * np.sqrt(2) / (n + 2)) if scores.dtype == bool else 0.0
+
+
+def widened(interval: Interval, half: float) -> Interval:
+    """The interval, no end nearer to its value than `half`."""
+    low, high = min(interval.low, interval.value - half), max(interval.high, interval.value + half)
+    return replace(interval, low=low, high=high)

@@ -142,10 +142,9 @@ def mean_difference(
     site = first.site.at(desk.model)
     if rest or site not in capture.sites:
         return None
-    if problems.metric == "accuracy":
-        labels = torch.tensor([bool(trace.correct) for trace in kept.traces("train")])
-        if labels.all() or not labels.any():
-            return None
+    labels = torch.tensor([bool(trace.correct) for trace in kept.traces("train")])
+    if problems.metric == "accuracy" and (labels.all() or not labels.any()):
+        return None
     (vector,) = delta_vectors(desk.model, chosen, recorded, max_new_tokens=room(desk.model, recorded, 32))
     share = float(vector.norm()) / median_norm(desk, kept, site)
     candidates: list[Interventions] = []

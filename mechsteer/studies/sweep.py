@@ -101,6 +101,8 @@ def headline(run: Run, until: str | None) -> dict[str, Any]:
     if results.evaluate is not None and (main := results.evaluate.evaluation.primary) is not None:
         row |= {"base": main.base_score, "adapter": main.treated_score, "difference": main.difference.value}
         row |= {"low": main.difference.low, "high": main.difference.high, "p": main.p_value}
+        judged = results.evaluate.evaluation.verdict
+        row["verdict"] = "" if judged is None else judged.kind
     if results.evaluate is not None and (pooled := results.evaluate.seeds) is not None:
         row |= {"over seeds": pooled.mean.value, "seeds low": pooled.mean.low, "seeds high": pooled.mean.high}
     if results.probe is not None and results.probe.evaluation is not None:

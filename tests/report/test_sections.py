@@ -254,7 +254,7 @@ def test_topology_beside_length() -> None:
 
 def test_choice_strengths_and_traces() -> None:
     strength = Strengths(sites=("resid_post@1",), raw=(2.5,), relative=(0.25,), kl=0.125, n_positions=7)
-    tried = tuple(Candidate(sites=("resid_post@1",), coeff=c, score=c / 4) for c in (1.0, 2.0))
+    tried = tuple(Candidate(sites=("resid_post@1",), coeff=c, score=c / 4, n_items=9) for c in (1.0, 2.0))
     choice = SteeringChoice(
         metric="accuracy",
         tried=tried,

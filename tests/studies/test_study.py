@@ -44,7 +44,14 @@ def test_what_a_study_leaves(undisturbed):
     assert set(results["stages"]) == set(STAGES)
     evaluation = results["stages"]["evaluate"]["evaluation"]
     assert evaluation["no_op_equals_base"]
-    assert [arm["name"] for arm in evaluation["arms"]][:2] == ["base", "adapter"]
+    names = [arm["name"] for arm in evaluation["arms"]]
+    assert names[:2] == ["base", "adapter"]
+    # the careful prompt is base's arm of that style as well
+    assert {"careful prefix", "adapter, forced careful", "base, forced hasty", "adapter, forced hasty"} <= set(names)
+    assert "base, forced careful" not in names
+    judged = evaluation["verdict"]
+    assert judged["margin"] == 0.03
+    assert judged["kind"] == "cannot tell"  # so few problems, and at most two random directions
     (fitted,) = results["stages"]["train"]["fitted"]
     assert all(epoch["dev"]["kl"] > 0 for epoch in fitted["history"][1:])  # something holds the vector back
     assert results["stages"]["sae"]["quality"]["evaluated_on"] == "traces of dev problems"
