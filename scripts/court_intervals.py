@@ -151,10 +151,10 @@ def gain_over(shape: str) -> Callable[[int], Found]:
 
 
 def gain(seed: int) -> Found:
-    """The text knows one half, the states the other; the truth is what the very models reach on 2000 new problems."""
+    """The text knows one half, the states the other; the truth is what the very models reach on 4000 new problems."""
     rng = np.random.default_rng(seed)
     parts = []
-    for n_groups in (150, 2000):
+    for n_groups in (150, 4000):
         groups, ease, length = attempts(rng, n_groups)
         X = rng.standard_normal((len(groups), 6))
         parts.append((X, labels(rng, ease + X[:, 0] + bent(length, "line")), groups, length))

@@ -157,7 +157,7 @@ def test_all_baselines_together_and_what_the_states_know_beyond():
     assert more.joint.within_group_auroc.value > more.probe.within_group_auroc.value + 0.05
     X[:, 0] = half > 0
     same = evaluate_probe(X, y, groups, baselines=known, n_boot=300, n_permutations=0)
-    assert same.probe.within_group_auroc.low > 0.6
+    assert same.probe.within_group_auroc.low > 0.5
     assert same.beyond.low < 0.01
     alone = evaluate_probe(X, y, groups, baselines={"words": known["words"]}, n_boot=10, n_permutations=0)
     assert alone.text == "words"
