@@ -80,7 +80,7 @@ class SaeSettings:
 class ProbeSettings:
     """The probe of right and wrong."""
 
-    n_splits: int = setting(5, "folds, each of whole problems", least=2)
+    n_splits: int = setting(5, "blocks of whole problems to test, each after all that was trained on", least=2)
     n_boot: int = setting(1000, "resamples behind an interval", least=1)
 
 

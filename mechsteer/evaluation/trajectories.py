@@ -123,11 +123,13 @@ def trajectory_topology(
     matched = trace_frame(clouds, n_points=n_points, dims=(0, 1))
     raw = trace_frame(clouds, dims=(0,))["h0_entropy_nats"].to_numpy(dtype=float)
     spaced = trace_frame(clouds, window=n_points, dims=(0, 1))
-    spaced = spaced.groupby("trace")[["h0_entropy_nats", "h1_total"]].mean().sort_index()
+    in_windows = spaced.groupby("trace", sort=True)
+    spaced_entropy, spaced_h1 = (
+        np.asarray(in_windows[name].mean(), dtype=float) for name in ("h0_entropy_nats", "h1_total")
+    )
     lengths = np.array([len(points) for points in clouds], dtype=float)
     labels = tuple(correct[i] for i in long_enough)
     entropy = matched["h0_entropy_nats"].to_numpy(dtype=float)
-    spaced_entropy = spaced["h0_entropy_nats"].to_numpy(dtype=float)
     both = None not in labels and len(set(labels)) == 2
     effects: tuple[TrajectoryEffect, ...] = ()
     known: dict[str, ndarray] = {}
@@ -143,7 +145,7 @@ def trajectory_topology(
             "H0 entropy at matched length": entropy,
             "H0 entropy at matched spacing": spaced_entropy,
             "H1 total persistence at matched length": matched["h1_total"].to_numpy(dtype=float),
-            "H1 total persistence at matched spacing": spaced["h1_total"].to_numpy(dtype=float),
+            "H1 total persistence at matched spacing": spaced_h1,
             "length alone": None,
         }
         names = np.array([groups[i] for i in long_enough])

@@ -67,7 +67,7 @@ def partial_effect(
     strings. A value is nan where classes are separated (the coefficient is infinite), or where no group holds both
     labels. Raises ShapeError, NonFiniteError, DataError (one class, a constant feature, a feature that the covariates determine).
     """
-    tables = {name: checked(name, values, len(y)) for name, values in covariates.items()}
+    tables = {name: np.asarray(checked(name, values, len(y))) for name, values in covariates.items()}
     stacked, labels, clusters = checked_rows(np.asarray(feature, np.float64)[:, None], y, groups)
     two_classes(labels)
     spread = stacked.std()

@@ -11,10 +11,11 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-_NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
-_TERM = rf"\(*\s*[$€£]?\s*{_NUMBER}\s*%?\s*\)*"
-_SIDE = rf"{_TERM}(?:\s*[-+*/]\s*{_TERM})*"
-_EQUATION = re.compile(rf"(?<![\w.)*/+-]){_SIDE}(?:\s*=\s*{_SIDE})+")
+# Possessive throughout ("*+"): whatever has matched is never given back, so that no text takes long.
+_NUMBER = r"\d++(?:,\d{3})*+(?:\.\d++)?+"
+_TERM = rf"\(*+ ?+[$€£]?+ ?+{_NUMBER} ?+%?+ ?+\)*+ ?+"
+_SIDE = rf"{_TERM}(?:[-+*/] ?+{_TERM})*+"
+_EQUATION = re.compile(rf"(?<![\w.)*/+-])(?<![*/+-] ){_SIDE}(?:= ?+{_SIDE})++")
 _SIGNS = str.maketrans({"×": "*", "·": "*", "÷": "/", "−": "-", "–": "-"})
 _TIMES = re.compile(r"(?<=[\d)])\s*x\s*(?=[\d($])")
 _OPERATIONS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
@@ -62,7 +63,7 @@ def _value(side: str) -> Fraction | None:
     plain = re.sub(r"[$€£,\s]", "", side).replace("%", "/100")
     try:
         return _evaluated(ast.parse(plain, mode="eval").body, plain)
-    except (SyntaxError, ZeroDivisionError, RecursionError, ValueError):
+    except (SyntaxError, ZeroDivisionError, RecursionError, MemoryError, ValueError):
         return None
 
 

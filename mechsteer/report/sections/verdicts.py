@@ -185,7 +185,7 @@ def probe_verdict(result: ProbeEvaluation, *, site: str, question: str = QUESTIO
         reference=0.5,
         highlight="probe",
         detectable=2.8 * (within.high - within.low) / (2 * 1.96),  # the normal approximation to the bootstrap's spread
-        compared=f"logistic probe at {site}, {result.n_samples} traces of {result.n_groups} problems, folds hold whole problems",
+        compared=f"logistic probe at {site}, {result.n_samples} traces of {result.n_groups} problems, trained and tested on different problems",
     )
 
 
