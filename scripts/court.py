@@ -16,10 +16,11 @@ COURTS = ("attribution", "verdicts", "intervals")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Try mechsteer's own claims.", add_help=False)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("court", choices=COURTS)
-    arguments, rest = parser.parse_known_args()
-    importlib.import_module(f"court_{arguments.court}").main(rest)
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="the court's own")
+    arguments = parser.parse_args()
+    importlib.import_module(f"court_{arguments.court}").main(arguments.options)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from mechsteer.planted.competitors import COMPETITORS, Claims, Competitor
 from mechsteer.planted.compiled import Program, load_program
 from mechsteer.planted.court import Bar, Trial, bars, frame, judge, summary
 from mechsteer.planted.families import FAMILIES, TRAINABLE, plant
+from mechsteer.planted.paths import PlantedPath, planted_path
 from mechsteer.planted.planted import Planted, Truth
 from mechsteer.planted.programs import own_program
 from mechsteer.planted.subsets import Subsets, exact_shapley, measure
@@ -22,6 +23,7 @@ __all__ = [
     "Claims",
     "Competitor",
     "Planted",
+    "PlantedPath",
     "Program",
     "Subsets",
     "Trial",
@@ -34,5 +36,6 @@ __all__ = [
     "measure",
     "own_program",
     "plant",
+    "planted_path",
     "summary",
 ]
