@@ -80,8 +80,13 @@ def columns(values: Known, train: Bool[ndarray, " n_samples"]) -> Float[ndarray,
     """Columns of one baseline for all rows, fitted on the rows of `train`.
 
     Strings (the first column of a table of them) and numbers of few values become indicators, other numbers
-    splines; a table of more than eight columns stays as it is.
+    splines; a table of more than eight columns stays as it is. What does not vary on `train` is one column of zeros.
     """
+    made = _columns(values, train)
+    return made if made.shape[1] else np.zeros((len(made), 1))
+
+
+def _columns(values: Known, train: ndarray) -> ndarray:
     if isinstance(values, TokenCounts):
         return values.columns(train)
     if values.dtype.kind in "OUS":

@@ -61,12 +61,12 @@ STAGES: dict[str, Declaration] = {
         writes=("sae", "sae-seeds"),
     ),
     "reasonscore": Declaration(
-        about="score SAE features of reasoning, with contexts",
+        about="score SAE features of reasoning beside ordinary words, with contexts",
         reads=("traces", "capture", "sae"),
-        keys=("vocabulary", "sae.path"),
+        keys=("seed", "vocabulary", "sae.path"),
     ),
     "probe": Declaration(
-        about="probe right against wrong, beside length, steps and style",
+        about="probe right against wrong, beside all that the text says",
         reads=("traces", "capture", "site"),
         keys=("seed", "probe"),
     ),

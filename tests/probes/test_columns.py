@@ -50,3 +50,9 @@ def test_tokens_are_chosen_on_training_rows():
     bag = TokenCounts([[1, 1, 2], [1, 2], [2, 3], [7, 7, 7, 1]], n_most=2)
     made = bag.columns(np.array([True, True, True, False]))
     np.testing.assert_allclose(np.expm1(made), [[1, 2], [1, 1], [1, 0], [0, 1]])
+
+
+def test_what_does_not_vary_on_training_rows_is_a_column_all_the_same():
+    train = np.array([True, True, False])
+    for values in (np.ones((3, 1)), np.array([["a"], ["a"], ["b"]]), TokenCounts([[], [], [1]])):
+        assert columns(values, train).tolist() == [[0.0]] * 3
