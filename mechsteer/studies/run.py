@@ -33,7 +33,7 @@ from mechsteer.studies.desk import Desk
 from mechsteer.studies.graph import Declaration, declared_keys
 
 CONFIG, CHECKPOINTS = "config.json", "checkpoints"
-FORMAT = 2  # of stage files
+FORMAT = 3  # of stage files
 
 Say = Callable[[str], None]
 
