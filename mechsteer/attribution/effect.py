@@ -85,7 +85,7 @@ def attribute_effect(
     one and checked on that; prompts with one label in `groups` (of one problem, say) are in one fold. `nulls`: so many
     meaningless bases of `null_kind` by recorded gradients, `nulls_run` of them really run, on `null_contexts` contexts
     drawn from all. p-values cannot be under 1 / (1 + nulls), times the number of k after Holm. For a delta with more
-    than 256 distinct values nulls, and what is compared with them, are coded on 256 tokens evenly spaced.
+    than 128 distinct values nulls, and what is compared with them, are coded on 128 tokens evenly spaced.
     `integrated`: steps of integrated gradients, 0 for the gradient at the base run, "auto" for as many as it takes.
 
     Raises ConfigError (also for k above the number of directions), ShapeError (basis of another length, metric of
@@ -115,11 +115,11 @@ def attribute_effect(
     noise = _rounding(runner, again, effect)
 
     # below the noise there is no line to refine along
-    recorded = record(runner, 0 if integrated == "auto" and _unclear(total, noise, base, steered) else integrated)
+    recorded = record(runner, 0 if integrated == "auto" and unclear(total, noise, base, steered) else integrated)
     by_prompt, coefficients, left = coded(recorded, torch.arange(len(recorded.deltas)), basis, atoms)
     contributions, rest = by_prompt.mean(0), float(left.mean())
     size = float(contributions.abs().sum()) + abs(rest)
-    reason = _unclear(total, noise, base, steered) or cancelled(total, size)
+    reason = unclear(total, noise, base, steered) or cancelled(total, size)
     procedure = Procedure(
         recorded, atoms, select, group_of, fold_of, sizes, resampled(group_of, fold_of, N_DRAWS, seed)
     )
@@ -246,7 +246,7 @@ def _rounding(runner: Runner, again: Runner, effect: np.ndarray) -> float:
     return float(max(np.abs(effect - other).mean() for other in (reordered, nudged)))
 
 
-def _unclear(total: Interval, noise: float, base: Tensor, steered: Tensor) -> str:
+def unclear(total: Interval, noise: float, base: Tensor, steered: Tensor) -> str:
     """Why an effect is none; empty where it is one."""
     told = f"the total effect {total.value:.4g}"
     if total.low <= 0 <= total.high:

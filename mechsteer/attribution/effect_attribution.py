@@ -234,4 +234,4 @@ def compare_bases(attributions: Mapping[str, EffectAttribution]) -> pd.DataFrame
         bool(p < ALPHA) and int(k) in attributions[name].better_than_noise
         for name, k, p in zip(table["basis"], table["k"], table["p_holm"], strict=True)
     ]
-    return table[["basis", *told, "p_holm", "says_more"]]
+    return table.loc[:, ["basis", *told, "p_holm", "says_more"]]

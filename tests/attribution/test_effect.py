@@ -10,7 +10,7 @@ import torch
 
 import mechsteer as ms
 from mechsteer.attribution import metrics
-from mechsteer.attribution.effect import cancelled
+from mechsteer.attribution.effect import cancelled, unclear
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from mechsteer.results import Interval
 from tests import toys
@@ -328,6 +328,13 @@ def test_an_effect_that_opposite_parts_leave_of_each_other_is_none():
     total = Interval(value=1e-4, low=0.9e-4, high=1.1e-4)
     assert "they cancel" in cancelled(total, 0.2)
     assert not cancelled(total, 0.09)
+
+
+def test_an_effect_within_rounding_is_none():
+    total, base = Interval(value=1e-4, low=0.9e-4, high=1.1e-4), torch.ones(4, dtype=torch.float64)
+    assert "rounding" in unclear(total, 0.3e-4, base, base)
+    assert not unclear(total, 0.2e-4, base, base)
+    assert "rounding" in unclear(total, 0.0, 1000 * base, base)  # float32 has no such digits
 
 
 def test_rows_of_a_bidirectional_model_never_meet_padding():

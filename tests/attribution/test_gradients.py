@@ -77,7 +77,7 @@ def test_shares_that_the_rest_takes_back_are_marked():
     """delta = e0 + e1 with e1 read by nobody; e2 is read and not in the delta; d = (e1 + e2) / √2 has a share."""
     n = 30
     reads = torch.rand(n, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64) + 0.5
-    true, illusion = reads[:, 0], 0.5 * reads[:, 1]  # of e0, of d; what is left of the delta has minus the latter
+    true, illusion = reads[:, 0], 0.9 * reads[:, 1]  # of e0, of d; what is left of the delta has minus the latter
     nothing = torch.zeros(n, dtype=torch.float64)
     gains = torch.stack([true, illusion, nothing], 1)
     assert marked(gains, true).tolist() == [False, True, False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -112,6 +113,10 @@ def test_crossfitting_sees_through_a_basis_made_for_one_half():
     in_sample = kept(found, ONES * half, by_share(found, ONES * half, 1))[0, 0] / recorded.linear[half].sum()
     assert float(in_sample) == pytest.approx(1, rel=1e-9)  # the gradient's own direction keeps all of it
     assert float(crossfitted(found, fold_of, (1,), by_share)[0, 0]) < 0.6
+    unlike = replace(found, contributions=torch.where(half[:, None], found.contributions.flip(1), found.contributions))
+    before, after = (selected(each, fold_of, 2, by_share) for each in (found, unlike))
+    assert torch.equal(before[0], after[0])  # what a fold is checked with knows nothing of it
+    assert not torch.equal(before[1], after[1])
 
 
 def test_groups_stay_together_and_weights_are_repetitions():
