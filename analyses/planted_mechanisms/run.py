@@ -110,7 +110,7 @@ def measure(settings: Mapping[str, Any], cells: Cells) -> Found:
         "finds what carries": _over_seeds(real[real["family"] != SATURATED], "default", "recall"),
         "finds saturated": _over_seeds(real[real["family"] == SATURATED], "default", "recall"),
         "finds them in a model": _over_seeds(table[own_model], "default", "recall"),
-        "no decoys": _over_seeds(drawn, "default", "decoys_in_top"),
+        "no decoys": _over_seeds(drawn[drawn["family"] != "nulls"], "default", "decoys_in_top"),
         "nothing is nothing": _quiet(drawn[(drawn["family"] == "nulls") & (drawn["competitor"] == "default")]),
         "illusions are marked": _over_seeds(drawn[drawn["family"] == "illusions"], "default", "marked"),
         "one gradient suffices": _over_seeds(real, "gradient x delta", "recall"),
