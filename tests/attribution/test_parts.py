@@ -4,13 +4,37 @@ import pytest
 import torch
 
 import mechsteer as ms
+from mechsteer.adapters import Adapter
 from mechsteer.attribution.parts import part_of
 from mechsteer.errors import ConfigError, ShapeError
-from tests import steering_toys, toy_adapters, toys
+from tests import toys
 
 SITE = ms.Site(1, "resid_post")
 PROMPTS = toys.prompts(6, 4, 9)
 AXES = torch.linalg.qr(torch.randn(toys.D_MODEL, 5, generator=torch.Generator().manual_seed(3)))[0].T.contiguous()
+
+
+class Growing(Adapter):
+    """c · n · M h, with n how many real tokens the row had so far."""
+
+    linear_in_coeff, identity_at_init, stateful = True, False, True
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(5)
+        self.matrix = torch.nn.Parameter(0.1 * torch.randn(toys.D_MODEL, toys.D_MODEL, generator=generator))
+
+    def delta(self, acts, state, coeff, ctx):
+        before = torch.zeros(len(acts), 1) if state is None else state
+        n = before + ctx.mask.cumsum(1)
+        return coeff * n[..., None] * (acts @ self.matrix.T), n[:, -1:]
+
+    def config(self):
+        return {}
+
+    @classmethod
+    def blank(cls, config):  # noqa: ARG003
+        return cls()
 
 
 def logits(model, iv):
@@ -35,8 +59,7 @@ def test_a_part_of_a_vector_is_the_vector_projected(kind):
 
 def test_the_parts_of_an_adapter_with_a_state_add_up_to_it():
     model = toys.shared("llama")
-    adapter = steering_toys.noisy(toy_adapters.GatedGru(toys.D_MODEL, toys.D_MODEL))
-    iv = ms.Intervention(adapter, SITE, scope=ms.TokenScope.from_position(2))
+    iv = ms.Intervention(Growing(), SITE, scope=ms.TokenScope.from_position(2))
     recorded = []
     for each in (iv, *(part_of(model, iv, AXES, what, site=SITE) for what in ("kept", "removed"))):
         with torch.no_grad(), ms.steer(model, each, record=True) as session:

@@ -95,7 +95,8 @@ def test_a_changed_key_reruns_what_it_concerns(run, copy, capsys):
     told = capsys.readouterr().err
     assert "now attribute.nulls_run=3" in told
     assert "attribute runs again: attribute.nulls_run changed" in told
-    assert told.count(" ...\n") == 1
+    assert "outcome runs again: attribute.nulls_run changed" in told
+    assert told.count(" ...\n") == 2
     assert stage_result(copy, "attribute")["effects"]["SAE features"]["settings"]["nulls_run"] == 3
     assert cli.main(["study", f"out={copy}", "attribute.nulls_run=2"]) == 0
     assert files(copy) == files(run)  # and back
