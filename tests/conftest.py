@@ -31,3 +31,11 @@ def model_of():
     import toys
 
     return toys.of_kind
+
+
+@pytest.fixture(autouse=True)
+def _numbers_of_its_own():
+    """Layers draw their first weights from torch's own generator: whatever ran before, a test draws the same."""
+    import torch
+
+    torch.manual_seed(0)
