@@ -68,7 +68,7 @@ def crossfitted(known: Evidence, recorded: Recorded, n: int, seed: int) -> tuple
     effect = recorded.linear.numpy()
     own = Checked(kept, effect[:, None] - kept, np.ones(len(SIZES)))
     nothing = np.zeros((0, len(SIZES)))
-    rows = table(procedure, known, chosen, own, effect, Nulls(nothing, (), ()), np.arange(n), nothing)
+    rows = table(procedure, known, chosen, own, effect, Nulls(nothing, (), (), ()), np.arange(n), nothing)
     return rows["sufficiency_low"].to_numpy(float), rows["sufficiency_high"].to_numpy(float)
 
 

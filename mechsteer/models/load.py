@@ -227,8 +227,7 @@ def _boot(name: str, has_its_tokenizer: bool, **options: Any) -> Any:
     if has_its_tokenizer:
         return TransformerBridge.boot_transformers(name, **options)
     core = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
-    model: Any = TransformerBridge.boot_transformers(
-        name, **options | {"tokenizer": PreTrainedTokenizerFast(tokenizer_object=core)}
-    )
+    options["tokenizer"] = PreTrainedTokenizerFast(tokenizer_object=core)
+    model: Any = TransformerBridge.boot_transformers(name, **options)
     model.tokenizer = None
     return model

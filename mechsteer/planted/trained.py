@@ -15,7 +15,7 @@ from mechsteer.errors import ConfigError
 from mechsteer.planted.blueprint import NEGATIVE, POSITIVE
 from mechsteer.planted.scenes import Scene
 from mechsteer.planted.subsets import Subsets
-from mechsteer.steering.interventions import Intervention
+from mechsteer.steering.interventions import Intervention, writing
 from mechsteer.training import CrossEntropy, FitConfig, Sample, fit
 
 N_EPOCHS = 20
@@ -33,4 +33,5 @@ def train(scene: Scene, seed: int) -> Intervention:
     config = FitConfig(lr=0.05, epochs=N_EPOCHS, batch_size=16, seed=seed)
     result = fit(scene.model, blank, CrossEntropy(samples, kl_weight=0.0, l2_weight=1e-3), config, progress=False)
     assert result.steering is not None
-    return result.steering.interventions[0]
+    (found,) = writing(result.steering)
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -186,7 +187,8 @@ def _recovery(name: str, metric: str, result: EffectAttribution) -> Figure:
 
 
 def _at(row: pd.Series, key: str) -> Interval:
-    return Interval(value=float(row[key]), low=float(row[f"{key}_low"]), high=float(row[f"{key}_high"]))
+    found: Mapping[str, Any] = row.to_dict()
+    return Interval(value=float(found[key]), low=float(found[f"{key}_low"]), high=float(found[f"{key}_high"]))
 
 
 def _capital(text: str) -> str:
