@@ -13,6 +13,7 @@ from mechsteer.attribution.effect import attribute_effect
 from mechsteer.attribution.effect_attribution import EffectAttribution, EffectSettings, compare_bases
 from mechsteer.attribution.explained import NullExplained
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
+from mechsteer.attribution.ground import Ground, effect_ground
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
 from mechsteer.attribution.paths import PathAttribution, PathSettings, attribute_paths
 from mechsteer.attribution.pursuit import matching_pursuit
@@ -23,6 +24,7 @@ __all__ = [
     "DirectionFacts",
     "EffectAttribution",
     "EffectSettings",
+    "Ground",
     "LogitAttribution",
     "PathAttribution",
     "PathSettings",
@@ -37,6 +39,7 @@ __all__ = [
     "attribute_paths",
     "deltas",
     "direction_facts",
+    "effect_ground",
     "matching_pursuit",
     "metrics",
 ]

@@ -16,31 +16,26 @@ import math
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from mechsteer.attribution.checking import really_run
-from mechsteer.attribution.crossfit import resampled, split
+from mechsteer.attribution.crossfit import resampled
 from mechsteer.attribution.effect_attribution import COLUMNS, EffectAttribution, EffectSettings
-from mechsteer.attribution.gradients import Steps, record
+from mechsteer.attribution.gradients import Steps
+from mechsteer.attribution.ground import Ground, cancelled, effect_ground
 from mechsteer.attribution.illusions import marked
-from mechsteer.attribution.metrics import Metric, MetricFunction, as_metric
+from mechsteer.attribution.metrics import Metric, MetricFunction
 from mechsteer.attribution.nulls import N_DRAWS, Procedure, blind, run_nulls
-from mechsteer.attribution.replay import Runner, prepare
+from mechsteer.attribution.replay import Runner
 from mechsteer.attribution.selection import SELECTIONS, Selection, coded, gains
 from mechsteer.attribution.tabulating import table
 from mechsteer.bases import Basis, NullKind
 from mechsteer.errors import ConfigError, DataError, ShapeError
 from mechsteer.models.sites import Site
-from mechsteer.results import Interval, cluster_weights
 from mechsteer.steering.interventions import Interventions
 
 SIZES = (1, 2, 4, 8, 16, 32)
-_LEFT_OVER = 1e-3  # of Σ |contributions|: an effect under this is what opposite parts left of each other
-_ROUNDING = 4  # times the difference between two evaluation orders
-_NUDGE = 1 + 2**-18  # of a delta: a few last bits in float32
 
 
 def attribute_effect(
@@ -66,6 +61,7 @@ def attribute_effect(
     continuations: Sequence[str | Sequence[int]] | None = None,
     atoms: int = 32,
     batch_size: int = 32,
+    ground: Ground | None = None,
     progress: bool = False,
 ) -> EffectAttribution:
     """Attribute the effect of `iv` on `metric` to the directions of `basis`, and check it by running the model.
@@ -87,6 +83,8 @@ def attribute_effect(
     drawn from all. p-values cannot be under 1 / (1 + nulls), times the number of k after Holm. For a delta with more
     than 128 distinct values nulls, and what is compared with them, are coded on 128 tokens evenly spaced.
     `integrated`: steps of integrated gradients, 0 for the gradient at the base run, "auto" for as many as it takes.
+    `ground`: what `effect_ground` has found for the same intervention, contexts and metric; several bases share it, and
+    what it was made with (folds, groups, seed, ...) goes before what is said here.
 
     Raises ConfigError (also for k above the number of directions), ShapeError (basis of another length, metric of
     the wrong shape), NonFiniteError, DataError (fewer groups than folds, a direction twice, a zero direction that is
@@ -101,28 +99,19 @@ def attribute_effect(
             f"selections are {sorted(SELECTIONS)}; counts are positive; nulls and n_random may be 0, "
             "nulls_run is at most nulls",
         )
-    if integrated != "auto" and integrated < 0:
-        raise ConfigError(f"{integrated=}", 'a number of steps, 0 for the base run, or "auto"')
-    group_of, fold_of = split(groups, len(prompts), folds, seed)
-    metric, atoms = as_metric(metric), max(atoms, *sizes)
-    runner = prepare(model, iv, prompts, continuations, metric, site, batch_size)
+    if ground is None:
+        options: dict[str, Any] = {"folds": folds, "groups": groups, "integrated": integrated, "seed": seed}
+        options |= {"site": site, "continuations": continuations, "batch_size": batch_size, "n_bootstrap": n_bootstrap}
+        ground = effect_ground(model, iv, prompts, metric, **options)
+    runner, recorded, atoms = ground.runner, ground.recorded, max(atoms, *sizes)
     _require_fit(runner, basis)
-    base, steered = runner.gather("base"), runner.gather("steered")
-    effect = (steered - base).numpy()
-    weights = cluster_weights(group_of.max() + 1, n_bootstrap, np.random.default_rng(seed))[:, group_of]
-    total = Interval.from_draws(effect.mean(), (weights @ effect) / np.maximum(weights.sum(1), 1))
-    again = prepare(model, iv, prompts, continuations, metric, site, batch_size, other_order=True)
-    noise = _rounding(runner, again, effect)
-
-    # below the noise there is no line to refine along
-    recorded = record(runner, 0 if integrated == "auto" and unclear(total, noise, base, steered) else integrated)
+    base, effect, total = ground.base, ground.effect, ground.total
     by_prompt, coefficients, left = coded(recorded, torch.arange(len(recorded.deltas)), basis, atoms)
     contributions, rest = by_prompt.mean(0), float(left.mean())
     size = float(contributions.abs().sum()) + abs(rest)
-    reason = unclear(total, noise, base, steered) or cancelled(total, size)
-    procedure = Procedure(
-        recorded, atoms, select, group_of, fold_of, sizes, resampled(group_of, fold_of, N_DRAWS, seed)
-    )
+    reason = ground.reason or cancelled(total, size)
+    draws = resampled(ground.group_of, ground.fold_of, N_DRAWS, ground.seed)
+    procedure = Procedure(recorded, atoms, select, ground.group_of, ground.fold_of, sizes, draws)
     order = by_prompt.mean(0).abs().argsort(descending=True, stable=True)
     illusions = torch.zeros(len(basis), dtype=torch.bool)
     spans, null_spans = torch.zeros(0, basis.d_model), torch.zeros(0, 0, basis.d_model)
@@ -134,19 +123,17 @@ def attribute_effect(
         order = torch.cat([first, order[~torch.isin(order, first)]])
         illusions[first] = marked(gains(found, picked), recorded.linear)
         chosen = procedure.chosen(found)
-        own = really_run(runner, base.numpy(), found, chosen, fold_of, sizes)
-        rows = np.arange(len(prompts))
-        few = runner
-        if nulls_run and null_contexts < len(rows):
-            rows = np.sort(np.random.default_rng(seed).choice(rows, null_contexts, replace=False))
-            few = _part(model, iv, prompts, continuations, metric, site, batch_size, rows)
+        own = really_run(runner, base.numpy(), found, chosen, ground.fold_of, sizes)
+        rows, few = ground.part(null_contexts if nulls_run else len(effect))
         drawn = run_nulls(
-            *(procedure, basis, few, few.gather("base").numpy(), rows, nulls, nulls_run, seed + 1),
+            *(procedure, basis, few, few.gather("base").numpy(), rows, nulls, nulls_run, ground.seed + 1),
             kind=null_kind,
             progress=progress,
         )
         spans, null_spans = procedure.span(found), torch.stack(drawn.spans) if drawn.spans else null_spans
-        check = table(procedure, found, chosen, own, effect, drawn, rows, blind(found, basis, sizes, n_random, seed))
+        check = table(
+            procedure, found, chosen, own, effect, drawn, rows, blind(found, basis, sizes, n_random, ground.seed)
+        )
     return EffectAttribution(
         site=runner.site,
         labels=basis.labels,
@@ -154,7 +141,7 @@ def attribute_effect(
         total=total.value,
         interval=(total.low, total.high),
         base=base,
-        steered=steered,
+        steered=ground.steered,
         contributions=contributions,
         shares=torch.full_like(contributions, math.nan) if reason else contributions / total.value,
         coefficients=coefficients,
@@ -166,24 +153,24 @@ def attribute_effect(
         null_spans=null_spans.float(),
         check=check.astype(dict.fromkeys(COLUMNS[1:], float)),
         steps=recorded.steps,
-        noise=noise,
+        noise=ground.noise,
         n_dead=len(basis) - alive,
         nothing_to_attribute=bool(reason),
         reason=reason,
         settings=EffectSettings(
             k=sizes,
             n_random=n_random,
-            integrated=None if integrated == "auto" else integrated,
+            integrated=None if ground.integrated == "auto" else ground.integrated,
             atoms=atoms,
             selection=selection if isinstance(selection, str) else getattr(selection, "__name__", "own"),
-            folds=folds,
-            n_groups=int(group_of.max()) + 1,
+            folds=int(ground.fold_of.max()) + 1,
+            n_groups=int(ground.group_of.max()) + 1,
             nulls=nulls,
             nulls_run=nulls_run,
             null_kind=null_kind,
-            null_contexts=min(null_contexts, len(prompts)) if nulls_run else 0,
-            seed=seed,
-            n_bootstrap=n_bootstrap,
+            null_contexts=min(null_contexts, len(effect)) if nulls_run else 0,
+            seed=ground.seed,
+            n_bootstrap=ground.n_bootstrap,
             held=tuple(other.site for other in runner.others),
         ),
         basis=basis,
@@ -237,46 +224,3 @@ def _require_fit(runner: Runner, basis: Basis) -> None:
             f"the intervention at {runner.site} touches no token of these prompts",
             "its scope lies in the text to come? Pass continuations",
         )
-
-
-def _rounding(runner: Runner, again: Runner, effect: np.ndarray) -> float:
-    """How far rounding moves an effect, mean over prompts: in another evaluation order, and by the delta's last bits."""
-    reordered = (again.gather("steered") - again.gather("base")).numpy()
-    nudged = runner.run([each.delta * _NUDGE for each in runner.batches]).numpy() - runner.gather("base").numpy()
-    return float(max(np.abs(effect - other).mean() for other in (reordered, nudged)))
-
-
-def unclear(total: Interval, noise: float, base: Tensor, steered: Tensor) -> str:
-    """Why an effect is none; empty where it is one."""
-    told = f"the total effect {total.value:.4g}"
-    if total.low <= 0 <= total.high:
-        return f"{told} has the interval [{total.low:.4g}, {total.high:.4g}], which holds 0"
-    floor = torch.finfo(torch.float32).eps * float((base.abs() + steered.abs()).mean())
-    if abs(total.value) <= (least := max(_ROUNDING * noise, floor)):
-        return f"{told} is not beyond {least:.2g}, what the rounding of the arithmetic makes"
-    return ""
-
-
-def cancelled(total: Interval, size: float) -> str:
-    """Why an effect is only what its parts, `size` in sum of sizes, leave of each other; empty where it is more."""
-    if abs(total.value) >= _LEFT_OVER * size:
-        return ""
-    return (
-        f"the total effect {total.value:.4g} is under {_LEFT_OVER:g} of {size:.4g}, the sizes of its parts: they cancel"
-    )
-
-
-def _part(
-    model: Any,
-    iv: Interventions,
-    prompts: Sequence[str | Sequence[int]],
-    continuations: Sequence[str | Sequence[int]] | None,
-    metric: Metric,
-    site: Site | None,
-    batch_size: int,
-    rows: np.ndarray,
-) -> Runner:
-    """A runner of these prompts alone."""
-    some = None if continuations is None else [continuations[i] for i in rows]
-    own = metric.prepared(model).of(rows.tolist())
-    return prepare(model, iv, [prompts[i] for i in rows], some, own, site, batch_size)

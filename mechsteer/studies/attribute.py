@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 from mechsteer.attribution import (
     Attribution,
     EffectAttribution,
+    Ground,
     attribute_effect,
     attribute_encoder,
     attribute_logits,
     attribute_maps,
     deltas,
+    effect_ground,
 )
 from mechsteer.attribution import attribute as attribute_deltas
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
@@ -35,6 +38,7 @@ from mechsteer.studies.results import (
 )
 
 DECODER, ENCODER, FEATURES = "SAE features by the decoder", "SAE features by the encoder", "SAE features"
+OTHER_SEED = "SAE seed"
 N_TOP, N_OF_MAP, N_OF_EFFECT = 10, 5, 12  # directions of a reading, a map and an effect that are told in words
 
 
@@ -70,14 +74,14 @@ def attribute(
             ENCODER: attribute_encoder(d, atoms, site=site),
         }
         bases = {FEATURES: atoms, **bases}
-        bases |= {f"{FEATURES}, SAE seed {i}": from_sae(other) for i, other in enumerate(others, start=1)}
+        bases |= {f"{FEATURES}, {OTHER_SEED} {i}": from_sae(other) for i, other in enumerate(others, start=1)}
     maps = {
         f"singular directions {verb} by {name}": read
         for verb, basis in (("read", into), ("written", out_of))
         if basis is not None
         for name, read in attribute_maps(d, basis, site=site).items()
     }
-    effects = {name: effect(desk, steering, site, seen, name, basis) for name, basis in bases.items()}
+    effects = all_effects(desk, steering, site, seen, bases)
     return replace(
         result,
         readings=readings,
@@ -105,30 +109,46 @@ def one_map(basis: Basis) -> tuple[str, Basis]:
     return next((name, block) for name, block in basis.split().items() if name.startswith("down"))
 
 
-def effect(desk: Desk, steering: Steering, site: Site, seen: Contexts, name: str, basis: Basis) -> EffectAttribution:
-    """The effect on the metric shared out over a basis, and checked; kept under the name of the basis."""
-    how = desk.settings.attribute
-    alive = int((basis.directions.norm(dim=1) > 0).sum())
+def all_effects(
+    desk: Desk, steering: Steering, site: Site, seen: Contexts, bases: Mapping[str, Basis]
+) -> dict[str, EffectAttribution]:
+    """The effect on the metric shared out over each basis, and checked; each kept under its name.
 
-    def compute() -> EffectAttribution:
-        return attribute_effect(
+    Runs and gradients are those of all of them. Of the SAEs of other seeds, whose claims are told beside the first
+    one's, the meaningless bases are those of recorded gradients alone.
+    """
+    how = desk.settings.attribute
+
+    @functools.cache  # not at all where everything is kept already
+    def ground() -> Ground:
+        return effect_ground(
             desk.model,
             steering,
             seen.prompts,
-            basis,
             seen.metric,  # it brings its own continuations
             site=site,
-            k=sorted({min(size, alive) for size in how.k}),
             groups=seen.groups,
             folds=how.folds,
-            nulls=how.nulls,
-            nulls_run=min(how.nulls_run, how.nulls),
             integrated="auto" if how.integrated is None else how.integrated,
-            seed=desk.seed("attribute"),  # one bootstrap: one total effect, whatever the basis
+            seed=desk.seed("attribute"),
+            batch_size=desk.settings.batch_size,
+        )
+
+    def effect(name: str, basis: Basis) -> EffectAttribution:
+        alive = int((basis.directions.norm(dim=1) > 0).sum())
+        return attribute_effect(
+            *(desk.model, steering, seen.prompts, basis, seen.metric),
+            ground=ground(),
+            k=sorted({min(size, alive) for size in how.k}),
+            nulls=how.nulls,
+            nulls_run=0 if OTHER_SEED in name else min(how.nulls_run, how.nulls),
             progress=desk.progress,
         )
 
-    return desk.piece(name, compute, EffectAttribution)
+    return {
+        name: desk.piece(name, functools.partial(effect, name, basis), EffectAttribution)
+        for name, basis in bases.items()
+    }
 
 
 def facts(

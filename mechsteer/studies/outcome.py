@@ -6,7 +6,7 @@ from mechsteer.attribution import attribute_paths
 from mechsteer.errors import ConfigError
 from mechsteer.evaluation import evaluate_parts
 from mechsteer.steering.interventions import Steering, writing
-from mechsteer.studies.attribute import stream_site
+from mechsteer.studies.attribute import OTHER_SEED, stream_site
 from mechsteer.studies.choosing import sized
 from mechsteer.studies.contexts import contexts
 from mechsteer.studies.desk import Desk
@@ -36,7 +36,7 @@ def outcome(
     tried = {
         name: found
         for name, found in attribute.effects.items()
-        if "SAE seed" not in name and not found.nothing_to_attribute
+        if OTHER_SEED not in name and not found.nothing_to_attribute
     }
     if not tried:
         return OutcomeResult(dropped=attribute.not_read or "there was no effect to attribute")

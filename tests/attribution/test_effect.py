@@ -10,7 +10,7 @@ import torch
 
 import mechsteer as ms
 from mechsteer.attribution import metrics
-from mechsteer.attribution.effect import cancelled, unclear
+from mechsteer.attribution.ground import cancelled, unclear
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from mechsteer.results import Interval
 from tests import toys
