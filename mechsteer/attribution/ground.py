@@ -19,6 +19,7 @@ from mechsteer.models.sites import Site
 from mechsteer.results import Interval, cluster_weights
 from mechsteer.steering.interventions import Interventions
 
+_LEFT_OVER = 1e-3  # of Σ |contributions|: an effect under this is what opposite parts left of each other
 _ROUNDING = 4  # times the difference between two evaluation orders
 _NUDGE = 1 + 2**-18  # of a delta: a few last bits in float32
 

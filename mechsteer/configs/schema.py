@@ -95,7 +95,7 @@ class TopologySettings:
 class AttributeSettings:
     """What the adapter is made of, and the check of it."""
 
-    n_prompts: int = setting(320, "contexts the adapter is run on, half of them right, half wrong", least=4)
+    n_prompts: int = setting(300, "contexts the adapter is run on, half of them right, half wrong", least=4)
     k: list[int] = setting([1, 2, 4, 8, 16, 32], "how many directions are kept or removed in the check", each_least=1)
     folds: int = setting(2, "directions are selected on all folds but one and checked on that", least=2)
     nulls: int = setting(300, "meaningless bases that the same procedure is held against", least=0)

@@ -39,6 +39,8 @@ from mechsteer.studies.results import (
 
 DECODER, ENCODER, FEATURES = "SAE features by the decoder", "SAE features by the encoder", "SAE features"
 OTHER_SEED = "SAE seed"
+OF_OTHER_SEEDS = (4, 16)  # how many directions of these SAEs are kept or removed
+N_NULL_CONTEXTS = 48  # contexts on which meaningless bases really run
 N_TOP, N_OF_MAP, N_OF_EFFECT = 10, 5, 12  # directions of a reading, a map and an effect that are told in words
 
 
@@ -135,13 +137,15 @@ def all_effects(
         )
 
     def effect(name: str, basis: Basis) -> EffectAttribution:
-        alive = int((basis.directions.norm(dim=1) > 0).sum())
+        alive, is_other = int((basis.directions.norm(dim=1) > 0).sum()), OTHER_SEED in name
+        sizes = OF_OTHER_SEEDS if is_other and set(OF_OTHER_SEEDS) <= set(how.k) else how.k
         return attribute_effect(
             *(desk.model, steering, seen.prompts, basis, seen.metric),
             ground=ground(),
-            k=sorted({min(size, alive) for size in how.k}),
+            k=sorted({min(size, alive) for size in sizes}),
             nulls=how.nulls,
-            nulls_run=0 if OTHER_SEED in name else min(how.nulls_run, how.nulls),
+            nulls_run=0 if is_other else min(how.nulls_run, how.nulls),
+            null_contexts=N_NULL_CONTEXTS,
             progress=desk.progress,
         )
 
