@@ -26,7 +26,7 @@ from mechsteer.configs.fields import flat, nested
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import KEYS, changed, explicit, over
 from mechsteer.errors import FileFormatError
-from mechsteer.files import digest_of, folder_lock, read_record, write_atomically, write_record
+from mechsteer.files import PARTIAL, digest_of, folder_lock, read_record, write_atomically, write_record
 from mechsteer.models import load_model, model_fingerprint
 from mechsteer.results import from_plain, to_plain
 from mechsteer.studies.desk import Desk
@@ -80,6 +80,8 @@ def open_run(
     """
     folder = Path(given.get("out", Settings().out))
     with folder_lock(folder):
+        for left in folder.rglob(f".*{PARTIAL}"):  # of a process that was killed while it wrote: nobody else is here
+            left.unlink(missing_ok=True)
         before = None if again == set(stages) else read_settings(folder)
         settings = over(given, before)
         if before is not None and say is not None:

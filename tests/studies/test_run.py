@@ -220,3 +220,11 @@ def test_seeds_differ_by_purpose_and_not_by_run(tmp_path):
     a, b = (result(tmp_path / name, [], name="first") for name in "ab")
     assert a == b
     assert a["draw"] != result(Path(tmp_path / "a"), [], "seed=1", name="first")["draw"]
+
+
+def test_what_a_killed_process_had_begun_to_write_is_cleared(tmp_path):
+    result(tmp_path, [])
+    for place in (tmp_path, tmp_path / "stages"):
+        (place / ".timings.json.1.partial").write_text("{")
+    result(tmp_path, [])
+    assert not list(tmp_path.rglob("*.partial"))
