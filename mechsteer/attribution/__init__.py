@@ -9,7 +9,7 @@ attribute_paths(model, iv, prompts, metrics.log_odds(yes, no))
 from mechsteer.attribution import metrics
 from mechsteer.attribution.decompose import Attribution, attribute, attribute_encoder, attribute_maps
 from mechsteer.attribution.deltas import Deltas, SiteDeltas, deltas
-from mechsteer.attribution.effect import attribute_effect
+from mechsteer.attribution.effect import attribute_effect, attribute_on
 from mechsteer.attribution.effect_attribution import EffectAttribution, EffectSettings, compare_bases
 from mechsteer.attribution.explained import NullExplained
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
@@ -36,6 +36,7 @@ __all__ = [
     "attribute_logits",
     "compare_bases",
     "attribute_maps",
+    "attribute_on",
     "attribute_paths",
     "deltas",
     "direction_facts",

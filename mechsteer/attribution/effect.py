@@ -61,7 +61,6 @@ def attribute_effect(
     continuations: Sequence[str | Sequence[int]] | None = None,
     atoms: int = 32,
     batch_size: int = 32,
-    ground: Ground | None = None,
     progress: bool = False,
 ) -> EffectAttribution:
     """Attribute the effect of `iv` on `metric` to the directions of `basis`, and check it by running the model.
@@ -83,26 +82,48 @@ def attribute_effect(
     drawn from all. p-values cannot be under 1 / (1 + nulls), times the number of k after Holm. For a delta with more
     than 128 distinct values nulls, and what is compared with them, are coded on 128 tokens evenly spaced.
     `integrated`: steps of integrated gradients, 0 for the gradient at the base run, "auto" for as many as it takes.
-    `ground`: what `effect_ground` has found for the same intervention, contexts and metric; several bases share it, and
-    what it was made with (folds, groups, seed, ...) goes before what is said here.
+    Several bases share runs and gradients: `effect_ground` once, then `attribute_on` for each.
 
     Raises ConfigError (also for k above the number of directions), ShapeError (basis of another length, metric of
     the wrong shape), NonFiniteError, DataError (fewer groups than folds, a direction twice, a zero direction that is
     no dead feature, no touched token), and what `steer` raises.
     """
-    alive = require_directions(basis)
-    sizes = _sizes(k, alive)
-    select = SELECTIONS.get(selection) if isinstance(selection, str) else selection
-    if select is None or n_random < 0 or n_bootstrap < 1 or atoms < 1 or not 0 <= nulls_run <= nulls:
-        raise ConfigError(
-            f"{selection=}, {n_random=}, {n_bootstrap=}, {atoms=}, {nulls=}, {nulls_run=}",
-            f"selections are {sorted(SELECTIONS)}; counts are positive; nulls and n_random may be 0, "
-            "nulls_run is at most nulls",
-        )
-    if ground is None:
-        options: dict[str, Any] = {"folds": folds, "groups": groups, "integrated": integrated, "seed": seed}
-        options |= {"site": site, "continuations": continuations, "batch_size": batch_size, "n_bootstrap": n_bootstrap}
-        ground = effect_ground(model, iv, prompts, metric, **options)
+    options: dict[str, Any] = {"k": k, "nulls": nulls, "nulls_run": nulls_run, "null_kind": null_kind}
+    options |= {"null_contexts": null_contexts, "selection": selection, "n_random": n_random, "atoms": atoms}
+    asked(basis, k, nulls, nulls_run, selection, n_random, atoms)  # before anything runs
+    ground = effect_ground(
+        *(model, iv, prompts, metric),
+        folds=folds,
+        groups=groups,
+        integrated=integrated,
+        seed=seed,
+        n_bootstrap=n_bootstrap,
+        site=site,
+        continuations=continuations,
+        batch_size=batch_size,
+    )
+    return attribute_on(ground, basis, progress=progress, **options)
+
+
+def attribute_on(
+    ground: Ground,
+    basis: Basis,
+    *,
+    k: int | Sequence[int] | None = None,
+    nulls: int = 300,
+    nulls_run: int = 20,
+    null_kind: NullKind = "rotated",
+    null_contexts: int = 64,
+    selection: str | Selection = "share",
+    n_random: int = 20,
+    atoms: int = 32,
+    progress: bool = False,
+) -> EffectAttribution:
+    """`attribute_effect` in one basis, on runs and gradients that `effect_ground` has made for all of them.
+
+    Arguments and errors are those of `attribute_effect`.
+    """
+    alive, sizes, select = asked(basis, k, nulls, nulls_run, selection, n_random, atoms)
     runner, recorded, atoms = ground.runner, ground.recorded, max(atoms, *sizes)
     _require_fit(runner, basis)
     base, effect, total = ground.base, ground.effect, ground.total
@@ -175,6 +196,27 @@ def attribute_effect(
         ),
         basis=basis,
     )
+
+
+def asked(
+    basis: Basis,
+    k: int | Sequence[int] | None,
+    nulls: int,
+    nulls_run: int,
+    selection: str | Selection,
+    n_random: int,
+    atoms: int,
+) -> tuple[int, tuple[int, ...], Selection]:
+    """(directions that are not zero, values of k, the selection), all of them checked."""
+    alive = require_directions(basis)
+    select = SELECTIONS.get(selection) if isinstance(selection, str) else selection
+    if select is None or n_random < 0 or atoms < 1 or not 0 <= nulls_run <= nulls:
+        raise ConfigError(
+            f"{selection=}, {n_random=}, {atoms=}, {nulls=}, {nulls_run=}",
+            f"selections are {sorted(SELECTIONS)}; counts are positive; nulls and n_random may be 0, "
+            "nulls_run is at most nulls",
+        )
+    return alive, _sizes(k, alive), select
 
 
 def require_directions(basis: Basis) -> int:

@@ -12,11 +12,11 @@ import pandas as pd
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.attribution.nulls import holm
 from mechsteer.bases import Basis, NullKind
 from mechsteer.errors import DataError
 from mechsteer.models.sites import Site
 from mechsteer.results import Result, live, plain
+from mechsteer.results.families import holm
 
 COMPLETE = 0.05  # |completeness − 1| up to which the shares account for the effect
 ALPHA = 0.05
@@ -77,7 +77,8 @@ class EffectAttribution(Result):
                                has here, recovers on new ones: bootstrap over groups that selects anew each time
     off                        |1 − sufficiency|: too much is as wrong as too little
     energy                     share of Σ‖delta‖² kept
-    null_sufficiency, null_necessity   the same in `nulls_run` meaningless bases, really run: mean and 95 % range
+    null_sufficiency, null_necessity   the same in `nulls_run` meaningless bases, really run: mean and 95 % range; own less
+                               own − null on the contexts where these ran, in units of the effect on all contexts
     beyond_null, necessity_beyond_null own − the mean null, with an interval over contexts and null draws
     recorded, recorded_null    sufficiency by projections of recorded gradients: own; mean and 95 % range of `nulls`
     p, p_holm                  rank of |1 − recorded| among the nulls: (1 + nulls as good) / (1 + nulls); Holm over k

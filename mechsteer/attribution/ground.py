@@ -73,8 +73,10 @@ def effect_ground(
 
     Arguments and errors are those of `attribute_effect`.
     """
-    if integrated != "auto" and integrated < 0:
-        raise ConfigError(f"{integrated=}", 'a number of steps, 0 for the base run, or "auto"')
+    if n_bootstrap < 1 or (integrated != "auto" and integrated < 0):
+        raise ConfigError(
+            f"{integrated=}, {n_bootstrap=}", 'a number of steps, 0 for the base run, or "auto"; at least one resample'
+        )
     group_of, fold_of = split(groups, len(prompts), folds, seed)
     metric = as_metric(metric)
     runner = prepare(model, iv, prompts, continuations, metric, site, batch_size)

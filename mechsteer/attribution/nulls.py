@@ -128,16 +128,3 @@ def rank_p(own: np.ndarray, nulls: np.ndarray) -> np.ndarray:
     if not len(nulls):
         return np.full(len(own), np.nan)
     return (1 + (np.abs(1 - nulls) <= np.abs(1 - own)).sum(0)) / (1 + len(nulls))
-
-
-def holm(p: np.ndarray) -> np.ndarray:
-    """Holm's adjusted p-values of a family; nan stays out.
-
-    >>> holm(np.array([0.01, 0.04, np.nan, 0.03])).tolist()
-    [0.03, 0.06, nan, 0.06]
-    """
-    tested = np.flatnonzero(~np.isnan(p))
-    order = tested[np.argsort(p[tested], kind="stable")]
-    adjusted = np.full(len(p), np.nan)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
-    return adjusted

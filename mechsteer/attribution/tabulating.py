@@ -8,9 +8,10 @@ from torch import Tensor
 
 from mechsteer.attribution.checking import Checked
 from mechsteer.attribution.effect_attribution import COLUMNS
-from mechsteer.attribution.nulls import Nulls, Procedure, holm, rank_p
+from mechsteer.attribution.nulls import Nulls, Procedure, rank_p
 from mechsteer.attribution.selection import Evidence
 from mechsteer.results import Interval
+from mechsteer.results.families import holm
 
 _Z = 1.959964
 
@@ -44,21 +45,24 @@ def table(
     columns["p_holm"] = holm(columns["p"])
     columns |= _range("random_sufficiency", blind)
     if nulls.checked:
-        few = Checked(own.kept[rows], own.left[rows], own.energy)
-        whole, drawn = effect[rows], draws[:, rows]
-        drawn = drawn[drawn.sum(1) > 0]
-        for name, beyond in (("sufficiency", "beyond_null"), ("necessity", "necessity_beyond_null")):
-            shares = np.stack([getattr(each, name)(whole) for each in nulls.checked])
-            columns |= _range(f"null_{name}", shares)
-            value = getattr(few, name)(whole)
-            by_draw = np.mean([getattr(each, name)(whole, drawn) for each in nulls.checked], axis=0)
-            over_contexts = getattr(few, name)(whole, drawn) - by_draw
-            over_contexts += (moved - np.mean(nulls.moved, axis=0))[draws[:, rows].sum(1) > 0]
-            over_nulls = shares.var(0, ddof=1) / len(shares) if len(shares) > 1 else np.nan
-            spread = np.sqrt(over_contexts.var(0, ddof=1) + over_nulls)
-            columns |= _interval(beyond, value - shares.mean(0), _Z * spread)
+        # Nulls run on some contexts, where the whole effect may be small by chance: what is compared there is own − null,
+        # context by context, in units of the whole effect on all of them.
+        drawn = draws[:, rows].sum(1) > 0
+        some = draws[drawn][:, rows]
+        whole, whole_drawn = effect.mean(), (draws[drawn] @ effect / draws[drawn].sum(1))[:, None]
+        moved_beyond = (moved - np.mean(nulls.moved, axis=0))[drawn]
+        for name, beyond, apart in (
+            ("sufficiency", "beyond_null", [own.kept[rows] - each.kept for each in nulls.checked]),
+            ("necessity", "necessity_beyond_null", [each.left - own.left[rows] for each in nulls.checked]),
+        ):
+            by_null = np.stack([each.mean(0) for each in apart]) / whole
+            by_draw = some @ np.mean(apart, axis=0) / some.sum(1)[:, None] / whole_drawn
+            over_nulls = by_null.var(0, ddof=1) / len(by_null) if len(by_null) > 1 else np.nan
+            spread = np.sqrt((by_draw + moved_beyond).var(0, ddof=1) + over_nulls)
+            columns |= _range(f"null_{name}", columns[name] - by_null)
+            columns |= _interval(beyond, by_null.mean(0), _Z * spread)
             if name == "sufficiency":
-                columns["p_run"] = rank_p(value, shares)
+                columns["p_run"] = rank_p(columns[name], columns[name] - by_null)
     return pd.DataFrame(columns).reindex(columns=list(COLUMNS))
 
 

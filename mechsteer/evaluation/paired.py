@@ -19,10 +19,9 @@ from numpy import ndarray
 from scipy.optimize import brentq
 from scipy.stats import binom, norm
 from statsmodels.stats.contingency_tables import mcnemar
-from statsmodels.stats.multitest import multipletests
 
 from mechsteer.errors import DataError, ShapeError
-from mechsteer.results import Interval, Result, cluster_weights
+from mechsteer.results import Interval, Result, cluster_weights, families
 
 Key = TypeVar("Key", bound=Hashable)
 
@@ -187,11 +186,8 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
     {'a': 0.03, 'b': 0.06, 'c': 0.06}
     """
-    tested = {key: p for key, p in p_values.items() if not np.isnan(p)}
-    # multipletests collects garbage, which takes a while: a family of one is not worth it
-    values = list(tested.values())
-    adjusted: Any = multipletests(values, method="holm")[1] if len(values) > 1 else values
-    return dict.fromkeys(p_values, np.nan) | {key: float(p) for key, p in zip(tested, adjusted, strict=True)}
+    adjusted = families.holm(np.array(list(p_values.values()), dtype=float))
+    return dict(zip(p_values, adjusted.tolist(), strict=True))
 
 
 def mcnemar_power(n: int, discordance: float, difference: float, *, alpha: float = 0.05) -> float:

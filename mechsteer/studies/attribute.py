@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,10 +11,10 @@ from mechsteer.attribution import (
     Attribution,
     EffectAttribution,
     Ground,
-    attribute_effect,
     attribute_encoder,
     attribute_logits,
     attribute_maps,
+    attribute_on,
     deltas,
     effect_ground,
 )
@@ -38,7 +38,6 @@ from mechsteer.studies.results import (
 )
 
 DECODER, ENCODER, FEATURES = "SAE features by the decoder", "SAE features by the encoder", "SAE features"
-OTHER_SEED = "SAE seed"
 OF_OTHER_SEEDS = (4, 16)  # how many directions of these SAEs are kept or removed
 N_NULL_CONTEXTS = 48  # contexts on which meaningless bases really run
 N_TOP, N_OF_MAP, N_OF_EFFECT = 10, 5, 12  # directions of a reading, a map and an effect that are told in words
@@ -67,6 +66,7 @@ def attribute(
     into, out_of = downstream(desk, site), singular(model, maps=("o", "down"), layers=[site.layer], side="left")
     written, down = one_map(out_of)
     bases: dict[str, Basis] = {f"singular directions written by {written}": down}
+    other_seeds: dict[str, Basis] = {}
     readings: dict[str, Attribution] = {}
     if site == sae.site:
         atoms = from_sae(kept.sae(sae.site, desk.settings.sae.path))
@@ -76,21 +76,24 @@ def attribute(
             ENCODER: attribute_encoder(d, atoms, site=site),
         }
         bases = {FEATURES: atoms, **bases}
-        bases |= {f"{FEATURES}, {OTHER_SEED} {i}": from_sae(other) for i, other in enumerate(others, start=1)}
+        other_seeds = {f"{FEATURES}, SAE seed {i}": from_sae(other) for i, other in enumerate(others, start=1)}
     maps = {
         f"singular directions {verb} by {name}": read
         for verb, basis in (("read", into), ("written", out_of))
         if basis is not None
         for name, read in attribute_maps(d, basis, site=site).items()
     }
-    effects = all_effects(desk, steering, site, seen, bases)
+    effect = shared_effect(desk, steering, site, seen)
+    effects = {name: effect(name, basis) for name, basis in bases.items()}
+    of_seeds = {name: effect(name, basis, is_other=True) for name, basis in other_seeds.items()}
     return replace(
         result,
         readings=readings,
         maps=maps,
         logits=attribute_logits(model, d, site=site),
         effects=effects,
-        facts=facts(desk, kept, sae, reasonscore, readings, maps, effects, bases),
+        other_seeds=of_seeds,
+        facts=facts(desk, kept, sae, reasonscore, readings, maps, {**effects, **of_seeds}, {**bases, **other_seeds}),
     )
 
 
@@ -111,13 +114,11 @@ def one_map(basis: Basis) -> tuple[str, Basis]:
     return next((name, block) for name, block in basis.split().items() if name.startswith("down"))
 
 
-def all_effects(
-    desk: Desk, steering: Steering, site: Site, seen: Contexts, bases: Mapping[str, Basis]
-) -> dict[str, EffectAttribution]:
-    """The effect on the metric shared out over each basis, and checked; each kept under its name.
+def shared_effect(desk: Desk, steering: Steering, site: Site, seen: Contexts) -> Callable[..., EffectAttribution]:
+    """A function (name, basis) that shares the effect on the metric out over the basis, checked and kept by name.
 
-    Runs and gradients are those of all of them. Of the SAEs of other seeds, whose claims are told beside the first
-    one's, the meaningless bases are those of recorded gradients alone.
+    Runs and gradients are the same for all bases. With `is_other` (the SAE of another seed) it is told more briefly:
+    two values of k, meaningless bases by recorded gradients alone.
     """
     how = desk.settings.attribute
 
@@ -136,23 +137,24 @@ def all_effects(
             batch_size=desk.settings.batch_size,
         )
 
-    def effect(name: str, basis: Basis) -> EffectAttribution:
-        alive, is_other = int((basis.directions.norm(dim=1) > 0).sum()), OTHER_SEED in name
-        sizes = OF_OTHER_SEEDS if is_other and set(OF_OTHER_SEEDS) <= set(how.k) else how.k
-        return attribute_effect(
-            *(desk.model, steering, seen.prompts, basis, seen.metric),
-            ground=ground(),
-            k=sorted({min(size, alive) for size in sizes}),
-            nulls=how.nulls,
-            nulls_run=0 if is_other else min(how.nulls_run, how.nulls),
-            null_contexts=N_NULL_CONTEXTS,
-            progress=desk.progress,
-        )
+    def effect(name: str, basis: Basis, *, is_other: bool = False) -> EffectAttribution:
+        alive = int((basis.directions.norm(dim=1) > 0).sum())
+        sizes = OF_OTHER_SEEDS if is_other else how.k
 
-    return {
-        name: desk.piece(name, functools.partial(effect, name, basis), EffectAttribution)
-        for name, basis in bases.items()
-    }
+        def compute() -> EffectAttribution:
+            return attribute_on(
+                ground(),
+                basis,
+                k=sorted({min(size, alive) for size in sizes}),
+                nulls=how.nulls,
+                nulls_run=0 if is_other else min(how.nulls_run, how.nulls),
+                null_contexts=N_NULL_CONTEXTS,
+                progress=desk.progress,
+            )
+
+        return desk.piece(name, compute, EffectAttribution)
+
+    return effect
 
 
 def facts(

@@ -172,6 +172,6 @@ def attribute_sections(result: AttributeResult) -> list[Section]:
         readings=result.readings,
         maps=result.maps,
         logits=result.logits,
-        effects=result.effects,
+        effects={**result.effects, **result.other_seeds},
         facts=result.facts,
     )

@@ -152,6 +152,8 @@ class AttributeResult(Result):
     maps: dict[str, Attribution] = field(default_factory=dict)
     logits: LogitAttribution | None = None
     effects: dict[str, EffectAttribution] = field(default_factory=dict)
+    other_seeds: dict[str, EffectAttribution] = field(default_factory=dict)
+    """in SAEs of other seeds, by recorded gradients beside their nulls; what is said of `effects` holds for them or not"""
     facts: dict[str, dict[int, DirectionFacts]] = field(default_factory=dict)
     not_read: str = ""
     """why there are no readings in the directions of the residual stream"""

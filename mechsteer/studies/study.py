@@ -22,7 +22,7 @@ from mechsteer.files import write_atomically
 from mechsteer.results import plain
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.files import load_steering
-from mechsteer.studies import attribute, evaluate, features, measure, outcome, traces, train
+from mechsteer.studies import attribute, evaluate, features, measure, outcome, paths, traces, train
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.page import StageResults, page, verdict
@@ -43,7 +43,7 @@ FUNCTIONS = {
     "where": evaluate.where,
     "attribute": attribute.attribute,
     "outcome": outcome.outcome,
-    "paths": outcome.paths,
+    "paths": paths.paths,
 }
 LONG = 100  # entries of a list that results.json leaves to the stage's own file
 PACKAGES = (

@@ -14,10 +14,11 @@ import mechsteer as ms
 from mechsteer.attribution.crossfit import crossfitted, resampled, selected, split
 from mechsteer.attribution.effect_attribution import EffectAttribution, compare_bases
 from mechsteer.attribution.gradients import Recorded
-from mechsteer.attribution.nulls import Procedure, holm, rank_p
+from mechsteer.attribution.nulls import Procedure, rank_p
 from mechsteer.attribution.selection import by_effect, by_share, evidence, gains, kept, spanned
 from mechsteer.bases import meaningless
 from mechsteer.errors import ConfigError, DataError
+from mechsteer.results.families import holm
 
 D, N, SIZES = 32, 40, (2, 8)
 ONES = torch.ones(1, N, dtype=torch.float64)

@@ -43,8 +43,12 @@ def test_what_can_touch_nothing_is_refused_before_anything_runs(model, scope, wh
 
 def test_what_may_touch_something_is_not_refused(model):
     for scope in (S.rows([1, 5]), S.positions([5]), S.rows([9]) | S.all(), S.all() - S.rows([9])):
-        ms.generate(model, PROMPTS, push(scope), max_new_tokens=3, stop_tokens=())
-    ms.generate(model, PROMPTS, push(S.rows([9]), coeff=0.0), max_new_tokens=3)  # adds nothing anyway
+        out = ms.generate(model, PROMPTS, push(scope, coeff=50.0), max_new_tokens=3, stop_tokens=())
+        assert [len(row) for row in out.tokens] == [3, 3]
+    plain, nothing = (
+        ms.generate(model, PROMPTS, iv, max_new_tokens=3).tokens for iv in ((), push(S.rows([9]), coeff=0.0))
+    )
+    assert plain == nothing  # adds nothing anyway
 
 
 def test_ids_and_positions_that_no_forward_can_have_are_refused_in_a_block(model):

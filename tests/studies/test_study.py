@@ -52,6 +52,13 @@ def test_what_a_study_leaves(undisturbed):
     judged = evaluation["verdict"]
     assert judged["margin"] == 0.03
     assert judged["kind"] == "cannot tell"  # so few problems, and at most two random directions
+    parts = results["stages"]["outcome"]
+    attributed = results["stages"]["attribute"]
+    tried = {name for name, found in attributed["effects"].items() if not found["nothing_to_attribute"]}
+    assert set(parts["parts"]) == tried
+    assert bool(tried) != bool(parts["dropped"])
+    assert list(attributed["other_seeds"]) == ["SAE features, SAE seed 1"]
+    assert results["stages"]["paths"]["paths"]["site"] == attributed["site"]
     (fitted,) = results["stages"]["train"]["fitted"]
     assert all(epoch["dev"]["kl"] > 0 for epoch in fitted["history"][1:])  # something holds the vector back
     assert results["stages"]["sae"]["quality"]["evaluated_on"] == "traces of dev problems"
