@@ -104,8 +104,8 @@ class AttributeSettings:
         None, "steps of integrated gradients; 0: the gradient at the unsteered run; null: until shares add up", least=0
     )
     outcome_k: int = setting(16, "so many directions are kept and removed on the held-out problems", least=1)
-    outcome_nulls: int = setting(2, "meaningless bases that this is held against, at most nulls_run", least=1)
-    n_paths: int = setting(32, "contexts on which paths through heads and MLPs are traced", least=4)
+    outcome_nulls: int = setting(3, "meaningless bases that this is held against, at most nulls_run", least=1)
+    n_paths: int = setting(64, "contexts on which paths through heads and MLPs are traced", least=4)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -199,3 +199,20 @@ def test_extract_uses_the_rows_it_says(model, pairs) -> None:
         directions.extract(model, pairs, site, "pca")
     with pytest.raises(ConfigError, match="held_out is 1"):
         directions.extract(model, pairs, site, held_out=1)
+
+
+def test_what_is_held_out_is_not_in_the_direction_it_is_measured_by(model) -> None:
+    """Texts that differ in nothing: the direction of all pairs tells its own pairs apart, that of the others does not."""
+    generator = np.random.default_rng(0)
+    texts = ["".join(generator.choice(list("abcdefghij"), 6)) for _ in range(40)]
+    noise, site = ContrastivePairs(texts[:20], texts[20:], [str(i) for i in range(20)]), ms.Site(1)
+    found = directions.extract(model, noise, site)
+    test = torch.tensor(_held_out(noise.groups, 0.3, 0))
+    pos, neg = (
+        ms.capture(model, list(side), [site], progress=False)[site].pool("last")
+        for side in (noise.positive, noise.negative)
+    )
+    by_all = separation(found, pos[test], neg[test])
+    by_others = separation(directions.METHODS["mean_difference"](pos[~test], neg[~test]), pos[test], neg[test])
+    assert by_all["auroc"] > by_others["auroc"] + 0.1
+    assert found.provenance["held_out"]["auroc"] == pytest.approx(by_others["auroc"], abs=1e-6)
