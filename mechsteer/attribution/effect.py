@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -80,7 +81,8 @@ def attribute_effect(
     one and checked on that; prompts with one label in `groups` (of one problem, say) are in one fold. `nulls`: so many
     meaningless bases of `null_kind` by recorded gradients, `nulls_run` of them really run, on `null_contexts` contexts
     drawn from all. p-values cannot be under 1 / (1 + nulls), times the number of k after Holm. For a delta with more
-    than 128 distinct values nulls, and what is compared with them, are coded on 128 tokens evenly spaced.
+    than 256 distinct values nulls, and the check that is compared with them, are coded on 256 tokens evenly spaced; the
+    order of directions rests on all.
     `integrated`: steps of integrated gradients, 0 for the gradient at the base run, "auto" for as many as it takes.
     Several bases share runs and gradients: `effect_ground` once, then `attribute_on` for each.
 
@@ -139,10 +141,12 @@ def attribute_on(
     check = pd.DataFrame([{"k": size} for size in sizes], columns=list(COLUMNS))
     if not reason:
         found = procedure.evidence(basis)
-        picked = procedure.picked(found)
-        first = found.number[picked[0]]
+        # what is told of directions rests on every token, also where a comparison with nulls takes some
+        whole = replace(found, contributions=by_prompt[:, found.number])
+        picked = procedure.picked(whole)
+        first = whole.number[picked[0]]
         order = torch.cat([first, order[~torch.isin(order, first)]])
-        illusions[first] = marked(gains(found, picked), recorded.linear)
+        illusions[first] = marked(gains(whole, picked), recorded.linear)
         chosen = procedure.chosen(found)
         own = really_run(runner, base.numpy(), found, chosen, ground.fold_of, sizes)
         rows, few = ground.part(null_contexts if nulls_run else len(effect))

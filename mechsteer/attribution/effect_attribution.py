@@ -65,7 +65,7 @@ class EffectAttribution(Result):
     the whole of gradient x delta, residual included, in units of the metric; `residual_contribution`: that of what the
     directions leave of the delta. `order`: directions as selected from all contexts, by falling |share| behind those.
     `illusions` [n_dirs]: its share may be one that the rest of the delta takes back (see `attribution.illusions`).
-    `spans`: orthonormal rows, the first j of which span the first j directions; `null_spans`: the same of the meaningless
+    `spans`: orthonormal rows, the first j of which span the first j directions (as compared with nulls); `null_spans`: the same of the meaningless
     bases that were really run (both for other checks of the same selection, such as `evaluation.evaluate_parts`).
     `steps`: gradients taken along the way to the steered run, at most. `noise`: mean over prompts of the difference
     between the effects of two evaluation orders. `n_dead`: directions of the basis that are zero.

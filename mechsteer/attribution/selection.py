@@ -23,7 +23,7 @@ from mechsteer.bases import Basis
 
 _ENTRIES = 2**22  # of the largest intermediate tensor
 _DEPENDENT = 1e-6  # norm of what a unit direction has outside the span of others, up to which it lies in it
-MOST_CODED = 128  # distinct deltas that are coded for a null and for what is compared with it
+MOST_CODED = 256  # distinct deltas that are coded for a null and for what is compared with it
 
 Selection = Callable[["Evidence", Tensor, int], Tensor]
 

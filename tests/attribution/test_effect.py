@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import mechsteer as ms
-from mechsteer.attribution import attribute_on, ground, metrics
+from mechsteer.attribution import metrics
 from mechsteer.attribution.ground import cancelled, unclear
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from mechsteer.results import Interval
@@ -371,17 +371,3 @@ def test_nulls_are_run_on_some_contexts_only(model_of):
         apart = some.check[name] - some.check[f"null_{name}"]  # on whichever contexts they ran
         np.testing.assert_allclose(some.check[beyond], apart, atol=1e-9)
     assert type(some).from_dict(some.to_dict()) == some
-
-
-def test_bases_share_runs_and_gradients(model_of, monkeypatch):
-    """Several bases on one ground give what each gives alone, to the bit, with one recording of gradients."""
-    model, iv = model_of("bridge-llama"), static(vector(1, 3.0))
-    bases = [ms.bases.from_directions(axes(seed)) for seed in (5, 6)]
-    how = {"k": (1, 4), "nulls": 5, "nulls_run": 2, "null_contexts": 3}
-    alone = [ms.attribute_effect(model, iv, PROMPTS, basis, ODDS, seed=4, **how) for basis in bases]
-    calls = []
-    real = ground.record
-    monkeypatch.setattr(ground, "record", lambda *args: calls.append(1) or real(*args))
-    shared = ground.effect_ground(model, iv, PROMPTS, ODDS, seed=4)
-    assert [attribute_on(shared, basis, **how) for basis in bases] == alone
-    assert len(calls) == 1
