@@ -14,11 +14,9 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils import logging as hf_logging
 
 from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError
+from mechsteer.models import library
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.load_hooked import has_tokenizer, load_hooked
 from mechsteer.models.protocol import HookedModel
@@ -38,7 +36,7 @@ def load_model(
     backend: Literal["bridge", "hooked"] = "bridge",
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    tokenizer: Any = None,
 ) -> Any:
     """Load a model and return the TransformerBridge or HookedTransformer itself, frozen and in eval mode.
 
@@ -59,7 +57,7 @@ def load_model(
         source = _find(str(name_path_or_model))
         with _quiet(), _readable(source):
             model = _load_bridge(source, device, dtype) if backend == "bridge" else load_hooked(source, device, dtype)
-    elif isinstance(name_path_or_model, PreTrainedModel):
+    elif isinstance(name_path_or_model, library.PreTrainedModel):
         if backend != "bridge":
             raise ModelLoadError(
                 "a Hugging Face model in memory loads as a bridge",
@@ -193,13 +191,13 @@ def _find(name: str) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Silence Hugging Face's own progress bars: ours tell what is going on."""
-    was_on = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
+    was_on = library.logging.is_progress_bar_enabled()
+    library.logging.disable_progress_bar()
     try:
         yield
     finally:
         if was_on:
-            hf_logging.enable_progress_bar()
+            library.logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -225,9 +223,9 @@ def _load_bridge(source: str, device: Any, dtype: torch.dtype) -> Any:
 def _boot(name: str, has_its_tokenizer: bool, **options: Any) -> Any:
     """A bridge; without a tokenizer where there is none: a stand-in, which boots it, is taken away again."""
     if has_its_tokenizer:
-        return TransformerBridge.boot_transformers(name, **options)
+        return library.TransformerBridge.boot_transformers(name, **options)
     core = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
-    options["tokenizer"] = PreTrainedTokenizerFast(tokenizer_object=core)
-    model: Any = TransformerBridge.boot_transformers(name, **options)
+    options["tokenizer"] = library.PreTrainedTokenizerFast(tokenizer_object=core)
+    model: Any = library.TransformerBridge.boot_transformers(name, **options)
     model.tokenizer = None
     return model
