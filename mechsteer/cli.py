@@ -141,6 +141,7 @@ def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
     folder_room = importlib.import_module("mechsteer.studies.folder")
     if command in ("report", "heatmap"):
         folder_room.require_run(given)
+    importlib.import_module("mechsteer.studies.pages").require_model(given)
     if not again and _answered(command, given):
         return 0
     run_room = importlib.import_module("mechsteer.studies.study")

@@ -24,7 +24,7 @@ from mechsteer.files import digest_of, read_record
 from mechsteer.studies.graph import Declaration, declared_keys
 
 CONFIG, STAGE_FILES = "config.json", "stages"
-FORMAT = 3  # of stage files
+FORMAT = 4  # of stage files
 
 
 class Folder:

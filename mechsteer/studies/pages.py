@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import xxhash
-from huggingface_hub.constants import HF_HUB_CACHE
 
 from mechsteer.configs.fields import flat
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import over
 from mechsteer.errors import FileFormatError
 from mechsteer.files import digest_of, read_record, write_record
+from mechsteer.files.hub import find_model, kept_folder
 from mechsteer.studies.folder import CONFIG, Folder, file_digest, made_from_of, now_changed, outcome, read_settings
 from mechsteer.studies.graph import STAGES, before
 
@@ -126,14 +126,20 @@ def model_files(model: str) -> str | None:
     """A digest of the files of a model by its name in the settings; None where they are not on this machine."""
     folder = BUNDLED / model if (BUNDLED / model / CONFIG).is_file() else Path(model).expanduser()
     if not folder.is_dir():
-        cache = Path(HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
-        with contextlib.suppress(OSError):
-            folder = cache / "snapshots" / (cache / "refs" / "main").read_text(encoding="ascii").strip()
+        folder = kept_folder(model)
+    if folder is None:
+        return None
     try:
         files = {str(p.relative_to(folder)): _seen(p) for p in sorted(folder.rglob("*")) if p.is_file()}
     except OSError:
         return None
     return digest_of(files) if files else None
+
+
+def require_model(given: Mapping[str, Any]) -> None:
+    """Raises ModelLoadError where there is no model of the name that is given, before what loads one is imported."""
+    if "model" in given:
+        find_model(given["model"], {path.parent.name: path.parent for path in BUNDLED.glob("*/config.json")})
 
 
 def versions() -> dict[str, str]:

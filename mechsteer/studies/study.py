@@ -106,6 +106,11 @@ def check(run: Run) -> None:
     for place in places(model, how.kind, how.sites, settings.layers):
         untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
     observations(model, settings.observers)
+    if settings.sae.path is None and settings.sae.k > settings.sae.d_sae:
+        raise ConfigError(
+            f"sae.k is {settings.sae.k}, more than sae.d_sae has features ({settings.sae.d_sae})",
+            "give fewer active features, or more features",
+        )
     if settings.sae.path is not None:
         load_sae(settings.sae.path, fingerprint=run.fingerprint)
 
