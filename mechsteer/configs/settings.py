@@ -225,6 +225,8 @@ def _grammar(override: str) -> Override | None:
 def _parsed(override: str) -> tuple[str, Any]:
     """(key, value) of key=value. Text that is none of Hydra's grammar (commas, colons, apostrophes) is taken as it is."""
     key, equals, text = override.partition("=")
+    if not key:
+        raise ConfigError(f"{override!r} is no setting", _HINT)
     parsed = _grammar(override)
     is_text = key in SOURCES or (key in KEYS and _is_text(KEYS[key].type))
     if parsed is None or parsed.is_sweep_override():

@@ -34,10 +34,13 @@ def is_ready_made(data: str) -> bool:
 
 
 def metric_of(data: str, wanted: str) -> Metric:
-    """How answers to some data are scored: as wanted, or as they allow."""
-    if wanted in ("accuracy", "log_odds"):
+    """How answers to some data are scored: as wanted, or as they allow. Raises ConfigError where they do not allow it."""
+    if wanted == "log_odds":
         return wanted
-    return "accuracy" if is_ready_made(data) or load_task(data, 1, split="train").can_verify else "log_odds"
+    verified = is_ready_made(data) or load_task(data, 1, split="train").can_verify
+    if wanted == "accuracy" and not verified:
+        raise ConfigError(f"metric is accuracy, and answers to {data} cannot be verified", "give metric=log_odds")
+    return "accuracy" if verified else "log_odds"
 
 
 class Problems:
@@ -84,7 +87,8 @@ class Problems:
 
     def _cut(self, task: Task) -> Task:
         """The task, whose texts the prompts cut; raises ConfigError where what is left of one is still too long."""
-        s, ends = self.settings, max(map(len, self.ends()))
+        s = self.settings
+        ends = max(map(len, self.ends())) if "positive" in self.desk.keys else 1  # sampling needs room for a token
         sizes = [int(self.model.to_tokens(item.prompt, truncate=False).shape[-1]) for item in task.items]
         self.cut += sum(size > s.prompt_tokens for size in sizes)
         most = self.model.cfg.n_ctx - ends - len(tokenize_continuation(self.model, s.suffix))
