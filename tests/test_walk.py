@@ -112,7 +112,7 @@ def test_a_wrong_call_is_one_message_and_leaves_nothing(arguments, words, place,
     given = []
     for argument in arguments:
         key, equals, name = argument.partition("=")
-        named = name == "PLACE" or (place / name.partition("/")[0]).exists() and name[:2].isupper()
+        named = name == "PLACE" or ((place / name.partition("/")[0]).exists() and name[:2].isupper())
         given.append(f"{key}={place / ('' if name == 'PLACE' else name)}" if equals and named else argument)
     before = contents(place)
     assert words in refused(given, capsys)

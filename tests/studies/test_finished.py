@@ -66,7 +66,7 @@ def test_what_stands_is_printed_as_it_was_and_nothing_is_written(made, capsys):
     assert json.loads(told.out) == json.loads((folder / "results.json").read_text())["stages"]["capture"]
     assert told.err == f"report: {folder / 'report.html'}\n"
     assert cli.main(["report", f"out={folder}"]) == 0
-    assert cli.main(["capture", f"out={folder}", f"layers=[1]"]) == 0  # what it is already
+    assert cli.main(["capture", f"out={folder}", "layers=[1]"]) == 0  # what it is already
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
     with pytest.raises(AssertionError, match="opened"):
         cli.main(["capture", f"out={folder}", "--again"])
