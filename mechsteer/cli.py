@@ -118,8 +118,10 @@ def _help(command: str) -> str:
         told.append(f"  {f'{key.name}={shown(key.default)}':44}  {key.declared['about']}")
     if command in STAGES and (first := before(command)):
         told += ["", f"It stands on {', '.join(first)}, whose keys `mechsteer {first[-1]} --help` and so on list."]
-    if command == "study":
-        told += ["", f"preset={'|'.join(_presets())}|FILE   config=FILE   --again   --multirun key=a,b,c"]
+    if command != "report":
+        told += ["", f"preset={'|'.join(_presets())}|FILE   config=FILE   --again   --import=MODULE"]
+    if command in ("study", *STAGES):
+        told[-1] += "   --multirun key=a,b,c"
     return "\n".join(told)
 
 
@@ -169,6 +171,8 @@ def _answered(command: str, given: Mapping[str, Any]) -> bool:
     if command == "heatmap":
         print(f"heatmap: {found.heatmap}")
         return True
+    for why in found.left_out:
+        _say(why)
     if command == "study" and found.told:
         print(found.told)
     if command in STAGES:

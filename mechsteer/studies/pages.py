@@ -46,12 +46,15 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """A run all of whose stages and pages stand: nothing has to be run, read or written."""
+    """A run whose pages stand, and the stage that is asked for: nothing has to be run, read or written."""
 
     folder: Path
     results: Mapping[str, Any]
     """stage -> its figures, as in results.json"""
+    left_out: tuple[str, ...]
+    """which other stages the report leaves out, and why"""
     told: str | None
+    """the verdict"""
     heatmap: Path | None
     """the page that the settings ask `mechsteer heatmap` for, where it is there"""
 
@@ -74,7 +77,7 @@ def standing(given: Mapping[str, Any], command: str) -> Standing | None:
     folder = Folder(settings, STAGES)
     model = folder.recorded_fingerprint()
     done, left = folder.standing(model)
-    if left or {name: outcome(content) for name, content in done.items()} != record["stages"]:
+    if {name: outcome(content) for name, content in done.items()} != record["stages"]:
         return None
     if any(file_digest(path / name) != digest for name, digest in record["files"].items()):
         return None
@@ -89,6 +92,7 @@ def standing(given: Mapping[str, Any], command: str) -> Standing | None:
     return Standing(
         folder=path,
         results=json.loads((path / "results.json").read_text(encoding="utf-8"))["stages"],
+        left_out=tuple(left.values()),
         told=record["told"],
         heatmap=_heatmap(path, settings, record),
     )

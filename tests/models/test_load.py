@@ -179,7 +179,9 @@ def hub(monkeypatch, tmp_path):
 def test_a_hub_name_offline_fails_soon(hub):
     hub["raises"] = OSError("Name or service not known")
     for name in ("someone/some-model", "gpt-7"):
-        refused(rf"cannot load {name}: it is no bundled model and no folder, and the hub cannot be asked \(Name or", name)
+        refused(
+            rf"cannot load {name}: it is no bundled model and no folder, and the hub cannot be asked \(Name or", name
+        )
     hub |= {"raises": None, "after": 60}  # a name server that never answers
     start = time.monotonic()
     refused("cannot be asked .no answer within 3 seconds", "someone/some-model")

@@ -174,3 +174,7 @@ def test_settings_that_are_gone_are_those_of_the_stages(place, capsys):
     assert "now seed=5" in told.err
     assert "traces runs again: seed changed" in told.err
     assert "capture is left out: what traces gave changed" in told.err
+    assert cli.main(["traces", f"out={folder}"]) == 0
+    assert "capture is left out: what traces gave changed" in capsys.readouterr().err  # each time
+    assert stands(place, "traces") is not None
+    assert stands(place, "capture") is None
