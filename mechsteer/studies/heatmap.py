@@ -60,7 +60,7 @@ def heatmap(run: Run, n: int = 6) -> Path:
     title = f"mechsteer heatmap: {page[0].title} at {site}"
     report = Report(title=title, sections=page, question=page[0].title)
     path = report.save_html(run.folder / f"heatmap-{name}.html")
-    note_heatmap(run.settings, path)
+    note_heatmap(run.files, path)
     return path
 
 

@@ -27,6 +27,7 @@ from mechsteer.studies.folder import CONFIG, Folder, file_digest, made_from_of, 
 from mechsteer.studies.graph import STAGES, before
 
 PAGES = "pages.json"
+FORMAT = 1  # of it
 REPORT = ("results.json", "report.html", "report.md")
 BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "models"
 WHOLE = 64 * 2**20  # bytes of a file that is read to its end
@@ -77,12 +78,14 @@ def standing(given: Mapping[str, Any], command: str) -> Standing | None:
     folder = Folder(settings, STAGES)
     model = folder.recorded_fingerprint()
     done, left = folder.standing(model)
-    if {name: outcome(content) for name, content in done.items()} != record["stages"]:
+    if _outcomes(done) != record["stages"]:
         return None
     if any(file_digest(path / name) != digest for name, digest in record["files"].items()):
         return None
-    if command != "report" and record["model"] != {"files": model_files(settings.model), "fingerprint": model}:
-        return None
+    if command != "report":
+        files = model_files(settings.model)
+        if files is None or record["model"] != {"files": files, "fingerprint": model}:
+            return None
     if command in ("study", *STAGES):
         needed = possible(done) if command == "study" else {command, *before(command)} & possible(done)
         if not needed <= done.keys() or (command in STAGES and command not in needed):
@@ -107,9 +110,10 @@ def write_pages(folder: Folder, *, model_files: str | None, told: str | None) ->
         model = kept["model"]
     done, _ = folder.standing(fingerprint)
     content = {
+        "format": FORMAT,
         "versions": versions(),
         "model": model,
-        "stages": {name: outcome(content) for name, content in done.items()},
+        "stages": _outcomes(done),
         "files": {name: file_digest(path / name) for name in REPORT},
         "told": told,
         "heatmaps": kept["heatmaps"],
@@ -117,11 +121,12 @@ def write_pages(folder: Folder, *, model_files: str | None, told: str | None) ->
     write_record(path / PAGES, content)
 
 
-def note_heatmap(settings: Settings, page: Path) -> None:
-    """Note what a heatmap that was just written is made of."""
-    record = _record(page.parent)
-    if record is not None:
-        made = {"of": _asked(settings, record), "page": page.name, "digest": file_digest(page)}
+def note_heatmap(folder: Folder, page: Path) -> None:
+    """Note what a heatmap that was just written is made of, unless stages have run since the report was."""
+    record = _record(folder.path)
+    done, _ = folder.standing(folder.recorded_fingerprint())
+    if record is not None and record["stages"] == _outcomes(done):
+        made = {"of": _asked(folder.settings, record), "page": page.name, "digest": file_digest(page)}
         others = {name: made for name, made in record["heatmaps"].items() if name != page.name}
         write_record(page.parent / PAGES, record | {"heatmaps": others | {page.name: made}})
 
@@ -164,9 +169,14 @@ def possible(done: Mapping[str, Mapping[str, Any]]) -> set[str]:
 def _record(path: Path) -> dict[str, Any] | None:
     """pages.json; None where there is none or none that can be read: it is written again."""
     try:
-        return read_record(path / PAGES)
+        record = read_record(path / PAGES)
     except FileFormatError:
         return None
+    return record if record is not None and record.get("format") == FORMAT else None
+
+
+def _outcomes(done: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    return {name: outcome(content) for name, content in done.items()}
 
 
 def _contents(folder: Folder, content: Mapping[str, Any]) -> bool:

@@ -144,7 +144,8 @@ def finish(run: Run) -> StudyResult:
     report.save_markdown(run.folder / "report.md")
     run.keep_settings()
     first = verdict(results)
-    write_pages(run.files, model_files=run.model_files, told=None if first is None else first.statement)
+    loaded = run.model_files if run.model_files is not None and run.fingerprint == fingerprint else None
+    write_pages(run.files, model_files=loaded, told=None if first is None else first.statement)
     return StudyResult(folder=run.folder, stages=results, metrics=summary["stages"])
 
 
