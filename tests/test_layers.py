@@ -36,9 +36,10 @@ PEERS = {
     "cli": ("lab",),
 }
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
-LATE_IMPORTS = ("mechsteer", "mechsteer.cli")  # for start-up time
+# for start-up time: names of the package, of a command, of the libraries that take seconds
+LATE_IMPORTS = ("mechsteer", "mechsteer.cli", "mechsteer.models.library", "mechsteer.features.sae_library")
 OWNERS = {
-    "transformer_lens": "mechsteer.models",
+    "transformer_lens": "mechsteer.models.library",
     "sae_lens": "mechsteer.features.sae_library",
     "ripser": "mechsteer.topology.persistence",
     "persim": "mechsteer.topology.persistence",

@@ -30,7 +30,7 @@ from mechsteer.activations.shards import open_shard
 from mechsteer.activations.store import ActivationStore, shard_place
 from mechsteer.errors import ConfigError, DataError, FileFormatError, ModelMismatchError
 from mechsteer.files import PARTIAL, folder_lock, rename
-from mechsteer.models import Engine, backend_of, model_fingerprint, twin_of
+from mechsteer.models import Engine, Truncate, backend_of, model_fingerprint, twin_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import pad_id
 from mechsteer.runtime.reach import flat
@@ -52,6 +52,7 @@ def capture(
     labels: Sequence[Any] | None = ...,
     prompt_ids: Sequence[Any] | None = ...,
     prompt_lengths: Sequence[int] | None = ...,
+    truncate: Truncate | None = ...,
     drop_bos: bool = ...,
     shard_size: int = ...,
     engine: EngineChoice = ...,
@@ -70,6 +71,7 @@ def capture(
     labels: Sequence[Any] | None = ...,
     prompt_ids: Sequence[Any] | None = ...,
     prompt_lengths: Sequence[int] | None = ...,
+    truncate: Truncate | None = ...,
     drop_bos: bool = ...,
     shard_size: int = ...,
     engine: EngineChoice = ...,
@@ -87,6 +89,7 @@ def capture(
     labels: Sequence[Any] | None = None,
     prompt_ids: Sequence[Any] | None = None,
     prompt_lengths: Sequence[int] | None = None,
+    truncate: Truncate | None = None,
     drop_bos: bool = True,
     shard_size: int = 16_384,
     engine: EngineChoice = "auto",
@@ -97,7 +100,8 @@ def capture(
     In memory `acts[site]` is an `Activations` (values [n_prompts pos d_model], right-padded; at z, q, k, v
     [.. head d_head]). On disk `store[site]` streams such batches. BOS keeps its place in the rows and is left
     out of `mask`, and so of all analysis, unless `drop_bos=False`. `dtype` (float32, float16, bfloat16) is what
-    is kept; the model computes in its own. `labels` and `prompt_ids` (one per prompt, JSON-able) are passed on.
+    is kept; the model computes in its own. Prompts longer than the context are refused, or cut: `truncate="right"`
+    keeps the beginning, "left" the end. `labels` and `prompt_ids` (one per prompt, JSON-able) are passed on.
 
     With `interventions`, or inside `steer`, the value at a site is the one after steering there. Those of the
     enclosing block apply first; `prompt_lengths` (real tokens per prompt) is for scopes that ask where the
@@ -118,7 +122,7 @@ def capture(
     """
     located = list(dict.fromkeys(site.at(model) for site in sites))
     _check_options(located, batch_size=batch_size, dtype=dtype, shard_size=shard_size, engine=engine)
-    rows = tokenized(model, prompts)
+    rows = tokenized(model, prompts, truncate=truncate)
     n_prompts = len(rows.lengths)
     for name, given in (("labels", labels), ("prompt_ids", prompt_ids), ("prompt_lengths", prompt_lengths)):
         if given is not None and len(given) != n_prompts:

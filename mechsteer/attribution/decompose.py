@@ -159,6 +159,8 @@ def code(rows: Tensor, basis: Basis, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
     `code_of` [n] says which of them each row is. A static vector is one row, whatever the number of tokens.
     """
+    if rows.dtype in (torch.bfloat16, torch.float16):
+        rows = rows.float()  # exact; pursuit solves triangular systems, which processors do not do in half precision
     if bool((rows == rows[0]).all()):
         distinct, code_of = rows[:1], torch.zeros(len(rows), dtype=torch.long)
     else:

@@ -6,8 +6,8 @@ The only package that knows HookedTransformer from TransformerBridge, and that i
 from mechsteer.models.backend import Backend, Engine
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.fingerprint import model_fingerprint, require_fingerprint
-from mechsteer.models.load import bundled_models, load_model, tokenize, tokenize_continuation
-from mechsteer.models.load_hooked import has_hooked
+from mechsteer.models.library import has_hooked
+from mechsteer.models.load import Truncate, bundled_models, load_model, tokenize, tokenize_continuation
 from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
 from mechsteer.models.record import ModelRecord, record_of
 from mechsteer.models.twin import Twin, twin_of
@@ -20,6 +20,7 @@ __all__ = [
     "Forward",
     "HookedModel",
     "ModelRecord",
+    "Truncate",
     "Twin",
     "backend_of",
     "bundled_models",

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformer_lens.model_bridge.sources.native import NativeModel
 
 from mechsteer.errors import DataError, UnknownSiteError
+from mechsteer.models import library
 from mechsteer.models.names import Names
 from mechsteer.models.protocol import Begin, End, Forward, Remove
 from mechsteer.models.runner import BlockRunner, count_calls, watch_module
@@ -45,7 +45,7 @@ def is_compatible(model: Any) -> bool:
 
 def is_native(model: Any) -> bool:
     """The bridge is `boot_native`'s: no Hugging Face module in it, no configuration of one, no KV cache."""
-    return isinstance(model.original_model, NativeModel)
+    return isinstance(model.original_model, library.NativeModel)
 
 
 class BridgeNames(Names):

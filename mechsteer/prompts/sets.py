@@ -13,6 +13,7 @@ import numpy as np
 
 from mechsteer.errors import DataError
 from mechsteer.prompts.files import field_of, read_rows, text_of
+from mechsteer.prompts.fitting import Fit, fitted
 from mechsteer.prompts.splits import PARTS, Fractions, Part, split_of
 
 _Rows = TypeVar("_Rows", bound="_Columns")
@@ -122,6 +123,16 @@ class PromptSet(_Columns):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
+
+    def fit(self, model: Any, truncate: Fit | None = None, *, room: int = 0) -> PromptSet:
+        """With every text in the model's context, `room` tokens left behind it.
+
+        What is longer is left out ("drop"), keeps its beginning ("right") or its end ("left").
+        Raises DataError where texts are too long and `truncate` is None, naming how many, and where none is left.
+        """
+        kept = fitted(self.texts, model, truncate, room=room)
+        index = [i for i, text in enumerate(kept) if text is not None]
+        return replace(self.take(index), texts=tuple(kept[i] or "" for i in index))
 
     def _texts(self) -> Iterable[object]:
         return self.texts

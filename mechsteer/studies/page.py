@@ -134,7 +134,12 @@ def sections(results: StageResults) -> list[Section]:
     if (trained := results.train) is not None:
         found += training.adapter(trained.choice, trained.fitted[0] if trained.fitted else None)
     if results.traces is not None:
-        found += training.traces(results.traces.splits, source=results.traces.source, left_out=results.traces.left_out)
+        found += training.traces(
+            results.traces.splits,
+            source=results.traces.source,
+            left_out=results.traces.left_out,
+            cut=results.traces.cut,
+        )
     return found
 
 

@@ -30,7 +30,9 @@ class TracesResult(Result):
     source: Literal["sampled from the model", "ready-made"]
     metric: Literal["accuracy", "log_odds"]
     left_out: int
-    """traces too long for the model's context"""
+    """traces, or problems, too long for the model's context"""
+    cut: int
+    """problems of which the model was given a part alone: their first tokens, or as `truncate` says"""
     splits: tuple[TraceSummary, ...]
 
     @property

@@ -96,8 +96,9 @@ def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Sec
     return [Section("The adapter", blocks)]
 
 
-def traces(splits: Sequence[TraceSummary], *, source: str, left_out: int = 0) -> list[Section]:
-    """What is measured on. `source`: where the traces come from; `left_out`: too long for the context."""
+def traces(splits: Sequence[TraceSummary], *, source: str, left_out: int = 0, cut: int = 0) -> list[Section]:
+    """What is measured on. `source`: where the traces come from; `left_out`: too long for the context; `cut`: problems
+    of which a part was given."""
     judged = any(not math.isnan(split.accuracy) for split in splits)
     rows = []
     for split in splits:
@@ -106,5 +107,8 @@ def traces(splits: Sequence[TraceSummary], *, source: str, left_out: int = 0) ->
             row |= {"accuracy": split.accuracy, "problems with both": split.problems_with_both}
         rows.append(row | {f"style: {name}": share for name, share in split.styles.items()})
     caption = "What the figures above are measured on; problems never cross splits"
-    blocks = [Text(f"Traces: {source}. {left_out} were too long for the context."), Table(rows, caption=caption)]
+    told = f"Traces: {source}. {left_out} were too long for the context and left out."
+    if cut:
+        told += f" Of {cut} problems only a part was given to the model: its first tokens (prompt_tokens), or what truncate keeps."
+    blocks = [Text(told), Table(rows, caption=caption)]
     return [Section("Traces", blocks)]
