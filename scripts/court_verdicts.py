@@ -195,7 +195,10 @@ def main(argv: list[str] | None = None) -> None:
         figures.append({"truth": scenario.name, "right": good, "false": bad, "said": said, "wanted": wanted})
     misses = ", ".join(f"{name} {count}" for name, count in missed.items())
     print(f"\nmissed by rule: {misses}")
-    print(f"one judgement: {1e3 * seconds:.1f} ms; all: {time.perf_counter() - began:.0f} s")
+    print(
+        f"one judgement: {1e3 * seconds:.1f} ms; all: {time.perf_counter() - began:.0f} s, "
+        f"{time.process_time():.0f} s of the processor"
+    )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 
