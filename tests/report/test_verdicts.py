@@ -53,7 +53,7 @@ def test_effect_beside_a_prompt(prompt: int, said: str) -> None:
         }
     )
     assert kind(e) == "effect"
-    assert "none of 19 random directions reaches its accuracy (rank p = 0.05)" in statement(e)
+    assert "none of 19 random directions reaches its accuracy (rank p = 0.05; less their mean: 0.250 [" in statement(e)
     assert said in statement(e)
 
 

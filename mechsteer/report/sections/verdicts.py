@@ -119,7 +119,8 @@ def _among(rank: RandomRank | None, metric: str) -> str:
     many = "none" if rank.n_as_good == 0 else str(rank.n_as_good)
     does = "reaches" if rank.n_as_good < 2 else "reach"
     return (
-        f"{many} of {rank.n} random directions {does} its {metric.removeprefix('the ')} (rank p = {rank.p_value:.2f})"
+        f"{many} of {rank.n} random directions {does} its {metric.removeprefix('the ')} (rank p = {rank.p_value:.2f}; "
+        f"less their mean: {interval(rank.beyond)})"
     )
 
 
