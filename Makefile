@@ -1,4 +1,4 @@
-# make study, make test: each works from a fresh clone; everything is installed into .venv on first use.
+# make study, make test, make docs: each works from a fresh clone; everything is installed into .venv on first use.
 # A Python 3.11 or newer is looked for; name another one with PYTHON=..., options of the study with ARGS="...".
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -19,7 +19,7 @@ SHELL := /bin/bash
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help study test test-tl4 bench analyses pin clean
+.PHONY: help study test test-tl4 docs bench analyses pin clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST)
@@ -36,6 +36,10 @@ test: $(VENV)/.test ## lint, format, types and tests; stops at the first that fa
 test-tl4: $(TL4)/.test ## the tests with TransformerLens 4; what needs HookedTransformer or sae-lens skips
 	$(BIN)/python -m pytest -n 2 $(ARGS)
 
+docs: $(VENV)/.docs ## build the documentation: site/index.html, which opens from the disk
+	rm -rf site
+	$(BIN)/zensical build --clean --strict
+
 bench: $(VENV)/.test ## time what must be fast
 	$(BIN)/python scripts/bench.py $(ARGS)
 
@@ -48,10 +52,10 @@ pin: $(VENV)/.test ## write the versions now installed in .venv to constraints.t
 	  $(PIP) freeze --all --exclude-editable | sed -e '/^pip==/d' -e 's/+[a-z0-9.]*$$//' -e '/^nvidia-/d' -e '/^triton==/d'; \
 	} > constraints.txt.part
 	mv constraints.txt.part constraints.txt
-	touch $(VENV)/.study $(VENV)/.test
+	touch $(VENV)/.study $(VENV)/.test $(VENV)/.docs
 
 clean: ## remove the installation, caches and build leftovers; runs/ is kept
-	rm -rf $(VENV) $(TL4) build dist *.egg-info .ruff_cache .pytest_cache constraints.txt.part
+	rm -rf $(VENV) $(TL4) build dist site .cache *.egg-info .ruff_cache .pytest_cache constraints.txt.part
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: an installation happens once, and again when these two files change.
@@ -63,7 +67,12 @@ $(VENV)/.study: pyproject.toml constraints.txt
 $(VENV)/.test: pyproject.toml constraints.txt
 	$(venv)
 	$(INSTALL) -e '.[dev]'
-	@touch $@ $(VENV)/.study
+	@touch $@ $(VENV)/.study $(VENV)/.docs
+
+$(VENV)/.docs: pyproject.toml constraints.txt
+	$(venv)
+	$(INSTALL) -e '.[docs]'
+	@touch $@
 
 # The same versions, but for TransformerLens, which sae-lens does not work with.
 $(TL4)/.test: pyproject.toml constraints.txt Makefile

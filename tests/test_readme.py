@@ -1,9 +1,12 @@
 """The README's example runs, offline, as it stands."""
 
+import contextlib
+import io
 import re
 from pathlib import Path
 
 import pytest
+from doc_pages import blocks
 
 import mechsteer as ms
 from mechsteer.models import bundled_models
@@ -11,13 +14,15 @@ from mechsteer.models import bundled_models
 README = Path(__file__).parents[1] / "README.md"
 
 
-def test_the_example_runs_and_steers(capsys):
-    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
+def test_the_example_steers_every_prompt_and_shows_it():
+    code, shown = blocks(README)[1:3]
+    assert (code.language, shown.text) == ("python", code.printed)
     names: dict = {}
-    exec(compile(code, str(README), "exec"), names)
-    plain, steered = capsys.readouterr().out.splitlines()
-    assert plain != steered
-    assert [name for name, _ in names["hooks"]] == [ms.Site(0.5, "resid_post").resolve(names["model"])]
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(code.text, str(README), "exec"), names)
+    assert printed.getvalue() == shown.text
+    assert all(before != after for before, after in zip(names["base"], names["steered"], strict=True))
+    assert [name for name, _ in names["hooks"]] == [ms.Site(0.75, "resid_post").resolve(names["model"])]
 
 
 def test_every_path_and_command_it_names_exists():
