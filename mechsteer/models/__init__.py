@@ -5,7 +5,7 @@ The only package that knows HookedTransformer from TransformerBridge, and that i
 
 from mechsteer.models.backend import Backend, Engine
 from mechsteer.models.dispatch import backend_of
-from mechsteer.models.fingerprint import model_fingerprint, require_fingerprint
+from mechsteer.models.fingerprint import model_fingerprint, model_name, require_fingerprint
 from mechsteer.models.load import bundled_models, load_model, tokenize, tokenize_continuation
 from mechsteer.models.load_hooked import has_hooked
 from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
@@ -26,6 +26,7 @@ __all__ = [
     "has_hooked",
     "load_model",
     "model_fingerprint",
+    "model_name",
     "record_of",
     "require_fingerprint",
     "tokenize",
