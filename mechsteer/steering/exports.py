@@ -33,7 +33,7 @@ def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = 
             )
         layer, bias = iv.site.layer, iv.adapter.as_bias(iv.coeff)
         if bias is None:
-            raise _refusal(f"a {type(iv.adapter).__name__} adapter")
+            raise _refusal(f"the adapter {type(iv.adapter).__name__}")
         if iv.site.point != "resid_post":
             raise _refusal(f"the point {iv.site.point}")
         if iv.scope != TokenScope.all():

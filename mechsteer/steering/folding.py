@@ -87,7 +87,7 @@ def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor
     bias = adapter.as_bias(iv.coeff)
     target = _map_writing(located)
     if bias is None and (target is None or not _reads_input_of(located, target)):
-        raise _refusal(f"a {type(adapter).__name__} adapter")
+        raise _refusal(f"the adapter {type(adapter).__name__}")
     if iv.scope != TokenScope.all():
         raise _refusal(f"the scope {iv.scope!r}")
     if target is None:
@@ -102,7 +102,7 @@ def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor
         return target, bias.detach(), None
     change = adapter.weight_change(iv.coeff, weight)
     if change is None:
-        raise _refusal(f"a {type(adapter).__name__} adapter")
+        raise _refusal(f"the adapter {type(adapter).__name__}")
     if change.shape != weight.shape:
         raise ConfigError(
             f"the weight change is {tuple(change.shape)}, the map {target[1]} is {tuple(weight.shape)}",

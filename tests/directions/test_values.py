@@ -43,7 +43,7 @@ def test_the_algebra_is_that_of_the_vectors() -> None:
     equal(torch.tensor(2.0) * V, 2 * v)
     equal(V * 2, 2 * v)
     equal(V.unit(), v / v.norm())
-    assert V @ W == pytest.approx(float(v @ w), rel=1e-12)
+    assert pytest.approx(float(v @ w), rel=1e-12) == V @ W
     assert V @ w == pytest.approx(float(v @ w), rel=1e-12)
     assert V.cosine(W) == pytest.approx(float(torch.cosine_similarity(v, w, dim=0)), rel=1e-10)
     assert V.cosine(-3 * V) == pytest.approx(-1, rel=1e-12)
@@ -55,7 +55,7 @@ def test_the_algebra_is_that_of_the_vectors() -> None:
     ("made", "name"),
     [
         (-V, "-v"),
-        (-(-V), "v"),
+        (-1 * -V, "v"),
         (2 * V, "2 * v"),
         (V + W, "v + w"),
         (V - W, "v - w"),
