@@ -29,6 +29,7 @@ _NAMES = {
     "unfold": "mechsteer.steering.folding",
     "export_gguf": "mechsteer.steering.exports",
     "generate": "mechsteer.steering.generation",
+    "stream": "mechsteer.steering.streaming",
     "calibrate": "mechsteer.steering.calibration",
     "deltas": "mechsteer.attribution",
     "attribute": "mechsteer.attribution",

@@ -1,5 +1,6 @@
 """Prompts: reading data files, prompt sets and contrastive pairs, splits by group."""
 
+from mechsteer.prompts.chat import chat_texts, chat_tokens
 from mechsteer.prompts.files import Row, malformed, read_rows, read_text, why_not_json
 from mechsteer.prompts.sets import ContrastivePairs, PromptSet
 from mechsteer.prompts.splits import Fractions, Part, split_of, uniform_hash
@@ -10,6 +11,8 @@ __all__ = [
     "Part",
     "PromptSet",
     "Row",
+    "chat_texts",
+    "chat_tokens",
     "malformed",
     "read_rows",
     "read_text",

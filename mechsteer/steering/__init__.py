@@ -8,6 +8,7 @@ from mechsteer.steering.folding import fold, unfold
 from mechsteer.steering.generation import Generation, generate
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
 from mechsteer.steering.presets import bias_only
+from mechsteer.steering.streaming import Stream, stream
 
 __all__ = [
     "Generation",
@@ -15,6 +16,7 @@ __all__ = [
     "Interventions",
     "Observation",
     "Steering",
+    "Stream",
     "bias_only",
     "calibrate",
     "calibrate_sign",
@@ -26,6 +28,7 @@ __all__ = [
     "load_steering",
     "save_steering",
     "steer",
+    "stream",
     "strengths",
     "unfold",
     "writing",
