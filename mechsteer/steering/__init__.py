@@ -6,6 +6,7 @@ from mechsteer.steering.exports import export_gguf
 from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.folding import fold, unfold
 from mechsteer.steering.generation import Generation, generate
+from mechsteer.steering.imports import as_steering, load_vectors
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
 from mechsteer.steering.presets import bias_only
 from mechsteer.steering.streaming import Stream, stream
@@ -17,6 +18,7 @@ __all__ = [
     "Observation",
     "Steering",
     "Stream",
+    "as_steering",
     "bias_only",
     "calibrate",
     "calibrate_sign",
@@ -26,6 +28,7 @@ __all__ = [
     "generate",
     "kl_divergence",
     "load_steering",
+    "load_vectors",
     "save_steering",
     "steer",
     "stream",
