@@ -1,9 +1,10 @@
 """Prompts: reading data files, prompt sets and contrastive pairs, splits by group."""
 
 from mechsteer.prompts.chat import chat_texts, chat_tokens
-from mechsteer.prompts.files import Row, malformed, read_rows, read_text, why_not_json
+from mechsteer.prompts.files import Row, field_of, malformed, read_files, read_rows, read_text, why_not_json
 from mechsteer.prompts.sets import ContrastivePairs, PromptSet
 from mechsteer.prompts.splits import Fractions, Part, split_of, uniform_hash
+from mechsteer.prompts.tables import is_dataset, is_dataset_folder
 
 __all__ = [
     "ContrastivePairs",
@@ -13,7 +14,11 @@ __all__ = [
     "Row",
     "chat_texts",
     "chat_tokens",
+    "field_of",
+    "is_dataset",
+    "is_dataset_folder",
     "malformed",
+    "read_files",
     "read_rows",
     "read_text",
     "split_of",

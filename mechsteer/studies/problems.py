@@ -36,7 +36,16 @@ def metric_of(data: str, wanted: str) -> Metric:
     """How answers to some data are scored: as wanted, or as they allow."""
     if wanted in ("accuracy", "log_odds"):
         return wanted
-    return "accuracy" if is_ready_made(data) or load_task(data, 1, split="train").can_verify else "log_odds"
+    if is_ready_made(data):
+        return "accuracy"
+    task = load_task(data, 1, split="train")
+    if task.has_options:
+        raise ConfigError(
+            f"{data} holds problems with options ({task.name}), which a study does not score",
+            "score them with mechsteer.evaluation.MultipleChoice (load_task reads them), or study their prompts: "
+            "metric=log_odds",
+        )
+    return "accuracy" if task.can_verify else "log_odds"
 
 
 class Problems:
