@@ -27,6 +27,7 @@ _NAMES = {
     "load_steering": "mechsteer.steering.files",
     "fold": "mechsteer.steering.folding",
     "unfold": "mechsteer.steering.folding",
+    "save_folded": "mechsteer.steering.folding",
     "export_gguf": "mechsteer.steering.exports",
     "load_vectors": "mechsteer.steering.imports",
     "sae_feature": "mechsteer.steering.online",

@@ -10,6 +10,7 @@ from mechsteer.models.load import bundled_models, load_model, tokenize, tokenize
 from mechsteer.models.load_hooked import has_hooked
 from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
 from mechsteer.models.record import ModelRecord, record_of
+from mechsteer.models.saving import save_folder
 from mechsteer.models.twin import Twin, twin_of
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "model_name",
     "record_of",
     "require_fingerprint",
+    "save_folder",
     "tokenize",
     "tokenize_continuation",
     "twin_of",

@@ -57,7 +57,7 @@ def load_model(
         raise ModelLoadError(f"unknown backend {backend!r}", "backend is 'bridge' or 'hooked'")
     if isinstance(name_path_or_model, (str, os.PathLike)):
         source = _find(str(name_path_or_model))
-        with _quiet(), _readable(source):
+        with quiet(), _readable(source):
             model = _load_bridge(source, device, dtype) if backend == "bridge" else load_hooked(source, device, dtype)
     elif isinstance(name_path_or_model, PreTrainedModel):
         if backend != "bridge":
@@ -191,7 +191,7 @@ def _find(name: str) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Hugging Face's own progress bars: ours tell what is going on."""
     was_on = hf_logging.is_progress_bar_enabled()
     hf_logging.disable_progress_bar()
