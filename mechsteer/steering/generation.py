@@ -10,9 +10,9 @@ import contextlib
 import contextvars
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -77,10 +77,11 @@ def generate(
     """
     run = Run(
         model,
-        chat_tokens(model, cast(Sequence[Conversation], prompts)) if chat else prompts,
+        prompts,
         interventions,
         max_new_tokens=max_new_tokens,
         sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator),
+        chat=chat,
         use_cache=use_cache,
         stop_tokens=stop_tokens,
         batch_size=batch_size,
@@ -126,11 +127,12 @@ class Run:
     def __init__(
         self,
         model: Any,
-        prompts: Sequence[str | Sequence[int]],
+        prompts: Sequence[Any],
         interventions: Interventions,
         *,
         max_new_tokens: int,
         sampling: Sampling,
+        chat: bool,
         use_cache: bool,
         stop_tokens: Sequence[int] | None,
         batch_size: int | None,
@@ -139,7 +141,7 @@ class Run:
         progress: bool,
     ) -> None:
         self.model, self._record, self._progress = model, record, progress
-        self._rows = rows = tokenize(model, prompts)
+        self._rows = rows = tokenize(model, chat_tokens(model, prompts) if chat else prompts)
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens={max_new_tokens}", "generate at least one token")
         longest = max(len(r) for r in rows)
@@ -171,7 +173,7 @@ class Run:
         self._engine = ""
         self._readings: list[dict[str, Tensor]] = []
 
-    def steps(self) -> Iterator[Callable[[], Step]]:
+    def steps(self) -> Generator[Callable[[], Step], None, None]:
         """Runs, one forward per item; an item makes its Step while it is the latest. To be run in inference mode."""
         written = self._written
         with (

@@ -80,6 +80,7 @@ def load_vectors(path: str | Path, *, model: Any = None) -> dict[Site, Direction
 
 def as_steering(vectors: Mapping[Site, Direction], *, coeff: float = 1.0, scope: TokenScope | None = None) -> Steering:
     """Static interventions that add each direction at its site, at every token unless `scope` says otherwise."""
+    scope = TokenScope.all() if scope is None else scope
     return Steering([Intervention(Static(each), site, scope=scope) for site, each in vectors.items()], coeff=coeff)
 
 
@@ -161,16 +162,16 @@ def _pt(path: Path) -> tuple[dict[int, Tensor], dict[str, Any]]:
     layer_type = "decoder_block"
     if isinstance(loaded, Mapping) and "layer_activations" in loaded:
         layer_type, loaded = loaded.get("layer_type", layer_type), loaded["layer_activations"]
-    is_plain = isinstance(loaded, Mapping) and all(
-        isinstance(layer, int) and isinstance(v, Tensor) and v.is_floating_point() for layer, v in loaded.items()
-    )
-    if not is_plain:
+    vectors: dict[int, Tensor] = dict(loaded) if isinstance(loaded, Mapping) else {}
+    if not vectors or not all(
+        isinstance(layer, int) and isinstance(v, Tensor) and v.is_floating_point() for layer, v in vectors.items()
+    ):
         raise FileFormatError(f"{path} holds no {{layer: tensor}}", "save steering_vector.layer_activations")
     if layer_type not in _LAYER_TYPES:
         raise FileFormatError(
             f"{path} was made at {layer_type!r}, where mechsteer has no site", f"it reads {sorted(_LAYER_TYPES)}"
         )
-    return {layer: v.detach().squeeze().contiguous() for layer, v in loaded.items()}, {
+    return {layer: v.detach().squeeze().contiguous() for layer, v in vectors.items()}, {
         "format": "steering-vectors",
         "point": _LAYER_TYPES[layer_type],
         "acts": f"steering-vectors adds it to the output of the module {layer_type!r}",

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextvars
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 
-from mechsteer.prompts.chat import Conversation, chat_tokens
+from mechsteer.prompts.chat import Conversation
 from mechsteer.steering.generation import Event, Generation, Run, Sampling, Step
 from mechsteer.steering.interventions import Interventions
 
@@ -82,10 +82,11 @@ def stream(
     return Stream(
         Run(
             model,
-            chat_tokens(model, cast(Sequence[Conversation], prompts)) if chat else prompts,
+            prompts,
             interventions,
             max_new_tokens=max_new_tokens,
             sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator),
+            chat=chat,
             use_cache=use_cache,
             stop_tokens=stop_tokens,
             batch_size=batch_size,
