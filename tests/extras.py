@@ -6,6 +6,8 @@ A test whose name (parameters included) says "hooked" is skipped there, and so i
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 
 from mechsteer.features import sae_library
@@ -15,6 +17,7 @@ NO_HOOKED = "TransformerLens 4 has no HookedTransformer"
 needs_hooked = pytest.mark.skipif(not has_hooked(), reason=NO_HOOKED)
 NO_SAE_LENS = "sae-lens is not installed"
 needs_sae_lens = pytest.mark.skipif(not sae_library.is_installed(), reason=NO_SAE_LENS)
+needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets comes with sae-lens")
 
 
 def require_sae_lens() -> None:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from mechsteer.adapters.ablation import Ablation
 from mechsteer.adapters.base import Adapter
+from mechsteer.adapters.clamp import Clamp
 from mechsteer.adapters.static import Static
 from mechsteer.errors import ConfigError, closest
 from mechsteer.runtime.observers import Observer
 
 ADAPTERS: dict[str, type[Adapter]] = {
     "static": Static,
+    "ablation": Ablation,
+    "clamp": Clamp,
 }
 OBSERVERS: dict[str, type[Observer]] = {}
 _OWN = "one of your own: mechsteer.adapters.register (on the command line --import=MODULE)"

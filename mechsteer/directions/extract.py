@@ -13,6 +13,7 @@ from mechsteer.activations import capture
 from mechsteer.directions.direction import Direction, separation
 from mechsteer.directions.methods import METHODS
 from mechsteer.errors import ConfigError
+from mechsteer.models import model_fingerprint, model_name
 from mechsteer.models.sites import Site
 from mechsteer.prompts import ContrastivePairs, uniform_hash
 
@@ -47,6 +48,8 @@ def extract(
     found = METHODS[method](pos, neg)
     measured = separation(METHODS[method](pos[~test], neg[~test]), pos[test], neg[test]) if bool(test.any()) else None
     more = {
+        "model": model_name(model),
+        "model_fingerprint": model_fingerprint(model),
         "data_hash": pairs.data_hash,
         "site": site.at(model).to_dict(),
         "positions": position,

@@ -61,7 +61,7 @@ def load_model(
     dtype, device = _dtype(dtype), None if device is None else _device(device)
     if isinstance(name_path_or_model, (str, os.PathLike)):
         source = str(find_model(str(name_path_or_model), bundled_models()))
-        with _quiet(), _readable(source):
+        with quiet(), _readable(source):
             model = _load_bridge(source, device, dtype) if backend == "bridge" else load_hooked(source, device, dtype)
     elif isinstance(name_path_or_model, library.PreTrainedModel):
         if backend != "bridge":
@@ -213,7 +213,7 @@ def _device(device: str | torch.device) -> torch.device:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Hugging Face's own progress bars: ours tell what is going on."""
     was_on = library.logging.is_progress_bar_enabled()
     library.logging.disable_progress_bar()

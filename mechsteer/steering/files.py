@@ -21,7 +21,7 @@ from mechsteer.adapters import ADAPTERS, OBSERVERS, Adapter, name_of
 from mechsteer.errors import ConfigError, FileFormatError, MechsteerError, closest
 from mechsteer.files import structured
 from mechsteer.files.tensors import read_tensors, write_tensors
-from mechsteer.models import backend_of, model_fingerprint, require_fingerprint
+from mechsteer.models import backend_of, model_fingerprint, model_name, require_fingerprint
 from mechsteer.models.sites import Site
 from mechsteer.runtime.observers import Observer
 from mechsteer.runtime.scopes import TokenScope
@@ -113,7 +113,7 @@ def save_steering(
     header = SteeringHeader(
         format_version=FORMAT_VERSION,
         model_fingerprint=model_fingerprint(model),
-        model_name=_name(model),
+        model_name=model_name(model),
         backend=backend_of(model).kind,
         d_model=model.cfg.d_model,
         coeff=steering.coeff,
@@ -157,12 +157,6 @@ def _plain(data: dict[str, Any], what: str) -> dict[str, Any]:
         raise ConfigError(
             f"{what} is nothing that JSON can hold: {error}", "use strings, numbers, lists and dicts"
         ) from error
-
-
-def _name(model: Any) -> str:
-    """The model's name for readers (the fingerprint is what counts): of a local folder only its last part."""
-    name = str(getattr(model.cfg, "model_name", ""))
-    return Path(name).name if Path(name).is_absolute() else name
 
 
 def read_header(path: str | Path) -> SteeringHeader:

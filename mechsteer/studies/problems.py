@@ -37,10 +37,18 @@ def metric_of(data: str, wanted: str) -> Metric:
     """How answers to some data are scored: as wanted, or as they allow. Raises ConfigError where they do not allow it."""
     if wanted == "log_odds":
         return wanted
-    verified = is_ready_made(data) or load_task(data, 1, split="train").can_verify
-    if wanted == "accuracy" and not verified:
+    if is_ready_made(data):
+        return "accuracy"
+    task = load_task(data, 1, split="train")
+    if task.has_options:
+        raise ConfigError(
+            f"{data} holds problems with options ({task.name}), which a study does not score",
+            "score them with mechsteer.evaluation.MultipleChoice (load_task reads them), or study their prompts: "
+            "metric=log_odds",
+        )
+    if wanted == "accuracy" and not task.can_verify:
         raise ConfigError(f"metric is accuracy, and answers to {data} cannot be verified", "give metric=log_odds")
-    return "accuracy" if verified else "log_odds"
+    return "accuracy" if task.can_verify else "log_odds"
 
 
 class Problems:

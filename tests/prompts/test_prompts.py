@@ -75,7 +75,7 @@ def test_plain_lists_of_strings(tmp_path) -> None:
         ("p.csv", 'text,y\n"a" b,1\n', r"p\.csv, line 2: not CSV"),
         ("p.csv", "text,y\n", r"p\.csv holds no rows"),
         ("p.txt", "", r"p\.txt holds no rows"),
-        ("p.parquet", "", r"unknown kind '\.parquet'"),
+        ("p.xls", "", r"unknown kind '\.xls'"),
     ],
 )
 def test_malformed_rows_name_file_and_line(tmp_path, name, text, message) -> None:

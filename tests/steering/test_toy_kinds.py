@@ -127,9 +127,9 @@ def test_what_is_neither_a_bias_nor_a_matrix_is_not_folded():
     low_rank = untrained(model, "toy_low_rank", **KINDS["toy_low_rank"])
     wide = dataclasses.replace(low_rank, adapter=toy_adapters.LowRank(48, 31))
     for iv, message in (
-        (untrained(model, "toy_gated_gru", ms.Site(1)), "a GatedGru adapter"),
-        (dataclasses.replace(low_rank, read=None, site=ms.Site(1)), "a LowRank adapter"),  # reads where it writes
-        (dataclasses.replace(low_rank, read=ms.Site(0, "down_in")), "a LowRank adapter"),  # another layer's input
+        (untrained(model, "toy_gated_gru", ms.Site(1)), "the adapter GatedGru"),
+        (dataclasses.replace(low_rank, read=None, site=ms.Site(1)), "the adapter LowRank"),  # reads where it writes
+        (dataclasses.replace(low_rank, read=ms.Site(0, "down_in")), "the adapter LowRank"),  # another layer's input
         (dataclasses.replace(low_rank, scope=S.generated()), "the scope"),
         (wide, r"the weight change is \(31, 48\), the map down is \(32, 48\)"),
         (ms.Observation(toy_adapters.Drift(), ms.Site(1)), "an observation"),
@@ -160,7 +160,7 @@ def test_another_adapter_with_a_constant_delta_folds_and_is_exported(tmp_path):
     ms.unfold(model)
     assert ms.export_gguf(iv, tmp_path / "unit.gguf").exists()
     for other, message in (
-        (untrained(model, "toy_gated_gru", ms.Site(1)), "a GatedGru adapter"),
+        (untrained(model, "toy_gated_gru", ms.Site(1)), "the adapter GatedGru"),
         (ms.Observation(toy_adapters.Drift(), ms.Site(1)), "an observation"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -175,6 +175,7 @@ def test_a_steering_and_an_sae_of_ones_own(texts, tmp_path, capsys):
     ("options", "message"),
     [
         (["adapter.kind=toy_gated_grou"], r"no adapter 'toy_gated_grou'"),
+        (["adapter.kind=ablation"], r"ablation takes a direction that is known"),
         (["adapter.sites=[resid_psot]"], r"no point 'resid_psot'"),
         (["adapter.sites=[mlp_out@x]"], r"adapter.sites holds 'mlp_out@x'"),
         (["adapter.sites=[q_in+k_in]"], r"say what is written"),
