@@ -36,7 +36,7 @@ PEERS = {
     "cli": ("lab",),
 }
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
-LATE_IMPORTS = ("mechsteer", "mechsteer.cli")  # for start-up time
+LATE_IMPORTS = ("mechsteer", "mechsteer.cli", "mechsteer.features")  # for start-up time
 OWNERS = {
     "transformer_lens": "mechsteer.models",
     "sae_lens": "mechsteer.features.sae_library",

@@ -30,8 +30,8 @@ from mechsteer.activations.shards import open_shard
 from mechsteer.activations.store import ActivationStore, shard_place
 from mechsteer.errors import ConfigError, DataError, FileFormatError, ModelMismatchError
 from mechsteer.files import PARTIAL, folder_lock, rename
-from mechsteer.models import Engine, backend_of, model_fingerprint, twin_of
-from mechsteer.models.sites import Site
+from mechsteer.models import Engine, Truncation, backend_of, model_fingerprint, twin_of
+from mechsteer.models.sites import Site, Sites, as_sites
 from mechsteer.runtime.batches import pad_id
 from mechsteer.runtime.reach import flat
 from mechsteer.runtime.session import open_sessions
@@ -43,7 +43,7 @@ EngineChoice = Literal["auto", "model"]
 def capture(
     model: Any,
     prompts: Sequence[str | Sequence[int]],
-    sites: Sequence[Site],
+    sites: Sites,
     *,
     interventions: Any = ...,
     path: None = ...,
@@ -55,13 +55,14 @@ def capture(
     drop_bos: bool = ...,
     shard_size: int = ...,
     engine: EngineChoice = ...,
+    truncate: Truncation = ...,
     progress: bool = ...,
 ) -> Captured: ...
 @overload
 def capture(
     model: Any,
     prompts: Sequence[str | Sequence[int]],
-    sites: Sequence[Site],
+    sites: Sites,
     *,
     interventions: Any = ...,
     path: str | os.PathLike[str],
@@ -73,12 +74,13 @@ def capture(
     drop_bos: bool = ...,
     shard_size: int = ...,
     engine: EngineChoice = ...,
+    truncate: Truncation = ...,
     progress: bool = ...,
 ) -> ActivationStore: ...
 def capture(
     model: Any,
     prompts: Sequence[str | Sequence[int]],
-    sites: Sequence[Site],
+    sites: Sites,
     *,
     interventions: Any = (),
     path: str | os.PathLike[str] | None = None,
@@ -90,9 +92,13 @@ def capture(
     drop_bos: bool = True,
     shard_size: int = 16_384,
     engine: EngineChoice = "auto",
+    truncate: Truncation = False,
     progress: bool = True,
 ) -> Captured | ActivationStore:
     """Activations of `prompts` (strings, or token-id lists) at `sites`: in memory, or with `path` on disk.
+
+    One site or several, each a Site, a layer (of which resid_post is meant) or a hook name: see `as_site`. A prompt
+    longer than the model's context is refused, or cut by `truncate`: see `mechsteer.models.tokenize`.
 
     In memory `acts[site]` is an `Activations` (values [n_prompts pos d_model], right-padded; at z, q, k, v
     [.. head d_head]). On disk `store[site]` streams such batches. BOS keeps its place in the rows and is left
@@ -116,9 +122,9 @@ def capture(
     where another process captures into the folder; ConfigError where the folder holds a capture with other
     arguments, and ModelMismatchError of another model.
     """
-    located = list(dict.fromkeys(site.at(model) for site in sites))
+    located = list(dict.fromkeys(site.at(model) for site in as_sites(sites)))
     _check_options(located, batch_size=batch_size, dtype=dtype, shard_size=shard_size, engine=engine)
-    rows = tokenized(model, prompts)
+    rows = tokenized(model, prompts, truncate=truncate)
     n_prompts = len(rows.lengths)
     for name, given in (("labels", labels), ("prompt_ids", prompt_ids), ("prompt_lengths", prompt_lengths)):
         if given is not None and len(given) != n_prompts:

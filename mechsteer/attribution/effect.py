@@ -33,7 +33,7 @@ from mechsteer.attribution.selection import SELECTIONS, Selection, coded, gains
 from mechsteer.attribution.tabulating import table
 from mechsteer.bases import Basis, NullKind
 from mechsteer.errors import ConfigError, DataError, ShapeError
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import SiteLike
 from mechsteer.steering.interventions import Interventions
 
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -58,7 +58,7 @@ def attribute_effect(
     integrated: Steps = "auto",
     seed: int = 0,
     n_bootstrap: int = 1000,
-    site: Site | None = None,
+    site: SiteLike | None = None,
     continuations: Sequence[str | Sequence[int]] | None = None,
     atoms: int = 32,
     batch_size: int = 32,

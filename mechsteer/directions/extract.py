@@ -13,14 +13,14 @@ from mechsteer.activations import capture
 from mechsteer.directions.direction import Direction, separation
 from mechsteer.directions.methods import METHODS
 from mechsteer.errors import ConfigError
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike, as_site
 from mechsteer.prompts import ContrastivePairs, uniform_hash
 
 
 def extract(
     model: Any,
     pairs: ContrastivePairs | Sequence[tuple[str, str]],
-    site: Site,
+    site: SiteLike,
     method: str = "mean_difference",
     *,
     position: Literal["last", "mean"] = "last",
@@ -37,6 +37,7 @@ def extract(
 
     Raises ConfigError for an unknown method or share, and as `capture` and the method.
     """
+    site = as_site(site)
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", f"methods are {sorted(METHODS)}")
     if not 0 <= held_out < 1:

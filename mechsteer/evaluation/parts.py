@@ -21,7 +21,7 @@ from mechsteer.attribution.parts import What, part_of
 from mechsteer.errors import DataError, ShapeError
 from mechsteer.evaluation.arms import Arm
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import SiteLike
 from mechsteer.results import Interval, Result, cluster_weights
 from mechsteer.steering.interventions import Interventions
 from mechsteer.steering.shared_prompts import leave_prompts_alone, sharing_prompts
@@ -73,7 +73,7 @@ def evaluate_parts(
     scoring: Scoring,
     items: Sequence[Item],
     *,
-    site: Site,
+    site: SiteLike,
     base: Scored,
     treated: Scored,
     name: str = "directions",

@@ -22,6 +22,7 @@ from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.load_hooked import has_tokenizer, load_hooked
 from mechsteer.models.protocol import HookedModel
+from mechsteer.models.truncation import Truncation, check_truncation, fitted
 from mechsteer.tokens import continuation_ids
 
 BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "models"
@@ -108,12 +109,17 @@ def _warn_unless_additive(model: Any) -> None:
         )
 
 
-def tokenize(model: Any, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+def tokenize(
+    model: Any, prompts: Sequence[str | Sequence[int]], *, truncate: Truncation = False, n_new: int = 0
+) -> list[list[int]]:
     """Token ids per prompt, BOS as the model was loaded to have it (`cfg.default_prepend_bos`): once or not at all.
 
-    Prompts given as token ids are taken as they are. Raises DataError for no or empty prompts, ids outside the
-    vocabulary, and prompts longer than the context.
+    Prompts given as token ids are taken as they are. A prompt that does not leave room for `n_new` tokens in the
+    context is refused, or cut: `truncate="left"` keeps its end (and the BOS before it), "right" its beginning.
+
+    Raises DataError for no or empty prompts, ids outside the vocabulary, and prompts longer than the context.
     """
+    check_truncation(truncate)
     if isinstance(prompts, str):
         raise DataError("prompts is one string", "pass a list of prompts: [prompt]")
     if len(prompts) == 0:
@@ -139,12 +145,9 @@ def tokenize(model: Any, prompts: Sequence[str | Sequence[int]]) -> list[list[in
                 f"prompt {i} has token id {min(ids) if min(ids) < 0 else max(ids)}, the vocabulary has {d_vocab}",
                 "tokenize with this model's tokenizer",
             )
-        if len(ids) > n_ctx:
-            raise DataError(
-                f"prompt {i} has {len(ids)} tokens, the model's context is {n_ctx}",
-                "shorten it or leave it out",
-            )
-        rows.append(ids)
+        why = f"the model's context is {n_ctx}" + (f" and {n_new} new ones are to fit" if n_new else "")
+        bos = getattr(model.tokenizer, "bos_token_id", None)
+        rows.append(fitted(ids, n_ctx - n_new, truncate, bos=bos, name=f"prompt {i}", why=why))
     return rows
 
 

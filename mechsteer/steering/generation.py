@@ -19,9 +19,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.models import Engine, backend_of, tokenize, twin_of
+from mechsteer.models import Engine, Truncation, backend_of, tokenize, twin_of
 from mechsteer.results import Result
 from mechsteer.runtime.batches import pad_id
+from mechsteer.runtime.drawing import as_generator
 from mechsteer.runtime.reachable import Bounds, require_reachable
 from mechsteer.runtime.session import Session, hints, open_sessions
 from mechsteer.steering.decoding import Decoding, decode
@@ -92,9 +93,11 @@ def generate(
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     use_cache: bool = True,
     stop_tokens: Sequence[int] | None = None,
     batch_size: int | None = None,
+    truncate: Truncation = False,
     record: bool = False,
     on_token: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | Event | None = None,
@@ -103,7 +106,7 @@ def generate(
     """Continue each prompt, steered by `interventions` (after those of an enclosing `steer` block).
 
     `prompts`: strings or lists of token ids; no chat template is added. `temperature` 0 is greedy; above 0 one
-    uniform number per row and step is drawn from `generator`, so a row's sample does not depend on the batch it
+    uniform number per row and step is drawn from `generator` (or from a new one of `seed`), so a row's sample does not depend on the batch it
     is in. `stop_tokens` None means generation_config's, then the tokenizer's; () means none. `use_cache=False`
     runs the whole row at every step: slow, for checking. `batch_size` None runs all prompts in one batch. Rows
     that have stopped leave their batch.
@@ -113,18 +116,21 @@ def generate(
     ends the run. `stop`, a function that answers True or an event that is set,
     ends the run before its next step; what was generated until then is returned, `interrupted`.
 
+    A prompt that leaves no room for `max_new_tokens` is refused, or cut by `truncate` ("left" keeps its end).
+
     Raises DataError (empty or too long prompts), NonFiniteError (logits that are NaN), and what `steer` raises.
     """
-    rows = tokenize(model, prompts)
     if max_new_tokens < 1 or temperature < 0:
         raise ConfigError(
             f"max_new_tokens={max_new_tokens}, temperature={temperature}", "at least one token; temperature 0 is greedy"
         )
+    generator = as_generator(generator, seed)
+    rows = tokenize(model, prompts, truncate=truncate, n_new=max_new_tokens if truncate else 0)
     longest = max(len(r) for r in rows)
     if longest + max_new_tokens > model.cfg.n_ctx:
         raise DataError(
             f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed the context of {model.cfg.n_ctx}",
-            f"at most {model.cfg.n_ctx - longest} new tokens fit the longest prompt",
+            f"at most {model.cfg.n_ctx - longest} new tokens fit the longest prompt; truncate='left' keeps the end of longer ones",
         )
     how = Decoding(
         max_new_tokens=max_new_tokens,
