@@ -26,6 +26,8 @@ What = Literal["kept", "removed"]
 class Part(Adapter):
     """What `adapter` adds, projected on the rows of `axes` (orthonormal), or less that projection. It has no file."""
 
+    linear_in_coeff, identity_at_init = False, False  # each instance has those of what it wraps
+
     def __init__(self, adapter: Adapter, axes: Float[Tensor, "k d"], what: What) -> None:
         super().__init__()
         self.adapter, self.axes, self.what = adapter, axes, what

@@ -221,8 +221,15 @@ def test_names():
 
 
 def test_half_made_classes_are_refused():
-    class NoTags(Copy):
-        linear_in_coeff = None
+    with pytest.raises(ConfigError, match=r"(?s)NoTags does not declare \['linear_in_coeff'\].*linear_in_coeff = True"):
+
+        class NoTags(Copy):
+            linear_in_coeff = None
+
+    with pytest.raises(ConfigError, match=r"NeverSaid does not declare \['linear_in_coeff', 'identity_at_init'\]"):
+
+        class NeverSaid(Adapter):
+            delta, config, blank = Copy.delta, Copy.config, Copy.blank
 
     class NoConfig(Adapter):
         linear_in_coeff = identity_at_init = True
@@ -235,8 +242,10 @@ def test_half_made_classes_are_refused():
             return None
 
     before = dict(ADAPTERS)
-    with pytest.raises(ConfigError, match=r"NoTags does not declare \['linear_in_coeff'\]"):
-        register("no_tags", NoTags)
+    with pytest.raises(ConfigError, match=r"NoConfig does not define"):
+        ADAPTERS["no_config"] = NoConfig
+    with pytest.raises(ConfigError, match="is not a class of Adapters"):
+        ADAPTERS["no_adapter"] = torch.nn.Linear
     with pytest.raises(ConfigError, match=r"NoConfig does not define \['blank', 'config'\]"):
         register("no_config", NoConfig)
     with pytest.raises(ConfigError, match=r"NoBlank does not define \['config', 'blank'\]"):
