@@ -25,7 +25,7 @@ from torch import Tensor
 from mechsteer.attribution.deltas import Deltas, SiteDeltas
 from mechsteer.attribution.explained import NullExplained, against_nulls
 from mechsteer.attribution.pursuit import matching_pursuit
-from mechsteer.bases import Basis, from_sae
+from mechsteer.bases import Basis, as_basis, from_sae
 from mechsteer.errors import ConfigError, DataError, ModelMismatchError, NonFiniteError, ShapeError
 from mechsteer.features.encoding import encode
 from mechsteer.models.sites import Site, SiteLike
@@ -138,6 +138,7 @@ def attribute(
     Raises ConfigError, ShapeError (directions of another length), ModelMismatchError (a singular basis of another
     model), NonFiniteError.
     """
+    basis = as_basis(basis)
     part = _part(d, basis, site)
     if k < 1:
         raise ConfigError(f"k is {k}", "at least one atom a token")
@@ -219,6 +220,8 @@ def _change(sae: Any, acts: Tensor, delta: Tensor) -> Tensor:
 
 
 def _part(d: Deltas, basis: Basis, site: SiteLike | None) -> SiteDeltas:
+    if not isinstance(d, Deltas):
+        raise ConfigError(f"{type(d).__name__} is no Deltas", "record them: mechsteer.deltas(model, iv, prompts)")
     part = d.at(site)
     if part.values.shape[-1] != basis.d_model:
         raise ShapeError(

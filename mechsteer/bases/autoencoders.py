@@ -14,7 +14,7 @@ from mechsteer.errors import ConfigError
 def as_sae(sae: Any) -> Any:
     """The autoencoder itself: a sae_lens SAE, what `load_sae` reads, or one inside what `train_sae` returns.
 
-    All that is asked of it is `W_dec` [d_sae d_in] and `encode`. Raises ConfigError for what has neither.
+    What makes it one are `W_dec` [d_sae d_in] and `encode`. Raises ConfigError for what has neither.
     """
     found = getattr(sae, "sae", sae)
     if found is None and hasattr(sae, "directions"):  # a basis that is no SAE's, or a selection of one
@@ -22,7 +22,7 @@ def as_sae(sae: Any) -> Any:
     if not isinstance(getattr(found, "W_dec", None), Tensor) or not callable(getattr(found, "encode", None)):
         is_path = isinstance(sae, (str, os.PathLike))
         raise ConfigError(
-            f"{str(sae)!r} is a path, not an SAE" if is_path else f"a {type(sae).__name__} is not an SAE",
+            f"{str(sae)!r} is a path, not an SAE" if is_path else f"{type(sae).__name__} is not an SAE",
             "read it first: mechsteer.features.sae.load_sae(path)"
             if is_path
             else "pass what train_sae or load_sae returns, or a sae_lens SAE",

@@ -149,6 +149,18 @@ def from_sae(sae: Any, labels: Sequence[str] | None = None) -> Basis:
     return Basis(directions, tuple(names), source, sae=sae)
 
 
+def as_basis(basis: Any) -> Basis:
+    """A basis as it is, an SAE (see `as_sae`) as that of its decoder rows; raises ConfigError for anything else."""
+    if isinstance(basis, Basis):
+        return basis
+    if isinstance(basis, Tensor) or not hasattr(getattr(basis, "sae", basis), "W_dec"):
+        raise ConfigError(
+            f"{type(basis).__name__} is no basis",
+            "make one: mechsteer.bases.from_directions(directions), from_sae(sae), or singular(model)",
+        )
+    return from_sae(basis)
+
+
 def from_directions(
     directions: Tensor | Mapping[str, Any] | Sequence[Any],
     labels: Sequence[str] | None = None,

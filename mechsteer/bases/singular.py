@@ -19,7 +19,7 @@ WRITING_MAPS = ("o", "down")
 
 def singular(
     model: Any,
-    maps: Sequence[str] = READING_MAPS,
+    maps: Sequence[str] | str = READING_MAPS,
     layers: Sequence[int | float] | int | None = None,
     side: Literal["right", "left"] = "right",
     *,
@@ -39,6 +39,7 @@ def singular(
 
     Raises ConfigError (unknown maps, a map on the wrong side, nothing left), UnknownSiteError.
     """
+    maps = (maps,) if isinstance(maps, str) else maps
     allowed = {"right": READING_MAPS, "left": WRITING_MAPS}
     if side not in allowed or not maps or any(m not in allowed[side] for m in maps):
         raise ConfigError(

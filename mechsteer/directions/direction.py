@@ -12,6 +12,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from mechsteer.adapters.vectors import as_vector
 from mechsteer.bases import as_sae
 from mechsteer.bases.autoencoders import sae_metadata
 from mechsteer.errors import DataError, NonFiniteError, ShapeError
@@ -68,7 +69,7 @@ def random_direction(
     Drawn from `generator`, or from a new one of `seed`; from torch's own where neither is given.
     """
     generator = as_generator(generator, seed)
-    vector = like.vector if isinstance(like, Direction) else like
+    vector = as_vector(like, "a random direction")
     noise = torch.randn(vector.shape, generator=generator, dtype=torch.float64)
     noise = noise * (vector.norm().double().cpu() / noise.norm())
     return Direction(noise.to(vector), {"method": "random_direction", "norm": float(vector.norm())})
@@ -97,6 +98,8 @@ def separation(direction: Direction, pos: Samples, neg: Samples) -> dict[str, fl
 def checked_samples(pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
     """Both sides in float64, checked."""
     for name, x in (("pos", pos), ("neg", neg)):
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"{name} is a {type(x).__name__}", "pass float tensors [n_samples d_model]")
         if x.ndim != 2 or not x.is_floating_point():
             raise ShapeError(f"{name} is {x.dtype} {tuple(x.shape)}", "pass float samples [n_samples d_model]")
         if len(x) == 0:

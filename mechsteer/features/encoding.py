@@ -98,7 +98,7 @@ def splice_fn(
     sae = as_sae(sae)
 
     def decode(x: Tensor, features: Tensor) -> Tensor:
-        if sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
+        if getattr(sae.cfg, "normalize_activations", None) in ("layer_norm", "constant_norm_rescale"):
             sae.encode(x)  # these keep the norm of the last encode and forget it at the decode
         return sae.decode(features / _decoder_scale(sae))
 

@@ -39,7 +39,7 @@ def as_batches(source: Batches | Activations) -> Batches:
         )
     if isinstance(source, (str, bytes)) or not (callable(source) or isinstance(source, Iterable)):
         raise DataError(
-            f"a {type(source).__name__} is no stream of activations",
+            f"{type(source).__name__} is no stream of activations",
             "pass store[site] or acts[site], tensors [n d_in] in a list, or a function that returns an iterator of them",
         )
     return source
@@ -60,7 +60,7 @@ def width_of(batches: Batches) -> int:
 def origin_of(source: Any) -> dict[str, Any]:
     """What stored activations say of themselves, as `load_sae` compares it: "site" and "model_fingerprint"."""
     found = {}
-    if hasattr(source, "flat_batches") or hasattr(source, "mask"):
+    if hasattr(source, "flat_batches") or (hasattr(source, "flat") and hasattr(source, "site")):
         found["site"] = str(source.site)
         if (fingerprint := getattr(getattr(source, "store", None), "fingerprint", None)) is not None:
             found["model_fingerprint"] = fingerprint

@@ -59,7 +59,7 @@ def groups_for(tokenizer: Any, preset: str | Path | Mapping[str, Sequence[Any]] 
     found = getattr(tokenizer, "tokenizer", tokenizer)
     if not callable(getattr(found, "encode", None)):
         raise ConfigError(
-            f"a {type(tokenizer).__name__} has no tokenizer", "pass a model with a tokenizer, or a tokenizer"
+            f"{type(tokenizer).__name__} has no tokenizer", "pass a model with a tokenizer, or a tokenizer"
         )
     tokenizer = found
     groups: TokenGroups = {}
@@ -75,6 +75,8 @@ def _read(preset: str | Path | Mapping[str, Sequence[Any]]) -> Mapping[str, Sequ
     if isinstance(preset, Mapping):
         return _checked(preset, "the vocabulary")
     bundled = presets()
+    if not isinstance(preset, (str, Path)):
+        raise ConfigError(f"a vocabulary is {preset!r:.80}", f"{_HINT}, a file, or one of {sorted(bundled)}")
     if preset in bundled:
         return bundled[str(preset)]
     path = Path(preset)

@@ -49,5 +49,6 @@ def point_of(name: str) -> tuple[int, str]:
         )
     if hook not in _POINTS:
         near = [f"blocks.{layer}.{each}" for each in closest(hook, _POINTS)]
-        raise UnknownSiteError(f"the hook {name!r} is no point of a Site", f"closest are {near}")
+        hint = f"closest are {near}" if near else f"points are {list(POINTS)}: Site({layer}, {POINTS[0]!r})"
+        raise UnknownSiteError(f"the hook {name!r} is no point of a Site", hint)
     return layer, _POINTS[hook][0]

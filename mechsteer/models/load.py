@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import operator
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -122,6 +123,9 @@ def tokenize(
     check_truncation(truncate)
     if isinstance(prompts, str):
         raise DataError("prompts is one string", "pass a list of prompts: [prompt]")
+    if not hasattr(prompts, "__len__"):
+        raise DataError(f"prompts is {prompts!r:.80}", "pass a list of texts, or of lists of token ids")
+    backend_of(model)  # raises for what is none of ours
     if len(prompts) == 0:
         raise DataError("there are no prompts", "pass at least one")
     n_ctx, d_vocab = model.cfg.n_ctx, model.cfg.d_vocab
@@ -137,7 +141,7 @@ def tokenize(
             if ids[:2] == [bos, bos]:  # the text brings its own, as chat templates do
                 ids = ids[1:]
         else:
-            ids = [int(t) for t in prompt]
+            ids = _listed(prompt, f"prompt {i}")
         if not ids:
             raise DataError(f"prompt {i} has no tokens", "remove empty prompts")
         if min(ids) < 0 or max(ids) >= d_vocab:
@@ -157,10 +161,18 @@ def tokenize_continuation(model: Any, text: str | Sequence[int]) -> list[int]:
     Raises DataError where the model has no tokenizer.
     """
     if not isinstance(text, str):
-        return [int(t) for t in text]
+        return _listed(text, "a continuation")
     if model.tokenizer is None:
         raise DataError("the model has no tokenizer", "pass texts as lists of token ids")
     return continuation_ids(model.tokenizer, text)
+
+
+def _listed(ids: Any, name: str) -> list[int]:
+    """Token ids as whole numbers; raises DataError for anything else."""
+    try:
+        return [operator.index(i) for i in ids]
+    except TypeError:
+        raise DataError(f"{name} is {ids!r:.80}", "pass a text, or a list of token ids (whole numbers)") from None
 
 
 def _find(name: str) -> str:

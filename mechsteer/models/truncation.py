@@ -27,6 +27,9 @@ def fitted(ids: list[int], room: int, truncate: Truncation, *, bos: int | None, 
         return ids
     n_kept = int(truncate == "left" and ids[0] == bos)  # of the beginning
     if truncate is False or room <= n_kept:
-        hint = "shorten it, leave it out, or cut it: truncate='left' keeps its end, 'right' its beginning"
+        hint = (
+            "shorten it, leave it out, or cut it: truncate='left' keeps its end, 'right' its beginning (here, or in "
+            "mechsteer.models.tokenize, whose token ids are taken wherever prompts are)"
+        )
         raise DataError(f"{name} has {len(ids)} tokens, {why}", hint if room > n_kept else "ask for fewer new tokens")
     return ids[:room] if truncate == "right" else [*ids[:n_kept], *ids[len(ids) - room + n_kept :]]

@@ -27,7 +27,7 @@ def flat(interventions: Any) -> list[Any]:
         return interventions.flat()
     if not hasattr(interventions, "writes"):
         raise ConfigError(
-            f"a {type(interventions).__name__} is no intervention",
+            f"{type(interventions).__name__} is no intervention",
             "pass mechsteer.Intervention(adapter, site), a Steering, or a list of such; "
             "wrap a vector: mechsteer.adapters.Static(vector)",
         )

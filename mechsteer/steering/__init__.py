@@ -3,7 +3,7 @@
 from mechsteer.steering.calibration import calibrate, calibrate_sign, strengths
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.exports import export_gguf
-from mechsteer.steering.files import load_steering, save_steering
+from mechsteer.steering.files import load_steering, read_header, save_steering
 from mechsteer.steering.folding import fold, unfold
 from mechsteer.steering.generation import Generation, generate
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
@@ -24,6 +24,7 @@ __all__ = [
     "generate",
     "kl_divergence",
     "load_steering",
+    "read_header",
     "save_steering",
     "steer",
     "strengths",

@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -120,10 +121,7 @@ def generate(
 
     Raises DataError (empty or too long prompts), NonFiniteError (logits that are NaN), and what `steer` raises.
     """
-    if max_new_tokens < 1 or temperature < 0:
-        raise ConfigError(
-            f"max_new_tokens={max_new_tokens}, temperature={temperature}", "at least one token; temperature 0 is greedy"
-        )
+    _require_numbers(max_new_tokens, temperature, batch_size)
     generator = as_generator(generator, seed)
     rows = tokenize(model, prompts, truncate=truncate, n_new=max_new_tokens if truncate else 0)
     longest = max(len(r) for r in rows)
@@ -215,6 +213,18 @@ class _Written:
             stopped=tuple(row for row in rows if self.stopped[row]),
             readings=tuple({name: values[going] for name, values in of_one.items()} for of_one in noted),
         )
+
+
+def _require_numbers(max_new_tokens: Any, temperature: Any, batch_size: Any) -> None:
+    """Raise ConfigError for what is no number, or none that can be."""
+    is_fine = isinstance(max_new_tokens, int) and max_new_tokens >= 1
+    if not is_fine or not isinstance(temperature, (int, float)) or not 0 <= temperature < math.inf:
+        raise ConfigError(
+            f"max_new_tokens={max_new_tokens!r}, temperature={temperature!r}",
+            "at least one token; temperature 0 is greedy",
+        )
+    if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+        raise ConfigError(f"batch_size={batch_size!r}", "at least one prompt a batch; None: all at once")
 
 
 def _text(tokenizer: Any, ids: Sequence[int]) -> str:

@@ -156,7 +156,7 @@ def _named(traces: Any) -> Mapping[Any, Tensor]:
         raise DataError("these are activations of several sites.", "choose one: trace_frame(acts[site]).")
     if not isinstance(traces, (Mapping, Sequence)) or isinstance(traces, str):
         raise DataError(
-            f"a {type(traces).__name__} holds no trajectories.",
+            f"{type(traces).__name__} holds no trajectories.",
             "pass acts[site] or store[site], one [n_points d_model], or several in a list or a dict.",
         )
     named = traces if isinstance(traces, Mapping) else dict(enumerate(traces))
