@@ -37,7 +37,10 @@ PEERS = {
 }
 LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 # for start-up time: names of the package, of a command, of the libraries that take seconds
-LATE_IMPORTS = ("mechsteer", "mechsteer.cli", "mechsteer.models.library", "mechsteer.features.sae_library")
+LATE_IMPORTS = (
+    *("mechsteer", "mechsteer.cli", "mechsteer.features"),
+    *("mechsteer.models.library", "mechsteer.features.sae_library"),
+)
 OWNERS = {
     "transformer_lens": "mechsteer.models.library",
     "sae_lens": "mechsteer.features.sae_library",

@@ -14,10 +14,14 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
+from mechsteer.adapters.vectors import as_vector
+from mechsteer.bases import as_sae
+from mechsteer.bases.autoencoders import sae_metadata
 from mechsteer.directions.combining import combined, require_one_model
 from mechsteer.errors import DataError, NonFiniteError, ShapeError
-from mechsteer.models.sites import Site
-from mechsteer.shapes import Directions, Samples, Vector
+from mechsteer.models.sites import Site, as_site
+from mechsteer.runtime.drawing import as_generator
+from mechsteer.shapes import Samples, Vector
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -133,17 +137,33 @@ def _number(value: Any) -> float | None:
     return float(value)
 
 
-def from_sae(rows: Directions, index: int, *, source: str = "") -> Direction:
-    """Row `index` of an SAE's decoder [d_sae d_model] as a direction. `source` names the SAE in the provenance."""
-    if rows.ndim != 2 or not -len(rows) <= index < len(rows):
+def from_sae(sae: Any, index: int, *, source: str = "") -> Direction:
+    """Row `index` of an SAE's decoder as a direction, as long as it is stored. `source` names the SAE in the provenance.
+
+    `sae`: a sae_lens SAE, what `train_sae` or `load_sae` returns, `bases.from_sae(sae)`, or a decoder [d_sae d_model].
+    Provenance has the site and the model that the SAE was saved with. Raises ShapeError for a feature it has not.
+    """
+    rows = sae if isinstance(sae, Tensor) else as_sae(sae).W_dec
+    is_index = isinstance(index, (int, np.integer)) and not isinstance(index, bool)
+    if rows.ndim != 2 or not is_index or not -len(rows) <= index < len(rows):
         raise ShapeError(f"no row {index} in a decoder {tuple(rows.shape)}", "pass W_dec [d_sae d_model] and a feature")
+    known = {} if isinstance(sae, Tensor) else sae_metadata(as_sae(sae))
+    more = {key: known[key] for key in ("model_fingerprint", "site") if known.get(key) is not None}
+    if isinstance(more.get("site"), str):
+        more["site"] = as_site(more["site"]).to_dict()
     vector = rows[index].detach().clone()
-    return Direction(vector, {"method": "from_sae", "feature": index % len(rows), "source": source})
+    return Direction(vector, {"method": "from_sae", "feature": int(index) % len(rows), "source": source, **more})
 
 
-def random_direction(like: Direction | Tensor, generator: torch.Generator) -> Direction:
-    """A direction of uniformly random orientation and the norm of `like`: the control of every steering claim."""
-    vector = like.vector if isinstance(like, Direction) else like
+def random_direction(
+    like: Direction | Tensor, generator: torch.Generator | None = None, *, seed: int | None = None
+) -> Direction:
+    """A direction of uniformly random orientation and the norm of `like`: the control of every steering claim.
+
+    Drawn from `generator`, or from a new one of `seed`; from torch's own where neither is given.
+    """
+    generator = as_generator(generator, seed)
+    vector = as_vector(like, "a random direction")
     noise = torch.randn(vector.shape, generator=generator, dtype=torch.float64)
     noise = noise * (vector.norm().double().cpu() / noise.norm())
     return Direction(noise.to(vector), {"method": "random_direction", "norm": float(vector.norm())})
@@ -172,6 +192,8 @@ def separation(direction: Direction, pos: Samples, neg: Samples) -> dict[str, fl
 def checked_samples(pos: Tensor, neg: Tensor) -> tuple[Tensor, Tensor]:
     """Both sides in float64, checked."""
     for name, x in (("pos", pos), ("neg", neg)):
+        if not isinstance(x, Tensor):
+            raise ShapeError(f"{name} is a {type(x).__name__}", "pass float tensors [n_samples d_model]")
         if x.ndim != 2 or not x.is_floating_point():
             raise ShapeError(f"{name} is {x.dtype} {tuple(x.shape)}", "pass float samples [n_samples d_model]")
         if len(x) == 0:

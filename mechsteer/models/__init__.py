@@ -7,6 +7,7 @@ from mechsteer.models.backend import Backend, Engine
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.fingerprint import model_fingerprint, model_name, require_fingerprint
 from mechsteer.models.library import has_hooked
+from mechsteer.models.likeness import Differences, Look, differences
 from mechsteer.models.load import Truncate, bundled_models, load_model, tokenize, tokenize_continuation
 from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
 from mechsteer.models.record import ModelRecord, record_of
@@ -17,14 +18,17 @@ __all__ = [
     "MAPS",
     "POINTS",
     "Backend",
+    "Differences",
     "Engine",
     "Forward",
     "HookedModel",
+    "Look",
     "ModelRecord",
     "Truncate",
     "Twin",
     "backend_of",
     "bundled_models",
+    "differences",
     "has_hooked",
     "load_model",
     "model_fingerprint",

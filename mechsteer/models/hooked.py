@@ -18,7 +18,7 @@ from mechsteer.models.record import record_of
 from mechsteer.models.runner import BlockRunner, count_calls, in_this_context, is_generating
 from mechsteer.models.weights import Weights, replace_attribute
 
-_POINT = {
+POINT_HOOKS = {
     **{p: f"hook_{p}" for p in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")},
     "mlp_post": "mlp.hook_post",
     **{p: f"attn.hook_{p}" for p in ("z", "q", "k", "v")},
@@ -47,7 +47,7 @@ class HookedNames(Names):
                 f"{point} can be read but not written on a HookedTransformer: several maps share its hook",
                 f"write at {point.removesuffix('_in')}_out, or use a TransformerBridge",
             )
-        name = _POINT[point]
+        name = POINT_HOOKS[point]
         if not self.cfg.gated_mlp:
             if point.startswith("gate_"):
                 raise UnknownSiteError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -123,6 +124,9 @@ def tokenize(
     """
     if isinstance(prompts, str):
         raise DataError("prompts is one string", "pass a list of prompts: [prompt]")
+    if not hasattr(prompts, "__len__"):
+        raise DataError(f"prompts is {prompts!r:.80}", "pass a list of texts, or of lists of token ids")
+    backend_of(model)  # raises for what is none of ours
     if len(prompts) == 0:
         raise DataError("there are no prompts", "pass at least one")
     if truncate not in (None, "left", "right"):
@@ -157,7 +161,7 @@ def tokenize(
 
 def _ids(model: Any, prompt: str | Sequence[int], i: int) -> list[int]:
     if not isinstance(prompt, str):
-        return [int(t) for t in prompt]
+        return _listed(prompt, f"prompt {i}")
     if not prompt:
         raise DataError(f"prompt {i} is empty", "remove empty prompts")
     if model.tokenizer is None:
@@ -165,6 +169,14 @@ def _ids(model: Any, prompt: str | Sequence[int], i: int) -> list[int]:
     ids = model.to_tokens(prompt, truncate=False)[0].tolist()
     bos = model.tokenizer.bos_token_id
     return ids[1:] if ids[:2] == [bos, bos] else ids  # the text brings its own, as chat templates do
+
+
+def _listed(ids: Any, name: str) -> list[int]:
+    """Token ids as whole numbers; raises DataError for anything else."""
+    try:
+        return [operator.index(i) for i in ids]
+    except TypeError:
+        raise DataError(f"{name} is {ids!r:.80}", "pass a text, or a list of token ids (whole numbers)") from None
 
 
 def _cut(model: Any, ids: list[int], most: int, truncate: Truncate | None) -> list[int]:
@@ -181,7 +193,7 @@ def tokenize_continuation(model: Any, text: str | Sequence[int]) -> list[int]:
     Raises DataError where the model has no tokenizer.
     """
     if not isinstance(text, str):
-        return [int(t) for t in text]
+        return _listed(text, "a continuation")
     if model.tokenizer is None:
         raise DataError("the model has no tokenizer", "pass texts as lists of token ids")
     return continuation_ids(model.tokenizer, text)

@@ -22,6 +22,7 @@ from typing import Any, Self
 import numpy as np
 
 import mechsteer
+from mechsteer.results.brief import brief
 from mechsteer.results.codec import from_json, from_plain, live, plain, same, to_json, to_plain
 
 __all__ = [
@@ -49,11 +50,17 @@ class Result:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # `dataclass` leaves alone an __eq__ that the class has; its own cannot compare arrays, nor NaN
+        # `dataclass` leaves alone what the class has; its own __eq__ cannot compare arrays, nor NaN, and its own
+        # __repr__ prints every number
         cls.__eq__ = Result.__eq__
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Result.__repr__
 
     def __eq__(self, other: object) -> bool:
         return same(self, other)
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data; `from_dict` makes an equal result of it."""

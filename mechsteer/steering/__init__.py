@@ -3,7 +3,7 @@
 from mechsteer.steering.calibration import calibrate, calibrate_sign, strengths
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.exports import export_gguf
-from mechsteer.steering.files import load_steering, save_steering
+from mechsteer.steering.files import load_steering, read_header, save_steering
 from mechsteer.steering.folding import fold, save_folded, unfold
 from mechsteer.steering.generation import Generation, generate
 from mechsteer.steering.imports import as_steering, load_vectors
@@ -29,6 +29,7 @@ __all__ = [
     "kl_divergence",
     "load_steering",
     "load_vectors",
+    "read_header",
     "save_folded",
     "save_steering",
     "steer",

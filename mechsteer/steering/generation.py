@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import functools
 import itertools
+import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -19,9 +20,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.models import Engine, backend_of, tokenize, twin_of
+from mechsteer.models import Engine, Truncate, backend_of, tokenize, twin_of
 from mechsteer.prompts.chat import Conversation, chat_tokens
 from mechsteer.runtime.batches import pad_id
+from mechsteer.runtime.drawing import as_generator
 from mechsteer.runtime.reachable import Bounds, require_reachable
 from mechsteer.runtime.session import Session, hints, open_sessions
 from mechsteer.steering.decoding import Decoding, decode
@@ -46,10 +48,12 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     chat: bool = False,
     use_cache: bool = True,
     stop_tokens: Sequence[int] | None = None,
     batch_size: int | None = None,
+    truncate: Truncate | None = None,
     record: bool = False,
     on_token: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | Event | None = None,
@@ -59,9 +63,9 @@ def generate(
 
     `prompts`: strings or lists of token ids. With `chat` each is a conversation, a user's message or a list of
     {"role", "content"}, which the tokenizer's chat template writes out; without it no template is added.
-    `temperature` 0 is greedy; above 0 one
-    uniform number per row and step is drawn from `generator`, so a row's sample does not depend on the batch it
-    is in. `top_k` and `top_p` cut unlikely tokens off first (see `decoding.distribution`).
+    `temperature` 0 is greedy; above 0 one uniform number per row and step is drawn from `generator` (or from a new one
+    of `seed`), so a row's sample does not depend on the batch it is in. `top_k` and `top_p` cut unlikely tokens off
+    first (see `decoding.distribution`).
     `stop_tokens` None means generation_config's, then the tokenizer's; () means none. `use_cache=False`
     runs the whole row at every step: slow, for checking. `batch_size` None runs all prompts in one batch. Rows
     that have stopped leave their batch.
@@ -72,6 +76,8 @@ def generate(
     ends the run before its next step; what was generated until then is returned, `interrupted`. As an iterator over
     the steps: `mechsteer.stream`.
 
+    A prompt that leaves no room for `max_new_tokens` is refused, or cut by `truncate` ("left" keeps its end).
+
     Raises DataError (empty or too long prompts, what is no conversation), ConfigError (settings that contradict each
     other, no chat template), NonFiniteError (logits that are NaN), and what `steer` raises.
     """
@@ -80,8 +86,9 @@ def generate(
         prompts,
         interventions,
         max_new_tokens=max_new_tokens,
-        sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator),
+        sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, generator=as_generator(generator, seed)),
         chat=chat,
+        truncate=truncate,
         use_cache=use_cache,
         stop_tokens=stop_tokens,
         batch_size=batch_size,
@@ -108,8 +115,8 @@ class Sampling:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise ConfigError(f"temperature={self.temperature}", "0 is greedy, above 0 tokens are drawn")
+        if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature={self.temperature!r}", "0 is greedy, above 0 tokens are drawn")
         if self.top_k is not None and self.top_k < 1:
             raise ConfigError(f"top_k={self.top_k}", "keep at least one token, or leave it out")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -133,6 +140,7 @@ class Run:
         max_new_tokens: int,
         sampling: Sampling,
         chat: bool,
+        truncate: Truncate | None,
         use_cache: bool,
         stop_tokens: Sequence[int] | None,
         batch_size: int | None,
@@ -141,14 +149,18 @@ class Run:
         progress: bool,
     ) -> None:
         self.model, self._record, self._progress = model, record, progress
-        self._rows = rows = tokenize(model, chat_tokens(model, prompts) if chat else prompts)
-        if max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens={max_new_tokens}", "generate at least one token")
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={max_new_tokens!r}", "generate at least one token")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ConfigError(f"batch_size={batch_size!r}", "at least one prompt a batch; None: all at once")
+        given = chat_tokens(model, prompts) if chat else prompts
+        self._rows = rows = tokenize(model, given, truncate=truncate, room=max_new_tokens if truncate else 0)
         longest = max(len(r) for r in rows)
         if longest + max_new_tokens > model.cfg.n_ctx:
             raise DataError(
                 f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed the context of {model.cfg.n_ctx}",
-                f"at most {model.cfg.n_ctx - longest} new tokens fit the longest prompt",
+                f"at most {model.cfg.n_ctx - longest} new tokens fit the longest prompt; truncate='left' keeps the end "
+                "of longer ones",
             )
         self._how = Decoding(
             max_new_tokens=max_new_tokens,

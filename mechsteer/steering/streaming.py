@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 
+from mechsteer.models import Truncate
 from mechsteer.prompts.chat import Conversation
+from mechsteer.runtime.drawing import as_generator
 from mechsteer.steering.generation import Event, Generation, Run, Sampling, Step
 from mechsteer.steering.interventions import Interventions
 
@@ -66,7 +68,9 @@ def stream(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
     chat: bool = False,
+    truncate: Truncate | None = None,
     use_cache: bool = True,
     stop_tokens: Sequence[int] | None = None,
     batch_size: int | None = None,
@@ -85,8 +89,11 @@ def stream(
             prompts,
             interventions,
             max_new_tokens=max_new_tokens,
-            sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, generator=generator),
+            sampling=Sampling(
+                temperature=temperature, top_k=top_k, top_p=top_p, generator=as_generator(generator, seed)
+            ),
             chat=chat,
+            truncate=truncate,
             use_cache=use_cache,
             stop_tokens=stop_tokens,
             batch_size=batch_size,

@@ -1,5 +1,6 @@
 """Topology of activation trajectories: persistent entropy of H0 and H1, matched windows, kinematics."""
 
+from mechsteer.signals.spanning import StreamingH0
 from mechsteer.topology.persistence import (
     betti_curve,
     bottleneck,
@@ -17,6 +18,7 @@ __all__ = [
     "TopologySummary",
     "BarSummary",
     "H0Batch",
+    "StreamingH0",
     "prepare",
     "trace_frame",
     "windows",
