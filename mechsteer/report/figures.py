@@ -32,6 +32,7 @@ from mechsteer.report.escaping import escape_markdown, visible
 from mechsteer.report.forest import AnyArm, Arm
 from mechsteer.report.tables import aligned, number
 from mechsteer.report.templates import render
+from mechsteer.results import Shown
 
 # Okabe and Ito's palette; every pair of series also differs in marker or line.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a929b", "#1b1f24"
@@ -61,12 +62,13 @@ def _style() -> AbstractContextManager[None]:
     return matplotlib.style.context(["default", _STYLE])
 
 
-def _render(canvas: Canvas) -> bytes:
+def _render(canvas: Canvas, form: str = "svg") -> bytes:
     buffer = io.BytesIO()
     with _style(), warnings.catch_warnings():
         # The reader's browser draws the text: a glyph that matplotlib's own font lacks is not missing there.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        undated = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None}}
+        canvas.savefig(buffer, format=form, metadata=undated.get(form), transparent=form == "svg", dpi=200)
     return buffer.getvalue()
 
 
@@ -96,7 +98,7 @@ def _own(key: str, value: str, prefix: str) -> str:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(Shown):
     """A matplotlib figure in a report. Title, caption, alt text and a label on every x axis are required.
 
     Raises DataError when one of them is missing: a figure must say what it is.
@@ -117,6 +119,10 @@ class Figure:
     def _drawing(self) -> bytes:
         """Drawn once: matplotlib's layout starts from where the last drawing left it, a second one differs."""
         return _render(self.canvas)
+
+    def picture(self, form: str) -> bytes:
+        """The drawing alone as a file: "svg", "png" or "pdf"."""
+        return self._drawing if form == "svg" else _render(self.canvas, form)
 
     def html(self, page: Page, /) -> str:
         """Title, drawing, caption."""
