@@ -13,11 +13,12 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from mechsteer.errors import DataError, NonFiniteError, ShapeError
+from mechsteer.results import Shown
 from mechsteer.shapes import Directions, Samples, Vector
 
 
 @dataclass(frozen=True, eq=False)
-class Direction:
+class Direction(Shown):
     """A vector in activation space, pointing from negative to positive, not normalised.
 
     `provenance`: method, data_hash, n_pos, n_neg, explained_variance (share of all samples' variance that

@@ -7,6 +7,7 @@ could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `H
 
 from mechsteer.report.blocks import Block, Code, Details, Note, Page, Text
 from mechsteer.report.comparing import ComparedTexts, compare_texts
+from mechsteer.report.diagrams import persistence_diagram
 from mechsteer.report.escaping import escape, visible
 from mechsteer.report.figures import Figure
 from mechsteer.report.forest import Arm, Forest
@@ -29,6 +30,7 @@ __all__ = [
     "Heatmap",
     "ComparedTexts",
     "compare_texts",
+    "persistence_diagram",
     "Details",
     "Note",
     "Code",

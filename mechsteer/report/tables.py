@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import numbers
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from mechsteer.errors import DataError
 from mechsteer.report.blocks import Page
@@ -99,20 +98,20 @@ def aligned(values: Sequence[float], digits: int = 3, *, signed: bool = False) -
 def column(values: Sequence[object], digits: int = 3) -> list[str]:
     """The cells of one column: whole numbers whole, others with equally many decimals.
 
-    The largest gets `digits` significant digits, the smallest at least one, with no more than 4 decimals; what is
-    not 0 and would be written as 0 is said to be smaller.
+    The largest gets `digits` significant digits, the smallest at least one where 4 decimals are
+    enough; what is not 0 and would be written as 0 is said to be smaller.
 
     >>> column([0.008, 1.0, 0.0]), column([1e-7, 0.25]), column([3, None, 12])
-    (['0.008', '1.000', '0.000'], ['< 0.0001', '0.2500'], ['3', 'undefined', '12'])
+    (['0.008', '1.000', '0.000'], ['< 0.001', '0.250'], ['3', 'undefined', '12'])
     """
     numeric = [float(v) for v in values if _is_number(v) and math.isfinite(v)]
     whole = all(isinstance(v, numbers.Integral) for v in values if _is_number(v) and math.isfinite(v))
     decimals = None if whole else _decimals(numeric, digits)
     if decimals is None:
         return [cell(value, digits) for value in values]
-    smallest = min((abs(v) for v in numeric if v), default=1.0)
+    smallest = min((abs(v) for v in numeric if abs(v) >= 10.0**-MOST_DECIMALS), default=1.0)
     if 10.0**-decimals > smallest:
-        decimals = max(decimals, min(MOST_DECIMALS, -math.floor(math.log10(smallest))))
+        decimals = max(decimals, -math.floor(math.log10(smallest)))
     return [_with_decimals(v, decimals, digits, floor=True) if _is_number(v) else cell(v) for v in values]
 
 
@@ -218,9 +217,6 @@ class Table(Shown):
         return f"{table}\n\n*{escape_markdown(self.caption)}*"
 
 
-def _markup(value: object, text: str) -> Markup:
-    """A cell in HTML: tokens are never broken, nor is what stands between the brackets of an interval."""
-    if isinstance(value, Tokens):
-        return value.html()
-    glued = re.sub(r"\[[^\[\]]{1,24}\]", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), visible(text))
-    return escape(glued)
+def _markup(value: object, text: str) -> str | Markup:
+    """A cell for the template: tokens are never broken."""
+    return value.html() if isinstance(value, Tokens) else text

@@ -164,7 +164,9 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
     if results.topology is not None:
-        found += trajectories.trajectories(results.topology.topology, dropped=results.topology.dropped)
+        found += trajectories.trajectories(
+            results.topology.topology, dropped=results.topology.dropped, examples=results.topology.examples
+        )
     if (trained := results.train) is not None:
         found += training.adapter(trained.choice, trained.fitted[0] if trained.fitted else None)
     if results.traces is not None:

@@ -20,6 +20,7 @@ from mechsteer.features.reason_score import FeatureScores
 from mechsteer.models.sites import Site
 from mechsteer.probes.evaluation import ProbeEvaluation
 from mechsteer.results import Result
+from mechsteer.topology import TopologySummary
 from mechsteer.training import FitResult
 
 
@@ -109,6 +110,8 @@ class TopologyResult(Result):
 
     topology: TrajectoryTopology | None = None
     dropped: str = ""
+    examples: dict[str, TopologySummary] = field(default_factory=dict)
+    """trajectories at matched length by what they are: of each kind the one with the median H0 entropy"""
 
 
 @dataclass(frozen=True, kw_only=True)

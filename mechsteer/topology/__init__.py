@@ -3,6 +3,7 @@
 from mechsteer.topology.persistence import (
     betti_curve,
     bottleneck,
+    draw_diagrams,
     h1_bars,
     landscape,
     persistence_image,
@@ -29,4 +30,5 @@ __all__ = [
     "wasserstein",
     "persistence_image",
     "landscape",
+    "draw_diagrams",
 ]

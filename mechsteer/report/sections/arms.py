@@ -50,7 +50,7 @@ def arms(result: Evaluation, *, styles: Mapping[str, str] = _NONE) -> list[Secti
         *([Text(f"Styles of the texts. {named}")] if named else []),
         Table(
             pd.DataFrame([_arm_row(arm, result, unit) for arm in result.arms]),
-            caption=f"Every arm on the same problems or texts; of styles and limits the share of texts in %"
+            caption="Every arm on the same problems or texts; of styles and limits the share of texts in %"
             if any(arm.styles for arm in result.arms)
             else "Every arm on the same problems or texts",
             highlight=[i for i, arm in enumerate(result.arms) if arm.role == "treated"],

@@ -174,7 +174,7 @@ def failing(shown: Sequence[tuple[str, FeatureInWords | None, float | None]]) ->
         for names, verb in (
             (
                 detectors,
-                f"with at least {DETECTS:.0%} of the mass on five tokens or fewer: detectors of these tokens, not reasoning",
+                f"with at least {100 * DETECTS:.0f} % of the mass on five tokens or fewer: detectors of these tokens, not reasoning",
             ),
             (ordinary, "no higher than features score around ordinary words"),
             (silent, "active on no token of the traces"),

@@ -14,7 +14,6 @@ from mechsteer.errors import ShapeError
 from mechsteer.report.blocks import Block, Text
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Section
-from mechsteer.report.sections.words import NO_BREAK
 from mechsteer.report.tables import number
 
 STEERED = "What the steering added at each token: the norm of its delta. White is nothing, or not read."
@@ -75,6 +74,4 @@ def _strongest(text: Sequence[str], row: np.ndarray) -> str:
     if not np.isfinite(row).any():
         return "undefined"
     i = int(np.nanargmax(np.abs(row)))
-    return (
-        f"{repr(text[i]).replace(' ', NO_BREAK)} ({number(float(row[i]))})" if not math.isnan(row[i]) else "undefined"
-    )
+    return f"{text[i]!r} ({number(float(row[i]))})" if not math.isnan(row[i]) else "undefined"

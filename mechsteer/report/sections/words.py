@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
+from mechsteer.report.escaping import NO_BREAK
 from mechsteer.report.tables import UNDEFINED, Tokens, decimal
 from mechsteer.results import Interval
 
 Cells = dict[str, object]
-NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def interval(value: Interval | None) -> str:
@@ -56,7 +56,7 @@ def count(n: int) -> str:
     >>> count(8), count(40)
     ('eight', '40')
     """
-    words = "no one two three four five six seven eight nine ten eleven twelve".split()
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
     return words[n] if 0 <= n < len(words) else str(n)
 
 
