@@ -188,14 +188,18 @@ def _they(names: Sequence[str], of: int) -> str:
     return f"all {count(of)}" if len(names) == of > 1 else listed(names)
 
 
+def _of_them(names: Sequence[str], of: int) -> str:
+    return f"{_they(names, of)} {'is' if len(names) == 1 else 'are'}"
+
+
 def below_zero(scores: FeatureScores, top: Sequence[int]) -> str:
     """Where even the highest scores are not positive, in words; else empty."""
     negative = [f"f{i}" for i in top if float(scores.score[i]) <= 0]
     if not negative:
         return ""
     return (
-        f"{_they(negative, len(top)).capitalize()} of the highest scores {'is' if len(negative) == 1 else 'are'} not above 0: "
-        "active no more around the vocabulary than elsewhere."
+        f"Of the highest scores {_of_them(negative, len(top))} not above 0: no more active around the vocabulary than "
+        "elsewhere."
     )
 
 
