@@ -126,22 +126,32 @@ _SECTIONS = {
     "SwitchAndRest": ("arms", "style"),
     "VerdictResult": ("arms", "judged"),
     "PooledSeeds": ("arms", "seeds"),
+    "PartsOutcome": ("parts", "outcome"),
+    "StrengthSweep": ("sweeps", "sweep"),
+    "Direction": ("directions", "direction"),
 }
 
 
-def show(result: Any) -> str:
-    """A result as HTML for a notebook: its section of a report, or a table of its fields, in a frame of its own.
+def show(shown: Any) -> str:
+    """A result, a direction or a part of a report as HTML for a notebook, in a frame of its own.
 
     Results lie below reports and may not import them: they ask here, where modules are loaded by name.
     """
-    notebook = importlib.import_module("mechsteer.report.notebook")
+    return importlib.import_module("mechsteer.report.notebook").in_frame(shown, _sections_of)
+
+
+def save_shown(shown: Any, path: Any) -> Any:
+    """What a notebook shows of a result, a direction or a part of a report, as a file; see `Result.save`."""
+    return importlib.import_module("mechsteer.report.notebook").save(shown, path, _sections_of)
+
+
+def _sections_of(result: Any) -> Any:
+    """The sections of a result that has a function of its own for them; None for others."""
     known = [_SECTIONS[cls.__name__] for cls in type(result).__mro__ if cls.__name__ in _SECTIONS]
-    if known:
-        file, name = known[0]
-        sections = getattr(importlib.import_module(f"mechsteer.report.sections.{file}"), name)(result)
-    else:
-        sections = notebook.of_fields(result)
-    return notebook.of_section(type(result).__name__, sections)
+    if not known:
+        return None
+    file, name = known[0]
+    return getattr(importlib.import_module(f"mechsteer.report.sections.{file}"), name)(result)
 
 
 def __getattr__(name: str) -> Any:

@@ -20,12 +20,13 @@ from mechsteer.bases.autoencoders import sae_metadata
 from mechsteer.directions.combining import combined, require_one_model
 from mechsteer.errors import DataError, NonFiniteError, ShapeError
 from mechsteer.models.sites import Site, as_site
+from mechsteer.results import Shown
 from mechsteer.runtime.drawing import as_generator
 from mechsteer.shapes import Samples, Vector
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Direction:
+class Direction(Shown):
     """A vector in activation space, pointing from negative to positive, not normalised. It is a value:
 
     `-v`, `2 * v`, `v / 2`, `v + w`, `v - w` are directions, `v @ w` is the dot product.

@@ -151,8 +151,8 @@ def finish(run: Run) -> StudyResult:
 
 def told(run: Run) -> str | None:
     """The verdict in a sentence or three; None where nothing was steered or probed."""
-    first = verdict(StageResults(**run.finished()))
-    return None if first is None else first.statement
+    first = verdict(StageResults(**run.finished()), run.settings)
+    return None if first is None else f"{first.statement} {first.more}".strip()
 
 
 def to_json(value: Any) -> str:

@@ -4,6 +4,7 @@ from mechsteer.signals.spanning import StreamingH0
 from mechsteer.topology.persistence import (
     betti_curve,
     bottleneck,
+    draw_diagrams,
     h1_bars,
     landscape,
     persistence_image,
@@ -31,4 +32,5 @@ __all__ = [
     "wasserstein",
     "persistence_image",
     "landscape",
+    "draw_diagrams",
 ]
