@@ -13,6 +13,7 @@ from steering_toys import varied_stops
 
 import mechsteer as ms
 from mechsteer.errors import DataError, ScopeError
+from mechsteer.runtime.session import hints
 
 PROMPTS = toys.prompts(3, 8, 12, 5)
 TOKENS = torch.tensor(PROMPTS[:1])
@@ -135,3 +136,13 @@ def test_stop_ends_a_stream():
     steps = ms.stream(model, PROMPTS, static(), stop=enough, **OPTIONS)
     assert len(list(steps)) == 3
     assert steps.result().interrupted
+
+
+def test_closing_leaves_the_context_that_closes_alone():
+    model = toys.shared("llama")
+    steps = ms.stream(model, PROMPTS, static(), **OPTIONS)
+    next(steps)
+    with hints(model, torch.tensor([1]), torch.tensor([0])):
+        before = contextvars.copy_context()
+        steps.close()
+        assert dict(contextvars.copy_context().items()) == dict(before.items())
