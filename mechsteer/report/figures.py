@@ -237,8 +237,10 @@ def recovery_curve(
         for (label, values), color, mark in zip(series.items(), (BLUE, ORANGE), ("o-", "s--"), strict=True):
             axes.plot(k, values, mark, color=color, label=label, markersize=4.5)
         for (bottom, top), color, aside in zip(intervals, (BLUE, ORANGE), (1 / 1.03, 1.03), strict=True):
-            ends = (_vector("interval", edge, len(k)) for edge in (bottom, top))
-            axes.vlines(k * aside, *ends, color=color, linewidth=1.2)  # side by side: they would hide each other
+            low_end, high_end = (_vector("interval", edge, len(k)) for edge in (bottom, top))
+            axes.vlines(
+                k * aside, low_end, high_end, color=color, linewidth=1.2
+            )  # side by side: they would hide each other
         for level in (0, 1):
             axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
