@@ -22,6 +22,7 @@ from mechsteer.errors import FileFormatError
 from mechsteer.files import PARTIAL, digest_of, folder_lock, write_atomically, write_record
 from mechsteer.models import load_model, model_fingerprint
 from mechsteer.results import from_plain, to_plain
+from mechsteer.runtime.threads import side_by_side
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.folder import CONFIG, Folder, lost_settings, now_changed, outcome, read_settings
 from mechsteer.studies.graph import Declaration
@@ -183,7 +184,8 @@ class Run:
             shutil.rmtree(desk.checkpoints, ignore_errors=True)
         with self._claim(desk):
             results = {need: None if need not in inputs else inputs[need].result for need in stage.declared.reads}
-            result = to_plain(stage.function(desk, **results), stage.kind)
+            with side_by_side(self.model):
+                result = to_plain(stage.function(desk, **results), stage.kind)
             desk.clear()
             files = {file: self.files.digest(file) for file in stage.declared.writes if (self.folder / file).exists()}
             content = {"made_from": dict(made_from), "files": files, "result": result}
