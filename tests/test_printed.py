@@ -60,7 +60,7 @@ def test_an_adapter_of_many_tensors_is_counted():
             return {}
 
         @classmethod
-        def blank(cls, config):
+        def blank(cls, config):  # noqa: ARG003
             return cls()
 
     assert repr(Deep()) == "Deep(6 tensors; 36 numbers)"

@@ -57,15 +57,15 @@ def loss_recovered(
 
     Raises DataError for rows of fewer than two tokens, UnknownSiteError for a site that cannot be written.
     """
-    if hasattr(splice, "W_dec") or not callable(splice):
-        splice = splice_fn(splice, error_term=False)
+    is_sae = hasattr(splice, "W_dec") or not callable(splice)
+    replace: Any = splice_fn(splice, error_term=False) if is_sae else splice
     ids = tokenize(model, rows)
     if short := [i for i, row in enumerate(ids) if len(row) < 2]:
         raise DataError(f"row {short[0]} has {len(ids[short[0]])} token", "give rows with a token to predict")
     runner, name = backend_of(model).runner, as_site(site).at(model).resolve(model, write=True)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     batches = make_batches(model, [(row[:1], row[1:]) for row in ids], batch_size, order)
-    edits: tuple[Callable[[Tensor], Tensor | None], ...] = (lambda _acts: None, splice, torch.zeros_like)
+    edits: tuple[Callable[[Tensor], Tensor | None], ...] = (lambda _acts: None, replace, torch.zeros_like)
     losses = []
     for edit in edits:
         remove = runner.attach(name, edit)

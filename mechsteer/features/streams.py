@@ -8,7 +8,7 @@ a list or iterable of chunks, or a function that returns a fresh iterator of the
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ Activations = Any  # of one site, in memory or on disk; named by what they can d
 CHUNK = 4096  # rows
 
 
-def as_batches(source: Batches | Activations) -> Batches:
+def as_batches(source: Any) -> Batches:
     """A stream [n d_in] that can be read again and again where `source` can. Raises DataError for what is none."""
     if isinstance(source, np.ndarray):
         source = torch.from_numpy(source)
@@ -42,7 +42,7 @@ def as_batches(source: Batches | Activations) -> Batches:
             f"{type(source).__name__} is no stream of activations",
             "pass store[site] or acts[site], tensors [n d_in] in a list, or a function that returns an iterator of them",
         )
-    return source
+    return cast("Batches", source)
 
 
 def width_of(batches: Batches) -> int:

@@ -136,9 +136,10 @@ def as_sites(sites: Sites) -> tuple[Site, ...]:
     >>> as_sites([0, "mlp_out@2"]) + as_sites(1)
     (Site(layer=0, point='resid_post'), Site(layer=2, point='mlp_out'), Site(layer=1, point='resid_post'))
     """
-    if isinstance(sites, Iterable) and not isinstance(sites, (str, bytes, Mapping)):
-        return tuple(as_site(site) for site in sites)
-    return (as_site(sites),)
+    given: Any = sites
+    is_one = isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable)
+    listed: list[Any] = [sites] if is_one else list(given)
+    return tuple(as_site(site) for site in listed)
 
 
 def _named(name: str) -> tuple[int | float, str]:

@@ -35,9 +35,8 @@ def brief(value: Any, *, depth: int = 0) -> str:
 
 
 def _fields(value: Any, depth: int) -> str:
-    own = type(value).__repr__
     if depth and not getattr(type(value), "_by_fields", False):  # a site, a steering: says itself shortly
-        return brief_text(own(value))
+        return brief_text(repr(value))
     if depth >= _DEEP:
         return f"{type(value).__name__}(...)"
     fields = [f for f in dataclasses.fields(value) if f.repr and getattr(value, f.name) is not None]

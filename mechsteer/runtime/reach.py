@@ -24,7 +24,7 @@ def flat(interventions: Any) -> list[Any]:
     if isinstance(interventions, Sequence) and not isinstance(interventions, (str, bytes)):
         return [iv for item in interventions for iv in flat(item)]
     if hasattr(interventions, "interventions"):
-        return interventions.flat()
+        return list(getattr(interventions, "flat")())  # noqa: B009  # a Steering, which lies above this room
     if not hasattr(interventions, "writes"):
         raise ConfigError(
             f"{type(interventions).__name__} is no intervention",

@@ -59,12 +59,32 @@ class SignChoice(Result):
 
 
 @overload
-def calibrate(model: Any, iv: Scaled, prompts: Prompts, **options: Any) -> Scaled: ...
-@overload
-def calibrate(model: Any, iv: Sequence[Interventions], prompts: Prompts, **options: Any) -> Steering: ...
 def calibrate(
     model: Any,
-    iv: Interventions,
+    iv: Scaled,
+    prompts: Prompts,
+    *,
+    target_kl: float = ...,
+    max_new_tokens: int = ...,
+    tolerance: float = ...,
+    batch_size: int = ...,
+    progress: bool = ...,
+) -> Scaled: ...
+@overload
+def calibrate(
+    model: Any,
+    iv: Sequence[Interventions],
+    prompts: Prompts,
+    *,
+    target_kl: float = ...,
+    max_new_tokens: int = ...,
+    tolerance: float = ...,
+    batch_size: int = ...,
+    progress: bool = ...,
+) -> Steering: ...
+def calibrate(
+    model: Any,
+    iv: Any,
     prompts: Sequence[str | Sequence[int]],
     *,
     target_kl: float = 0.1,

@@ -189,7 +189,8 @@ class Steering:
         coeff: float = 1.0,
     ) -> None:
         one = isinstance(interventions, (Intervention, Observation)) or not isinstance(interventions, Iterable)
-        ivs = (interventions,) if one else tuple(interventions)
+        given: Any = interventions
+        ivs = (given,) if one else tuple(given)
         for iv in ivs:
             if not isinstance(iv, (Intervention, Observation)):
                 raise ConfigError(
