@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from mechsteer.errors import ConfigError, StorageError
 from mechsteer.files import PARTIAL
+from mechsteer.models import library
 from mechsteer.models.bridge import clean_name, is_compatible, unembedding_bias
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.load import quiet
@@ -40,7 +40,7 @@ def save_folder(model: Any, path: str | Path) -> Path:
     """
     path = Path(path)
     wrapped = getattr(model, "original_model", None)
-    if not isinstance(wrapped, PreTrainedModel) or is_compatible(model):
+    if not isinstance(wrapped, library.PreTrainedModel) or is_compatible(model):
         raise ConfigError(
             f"a {backend_of(model).kind} model cannot be saved as a Hugging Face folder",
             "load it as a raw bridge: mechsteer.load_model(name)",
@@ -67,14 +67,14 @@ def save_folder(model: Any, path: str | Path) -> Path:
     return path
 
 
-def _plain(model: Any, wrapped: PreTrainedModel) -> PreTrainedModel:
+def _plain(model: Any, wrapped: Any) -> Any:
     """A plain module with the bridge's weights."""
     weights: dict[str, Tensor] = {clean_name(n): p for n, p in wrapped.named_parameters(remove_duplicate=False)}
     added = unembedding_bias(model)
     if added in weights and not bool(weights[added].any()):
         del weights[added]  # booting added it
     config = copy.deepcopy(wrapped.config)
-    plain = AutoModelForCausalLM.from_config(config, dtype=wrapped.dtype)
+    plain = library.AutoModelForCausalLM.from_config(config, dtype=wrapped.dtype)
     known = dict(plain.named_parameters(remove_duplicate=False))
     folded = [name for name in weights if name.endswith(".bias") and name not in known and _module(plain, name)]
     if folded:
@@ -86,7 +86,7 @@ def _plain(model: Any, wrapped: PreTrainedModel) -> PreTrainedModel:
                     "fold at attn_out, whose map can have one there, or keep a steering file (mechsteer.save_steering)",
                 )
             setattr(config, switch, True)
-        plain = AutoModelForCausalLM.from_config(config, dtype=wrapped.dtype)
+        plain = library.AutoModelForCausalLM.from_config(config, dtype=wrapped.dtype)
         known = dict(plain.named_parameters(remove_duplicate=False))
     with torch.no_grad():
         for name, parameter in known.items():
@@ -109,7 +109,7 @@ def _module(plain: nn.Module, name: str) -> bool:
 
 
 @torch.no_grad()
-def _check_equal(model: Any, plain: PreTrainedModel) -> None:
+def _check_equal(model: Any, plain: Any) -> None:
     """Raises ConfigError unless both give the same logits."""
     n = min(8, model.cfg.n_ctx)
     tokens = torch.arange(1, n + 1)[None] % model.cfg.d_vocab

@@ -143,9 +143,8 @@ def finish(run: Run) -> StudyResult:
     report.save_html(run.folder / "report.html")
     report.save_markdown(run.folder / "report.md")
     run.keep_settings()
-    first = verdict(results)
     loaded = run.model_files if run.model_files is not None and run.fingerprint == fingerprint else None
-    write_pages(run.files, model_files=loaded, told=None if first is None else first.statement)
+    write_pages(run.files, model_files=loaded, told=told(run))
     return StudyResult(folder=run.folder, stages=results, metrics=summary["stages"])
 
 
