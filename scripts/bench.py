@@ -18,10 +18,14 @@ import bench_features
 import bench_generation
 import bench_startup
 import bench_store
+import bench_threads
 import bench_topology
 import bench_training
 
-BENCHES = ("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation")
+BENCHES = (
+    *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
+    "threads",
+)
 
 
 def main() -> None:
@@ -44,6 +48,7 @@ def main() -> None:
         "reasonscore": bench_features.main,
         "attribution": lambda: bench_attribution.main([]),
         "evaluation": lambda: bench_evaluation.main([]),
+        "threads": lambda: bench_threads.main([]),
     }
     for name in arguments.benches or BENCHES:
         print(f"\n== {name}", flush=True)

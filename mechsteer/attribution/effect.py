@@ -34,6 +34,7 @@ from mechsteer.attribution.tabulating import table
 from mechsteer.bases import Basis, NullKind
 from mechsteer.errors import ConfigError, DataError, ShapeError
 from mechsteer.models.sites import Site
+from mechsteer.runtime.threads import side_by_side
 from mechsteer.steering.interventions import Interventions
 
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -53,7 +54,7 @@ def attribute_effect(
     null_contexts: int = 64,
     folds: int = 2,
     groups: Sequence[Hashable] | None = None,
-    selection: str | Selection = "share",
+    selection: str | Selection = "effect",
     n_random: int = 20,
     integrated: Steps = "auto",
     seed: int = 0,
@@ -77,7 +78,7 @@ def attribute_effect(
     function of `seed`.
 
     `k`: numbers of directions kept and removed; default 1, 2, 4, ..., 32, as far as the basis goes. `selection`:
-    "share", "effect" (see `selection`), or a function like those. `folds`: directions are selected on all folds but
+    "effect", "share" (see `selection`), or a function like those. `folds`: directions are selected on all folds but
     one and checked on that; prompts with one label in `groups` (of one problem, say) are in one fold. `nulls`: so many
     meaningless bases of `null_kind` by recorded gradients, `nulls_run` of them really run, on `null_contexts` contexts
     drawn from all. p-values cannot be under 1 / (1 + nulls), times the number of k after Holm. For a delta with more
@@ -93,18 +94,19 @@ def attribute_effect(
     options: dict[str, Any] = {"k": k, "nulls": nulls, "nulls_run": nulls_run, "null_kind": null_kind}
     options |= {"null_contexts": null_contexts, "selection": selection, "n_random": n_random, "atoms": atoms}
     asked(basis, k, nulls, nulls_run, selection, n_random, atoms)  # before anything runs
-    ground = effect_ground(
-        *(model, iv, prompts, metric),
-        folds=folds,
-        groups=groups,
-        integrated=integrated,
-        seed=seed,
-        n_bootstrap=n_bootstrap,
-        site=site,
-        continuations=continuations,
-        batch_size=batch_size,
-    )
-    return attribute_on(ground, basis, progress=progress, **options)
+    with side_by_side(model):
+        ground = effect_ground(
+            *(model, iv, prompts, metric),
+            folds=folds,
+            groups=groups,
+            integrated=integrated,
+            seed=seed,
+            n_bootstrap=n_bootstrap,
+            site=site,
+            continuations=continuations,
+            batch_size=batch_size,
+        )
+        return attribute_on(ground, basis, progress=progress, **options)
 
 
 def attribute_on(
@@ -116,7 +118,7 @@ def attribute_on(
     nulls_run: int = 20,
     null_kind: NullKind = "rotated",
     null_contexts: int = 64,
-    selection: str | Selection = "share",
+    selection: str | Selection = "effect",
     n_random: int = 20,
     atoms: int = 32,
     progress: bool = False,

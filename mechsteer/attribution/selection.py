@@ -5,7 +5,8 @@ evidence of the prompts that weigh something, and nothing else. It is the same f
 
     share    the largest |share|, one direction at a time: both signs matter
     effect   pursuit of the effect: each next direction is the one whose addition changes the effect of the kept part
-             most, given those taken; a near-copy of one that is taken adds nothing
+             most, given those taken; a near-copy of one that is taken adds nothing. The default: on planted mechanisms
+             (`scripts/court.py attribution`) it finds what shares find, and more in superposed dictionaries
 """
 
 from __future__ import annotations

@@ -24,6 +24,7 @@ from mechsteer.evaluation.verdicts import MARGIN as EQUIVALENT
 from mechsteer.evaluation.verdicts import VerdictResult, judge
 from mechsteer.evaluation.within_styles import Answers
 from mechsteer.results import Interval, Result
+from mechsteer.runtime.threads import each_of, side_by_side
 from mechsteer.steering.interventions import writing
 from mechsteer.steering.shared_prompts import leave_prompts_alone, sharing_prompts
 from mechsteer.tasks import Item
@@ -162,11 +163,13 @@ def evaluate(
     _check(arms, items)
     # all of them or none: equal arms (the no-op hook's and base) must stay equal to the bit
     shares = all(leave_prompts_alone(arm.steering) for arm in arms)
-    with sharing_prompts() if shares else contextlib.nullcontext():
-        scored = {arm.name: scoring.score(model, arm, items, keep=keep, progress=progress) for arm in arms}
+    with side_by_side(model), sharing_prompts() if shares else contextlib.nullcontext():
+        made = each_of(lambda arm: scoring.score(model, arm, items, keep=keep, progress=progress), arms)
+        scored = dict(zip([arm.name for arm in arms], made, strict=True))
     base = next(arm for arm in arms if arm.role == "base")
     treated = [arm for arm in arms if arm.role == "treated"]
-    harms = _harms(model, arms, scored, base, neutral, margin, keep, n_boot, seed)
+    with side_by_side(model):
+        harms = _harms(model, arms, scored, base, neutral, margin, keep, n_boot, seed)
     comparisons = _comparisons(arms, scored, base, treated, n_boot, seed)
     no_ops = [scored[arm.name] for arm in arms if arm.role == "no_op"]
     sides = (scored[base.name], scored[treated[0].name]) if treated else None
@@ -318,14 +321,15 @@ def _harms(
     if not neutral:
         return {name: Harm(form=form) for name, form in forms.items()}
     losses, n_tokens = neutral_losses_of(model, base, neutral, keep)
-    found = {}
-    for arm in arms:
+
+    def harm(arm: Arm) -> Harm:
         loss = None
         if arm is base or arm.role != "prompt":  # a prompt is no part of a neutral text
             after, _ = (losses, n_tokens) if arm is base else neutral_losses_of(model, arm, neutral, keep)
             loss = neutral_loss(losses, after, n_tokens, margin=margin, n_boot=n_boot, seed=seed)
-        found[arm.name] = Harm(neutral=loss, form=forms[arm.name])
-    return found
+        return Harm(neutral=loss, form=forms[arm.name])
+
+    return dict(zip([arm.name for arm in arms], each_of(harm, arms), strict=True))
 
 
 def neutral_losses_of(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mechsteer.errors import DataError
+from mechsteer.runtime.threads import each_of
 
 PARTS = 4
 
@@ -45,8 +46,9 @@ def halve(
     for start, end in zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True):
         if len(left) == 1 and not whole:
             break
-        for i in left:
-            scores[i] += [float(value) for value in ask(i, start, end)]
+        answers = each_of(lambda i, start=start, end=end: ask(i, start, end), left)
+        for i, values in zip(left, answers, strict=True):
+            scores[i] += [float(value) for value in values]
         ranked = sorted(left, key=lambda i: -float(np.mean(scores[i])))  # stable: the first of equal ones
         left = ranked[: max(1, len(ranked) // 2)] if end < n_items else ranked[:1]
     tried = [Tried(score=float(np.mean(s)) if s else float("nan"), n_items=len(s)) for s in scores]

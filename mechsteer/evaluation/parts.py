@@ -23,6 +23,7 @@ from mechsteer.evaluation.arms import Arm
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once
 from mechsteer.models.sites import Site
 from mechsteer.results import Interval, Result, cluster_weights
+from mechsteer.runtime.threads import each_of, side_by_side
 from mechsteer.steering.interventions import Interventions
 from mechsteer.steering.shared_prompts import leave_prompts_alone, sharing_prompts
 from mechsteer.tasks import Item
@@ -112,8 +113,9 @@ def evaluate_parts(
     before = base.scores.astype(float)
 
     def against(what: What) -> PartScore:
-        own = score(spans, what, "") - before
-        nulls = np.stack([score(axes, what, f", null {i}") - before for i, axes in enumerate(null_spans)])
+        tried = [(spans, ""), *((axes, f", null {i}") for i, axes in enumerate(null_spans))]
+        own, *of_null = each_of(lambda each: score(each[0], what, each[1]) - before, tried)
+        nulls = np.stack(of_null)
         by_null = nulls.mean(1)
         return PartScore(
             what=what,
@@ -125,7 +127,7 @@ def evaluate_parts(
         )
 
     gain = treated.scores.astype(float) - before
-    with sharing_prompts() if leave_prompts_alone(steering) else contextlib.nullcontext():
+    with side_by_side(model), sharing_prompts() if leave_prompts_alone(steering) else contextlib.nullcontext():
         kept, removed = against("kept"), against("removed")
     return PartsOutcome(
         k=size,

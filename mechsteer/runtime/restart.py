@@ -14,6 +14,7 @@ with them the last bits (about 1e-6).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -132,14 +133,16 @@ class Kept:
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes, self.used_bytes = budget_bytes, 0
         self._values: dict[Hashable, Any] = {}
+        self._lock = threading.RLock()  # who comes second waits for what the first computes
 
     def get(self, key: Hashable, compute: Callable[[], Any], n_bytes: Callable[[Any], int]) -> Any:
         """The kept value of `key`, or `compute()`, kept if there is room."""
-        if key in self._values:
-            return self._values[key]
-        value = compute()
-        size = n_bytes(value)
-        if self.used_bytes + size <= self.budget_bytes:
-            self._values[key] = value
-            self.used_bytes += size
-        return value
+        with self._lock:
+            if key in self._values:
+                return self._values[key]
+            value = compute()
+            size = n_bytes(value)
+            if self.used_bytes + size <= self.budget_bytes:
+                self._values[key] = value
+                self.used_bytes += size
+            return value

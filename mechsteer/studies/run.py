@@ -29,6 +29,7 @@ from mechsteer.errors import FileFormatError
 from mechsteer.files import PARTIAL, digest_of, folder_lock, read_record, write_atomically, write_record
 from mechsteer.models import load_model, model_fingerprint
 from mechsteer.results import from_plain, to_plain
+from mechsteer.runtime.threads import side_by_side
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.graph import Declaration, declared_keys
 
@@ -207,7 +208,8 @@ class Run:
             shutil.rmtree(desk.checkpoints, ignore_errors=True)
         with self._claim(desk):
             results = {need: None if need not in inputs else inputs[need].result for need in stage.declared.reads}
-            result = to_plain(stage.function(desk, **results), stage.kind)
+            with side_by_side(self.model):
+                result = to_plain(stage.function(desk, **results), stage.kind)
             desk.clear()
             files = {file: self._digest(file) for file in stage.declared.writes if (self.folder / file).exists()}
             content = {"made_from": dict(made_from), "files": files, "result": result}

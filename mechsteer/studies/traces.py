@@ -12,6 +12,7 @@ from mechsteer.activations import capture as capture_activations
 from mechsteer.errors import DataError
 from mechsteer.evaluation.choice import trace_summary
 from mechsteer.models.sites import Site
+from mechsteer.runtime.threads import each_of
 from mechsteer.steering.files import load_steering
 from mechsteer.steering.generation import generate
 from mechsteer.studies.desk import Desk
@@ -70,9 +71,9 @@ def sample(desk: Desk, problems: Problems, split: Split, n_problems: int, n_samp
     prompts = [problems.prompt(item) for item in task.items]
     rows = [prompt for prompt in prompts for _ in range(n_samples)]
     most, size, texts = room(desk.model, rows, settings.max_new_tokens), settings.batch_size, []
-    for start in tqdm(range(0, len(rows), size), desc=f"{split} traces", unit="batch", disable=not desk.progress):
 
-        def batch(start: int = start) -> list[str]:
+    def batch(start: int) -> list[str]:
+        def write() -> list[str]:
             out = generate(
                 desk.model,
                 rows[start : start + size],
@@ -82,7 +83,13 @@ def sample(desk: Desk, problems: Problems, split: Split, n_problems: int, n_samp
             )
             return [continuation_text(desk.model.tokenizer, ids) for ids in out.tokens]
 
-        texts += desk.piece(f"{split}-{start}", batch, list[str])
+        return desk.piece(f"{split}-{start}", write, list[str])
+
+    starts = range(0, len(rows), size)
+    for written in tqdm(
+        each_of(batch, starts), total=len(starts), desc=f"{split} traces", unit="batch", disable=not desk.progress
+    ):
+        texts += written
     # where the model was not given the item's own prompt, the trace tells what it was given
     given = [
         None if problems.metric == "accuracy" else desk.model.tokenizer.decode(prompt, skip_special_tokens=True)

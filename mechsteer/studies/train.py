@@ -13,6 +13,7 @@ from mechsteer.evaluation.choice import Candidate, SteeringChoice
 from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import Sample
 from mechsteer.runtime.scopes import TokenScope
+from mechsteer.runtime.threads import each_of
 from mechsteer.steering.calibration import strengths
 from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.generation import default_stop_tokens
@@ -40,6 +41,17 @@ class _Material:
     neutral: Sequence[list[int]]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """One training to be done."""
+
+    place: Place
+    number: int
+    """of the adapter seed"""
+    seed: int
+    start: Steering
+
+
 def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResult:
     """adapter.safetensors: one steering; place and strength are chosen on dev.
 
@@ -57,13 +69,15 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     )
     scope = scope_of(problems)
     candidates = places(desk.model, how.kind, how.sites, desk.settings.layers)
-    fitted = {place: _fitted(desk, kept, place, scope, material, 0) for place in candidates}
+    jobs = [_job(desk, place, scope, 0) for place in candidates]
+    fitted = dict(zip(candidates, each_of(lambda job: _fitted(desk, kept, job, material), jobs), strict=True))
     strengths_tried = sorted(how.coeffs if problems.metric == "accuracy" else [1.0], key=abs)  # of equals the weakest
     pairs = [(place, coeff) for coeff in strengths_tried for place in candidates]
     steerings = [fitted[place].steering.with_coeff(coeff) for place, coeff in pairs]
     number, tried = dev.halve("dev", steerings, [f"{place}-{coeff}" for place, coeff in pairs], whole=True)
     best, coeff = pairs[number]
-    fits = [fitted[best], *(_fitted(desk, kept, best, scope, material, i) for i in range(1, how.seeds))]
+    jobs = [_job(desk, best, scope, i) for i in range(1, how.seeds)]
+    fits = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, material), jobs)]
     chosen = [at_strength(result.steering, coeff) for result in fits]
     for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
         provenance = {
@@ -115,12 +129,17 @@ def _own(desk: Desk, kept: Kept, problems: Problems, dev: Dev, path: str) -> Tra
     )
 
 
-def _fitted(desk: Desk, kept: Kept, place: Place, scope: TokenScope, material: _Material, number: int) -> FitResult:
-    """One training at a place; `number` is that of the adapter seed."""
-    how = desk.settings.adapter
-    layer = place.measured.layer
+def _job(desk: Desk, place: Place, scope: TokenScope, number: int) -> _Job:
+    """The training at a place of adapter seed `number`. In a row: what an adapter draws is of the global generator."""
+    how, layer = desk.settings.adapter, place.measured.layer
     seed = desk.seed("adapter", layer) if number == 0 else desk.seed("adapter", layer, number)
     start = untrained(place, desk.model, how.kind, how.args, scope, seed=seed)
+    return _Job(place=place, number=number, seed=seed, start=start)
+
+
+def _fitted(desk: Desk, kept: Kept, job: _Job, material: _Material) -> FitResult:
+    """One training."""
+    how, place, start = desk.settings.adapter, job.place, job.start
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
     adapters = [iv.adapter for iv in writing(start)]
     lr = how.lr if how.lr is not None else adapters[0].default_lr
@@ -136,8 +155,8 @@ def _fitted(desk: Desk, kept: Kept, place: Place, scope: TokenScope, material: _
             kl_weight=how.kl_weight,
             l2_weight=how.l2_weight / rms**2,  # the penalty, too, is in units of the activations
         ),
-        FitConfig(lr=lr, epochs=how.epochs, seed=seed, group_lengths=how.group_lengths),
-        checkpoint=desk.checkpoint(f"adapter-{place}-{number}.safetensors"),
+        FitConfig(lr=lr, epochs=how.epochs, seed=job.seed, group_lengths=how.group_lengths),
+        checkpoint=desk.checkpoint(f"adapter-{place}-{job.number}.safetensors"),
         progress=desk.progress,
     )
 

@@ -1,0 +1,86 @@
+"""Small models, side by side: independent pieces of work at once, each on one torch thread.
+
+Operations on a small model are too short to be shared out. Two torch threads gain a tenth on them when nothing else
+runs, and where both processors are busy elsewhere they spin while they wait for each other: four to eight times the
+time of one (`python scripts/bench.py threads`). Pieces that need nothing of each other (arms, batches, trainings,
+meaningless bases) gain more from running at once, wait for nobody, and give the same bits however many run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+import torch
+from threadpoolctl import threadpool_limits
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+SMALL = 512
+"""d_model up to which a model's operations gain nothing from a second torch thread worth its waiting"""
+
+_WORKERS: ContextVar[int] = ContextVar("mechsteer_workers", default=1)
+
+
+@contextlib.contextmanager
+def side_by_side(model: Any) -> Iterator[None]:
+    """Inside, `each_of` runs as many pieces at once as torch has threads, and every operation runs on one thread.
+
+    numpy's products run on one thread too. Nothing changes for a model wider than `SMALL`, for one that is not on the
+    processor, and where torch has one thread. The number of torch threads is the process's own: it is set back on
+    leaving.
+    """
+    n_threads = torch.get_num_threads()
+    device = next((p.device.type for p in model.parameters()), "cpu")
+    if n_threads == 1 or device != "cpu" or model.cfg.d_model > SMALL:
+        yield
+        return
+    torch.set_num_threads(1)
+    token = _WORKERS.set(n_threads)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        _WORKERS.reset(token)
+        torch.set_num_threads(n_threads)
+
+
+def each_of(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`function(item)` for every item, in the order of the items; inside `side_by_side` several at once.
+
+    A piece runs in a copy of the context of this call (open `steer` blocks and hints hold in it) with its gradient
+    mode. Few items are drawn ahead. The first error, in the order of the items, is raised here, once the pieces that
+    run have ended; what had not begun does not begin.
+    """
+    n_workers = _WORKERS.get()
+    if n_workers == 1:
+        yield from map(function, items)
+        return
+    with_gradients, is_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    def piece(item: T) -> R:
+        _WORKERS.set(1)  # of the copy: what a piece does runs in a row
+        with torch.inference_mode(is_inference), torch.set_grad_enabled(with_gradients):
+            return function(item)
+
+    left = iter(items)
+    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="mechsteer")
+    running: deque[Future[R]] = deque()
+    try:
+        while True:
+            while len(running) < 2 * n_workers and (more := next(left, _END)) is not _END:
+                running.append(pool.submit(contextvars.copy_context().run, piece, more))
+            if not running:
+                return
+            yield running.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_END: Any = object()

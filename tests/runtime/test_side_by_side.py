@@ -1,0 +1,143 @@
+"""Independent pieces at once: the same results in the same order, whatever a piece needs of the call around it."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+import toys
+
+import mechsteer as ms
+from mechsteer.models.reads import around_block
+from mechsteer.runtime.batches import Sample
+from mechsteer.runtime.threads import SMALL, each_of, side_by_side
+from mechsteer.training import FitConfig, fit
+
+STATIC = 3 * toys.vector(1)
+
+
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    assert torch.get_num_threads() == 2, "what side_by_side takes it gives back"
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def model(model_of):
+    return model_of("bridge-llama")
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_pieces_run_at_once_on_one_torch_thread_each_and_come_in_order(model):
+    """Two pieces that wait for each other can only end if both run."""
+    meeting, seen = threading.Barrier(2), []
+
+    def piece(i):
+        meeting.wait(timeout=20)
+        time.sleep(0.05 * (i % 2 == 0))
+        seen.append((torch.get_num_threads(), list(each_of(lambda k: threading.get_ident(), range(2)))))
+        return i
+
+    with side_by_side(model):
+        assert list(each_of(piece, range(8))) == list(range(8))
+    for n_threads, inner in seen:
+        assert n_threads == 1
+        assert len(set(inner)) == 1, "a piece's own pieces run in a row, where it runs"
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_piece_has_the_context_and_the_gradient_mode_of_the_call(model):
+    iv = ms.Intervention(ms.adapters.Static(STATIC), ms.Site(1))
+    tokens = torch.tensor(toys.prompts(6, 6))
+    with torch.no_grad(), ms.steer(model, iv):
+        expected = model(tokens)
+        with side_by_side(model):
+            steered = list(each_of(lambda _: model(tokens), range(4)))
+    assert not torch.equal(expected, model(tokens))
+    assert all(torch.equal(found, expected) and not found.requires_grad for found in steered)
+    with side_by_side(model):
+        assert all(each_of(lambda _: torch.is_grad_enabled(), range(2)))
+    with torch.inference_mode(), side_by_side(model):
+        assert all(each_of(lambda _: torch.is_inference_mode_enabled(), range(2)))
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_first_error_in_order_is_raised_and_nothing_begins_after_it(model):
+    begun = []
+
+    def piece(i):
+        begun.append(i)
+        if i == 1:
+            time.sleep(0.05)
+        if i in (1, 2):
+            raise ValueError(f"piece {i}")
+        return i
+
+    found = []
+    with side_by_side(model), pytest.raises(ValueError, match="piece 1"):
+        found += each_of(piece, range(100))
+    assert found == [0]
+    assert max(begun) < 10
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_in_a_row_outside_and_for_models_that_keep_all_threads_busy(model, monkeypatch):
+    here = threading.get_ident()
+    assert set(each_of(lambda _: threading.get_ident(), range(4))) == {here}
+    monkeypatch.setattr(model.cfg, "d_model", SMALL + 1)
+    with side_by_side(model):
+        assert torch.get_num_threads() == 2
+        assert set(each_of(lambda _: threading.get_ident(), range(4))) == {here}
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_trainings_at_once_are_the_trainings_in_a_row(model):
+    samples = [Sample(row[:3], row[3:]) for row in toys.prompts(*[7] * 8)]
+    starts = [ms.Intervention(ms.adapters.Static(toys.vector(i)), ms.Site(i % 2)) for i in range(4)]
+
+    def trained(start):
+        result = fit(model, start, samples, FitConfig(lr=0.1, epochs=2, seed=0))
+        (iv,) = result.steering.interventions
+        return iv.adapter.vector.detach().numpy()
+
+    torch.set_num_threads(1)
+    alone = [trained(start) for start in starts]
+    torch.set_num_threads(2)
+    with side_by_side(model):
+        at_once = list(each_of(trained, starts))
+    for a, b in zip(alone, at_once, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(alone[0], alone[1])
+
+
+def test_what_stands_around_a_block_is_taken_off_in_any_order(model):
+    """Two threads put something around one block and take it off again, the first one first."""
+    block, tokens = model.blocks[1], torch.tensor(toys.prompts(5, 5))
+    former = block.__dict__.get("forward")
+    with torch.no_grad():
+        plain = model(tokens)
+        calls = []
+
+        def counted(name):
+            def fn(run):
+                calls.append(name)
+                return run()
+
+            return fn
+
+        first, second = around_block(model, 1, counted("first")), around_block(model, 1, counted("second"))
+        torch.testing.assert_close(model(tokens), plain, rtol=0, atol=0)
+        assert calls == ["second", "first"], "the last one is the outermost"
+        first()
+        calls.clear()
+        model(tokens)
+        assert calls == ["second"]
+        second()
+        calls.clear()
+        model(tokens)
+    assert calls == []
+    assert block.__dict__.get("forward") is former
