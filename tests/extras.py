@@ -16,6 +16,8 @@ from mechsteer.models import has_hooked
 NO_HOOKED = "TransformerLens 4 has no HookedTransformer"
 needs_hooked = pytest.mark.skipif(not has_hooked(), reason=NO_HOOKED)
 NO_SAE_LENS = "sae-lens is not installed"
+NO_ZENSICAL = "zensical is not installed"
+needs_zensical = pytest.mark.skipif(importlib.util.find_spec("zensical") is None, reason=NO_ZENSICAL)
 needs_sae_lens = pytest.mark.skipif(not sae_library.is_installed(), reason=NO_SAE_LENS)
 needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets comes with sae-lens")
 

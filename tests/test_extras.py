@@ -1,6 +1,7 @@
 """Nothing skips for want of a library in the environment that has them all."""
 
 from importlib.metadata import version
+from importlib.util import find_spec
 
 import extras
 import pytest
@@ -12,3 +13,4 @@ from mechsteer.features import sae_library
 def test_with_transformer_lens_3_everything_is_there():
     assert extras.has_hooked()
     assert sae_library.is_installed()
+    assert find_spec("zensical") is not None

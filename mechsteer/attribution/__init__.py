@@ -1,9 +1,11 @@
 """Attribution: an intervention's deltas in a labelled basis, their effect on logits and on a metric, and its check.
 
-d = deltas(model, iv, prompts)
-attribute(d, basis), attribute_encoder(d, sae), attribute_maps(d, singular_basis), attribute_logits(model, d)
-attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
-attribute_paths(model, iv, prompts, metrics.log_odds(yes, no))
+What is added, in a basis; which of it carries an effect; which way the effect takes:
+
+    d = deltas(model, iv, prompts)
+    attribute(d, basis), attribute_encoder(d, sae), attribute_maps(d, singular_basis), attribute_logits(model, d)
+    attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
+    attribute_paths(model, iv, prompts, metrics.log_odds(yes, no))
 """
 
 from mechsteer.attribution import metrics

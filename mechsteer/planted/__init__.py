@@ -1,9 +1,11 @@
 """Planted mechanisms: models of which it is known what carries an intervention's effect, and the court over them.
 
-case = plant("saturated", seed=0, dictionary="overcomplete")
-case.basis, case.planted, case.truth                      # where to look, what is there, measured by subset interventions
-COMPETITORS["integrated gradients"](case.model, case.intervention, case.contexts, case.basis, case.metric)
-court.judge(case, "default")                              # recall, decoys, sufficiency, ... of one competitor
+One case, one competitor, one judgement:
+
+    case = plant("saturated", seed=0, dictionary="overcomplete")
+    case.basis, case.planted, case.truth                      # where to look, what is there, measured by subset interventions
+    COMPETITORS["integrated gradients"](case.model, case.intervention, case.contexts, case.basis, case.metric)
+    court.judge(case, "default")                              # recall, decoys, sufficiency, ... of one competitor
 """
 
 from mechsteer.planted.competitors import COMPETITORS, Claims, Competitor
