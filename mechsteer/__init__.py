@@ -13,14 +13,17 @@ Steering
     Intervention         an adapter at a site over a scope;  Steering: several as one, with one coefficient
     TokenScope           which tokens it touches; also as words: "all", "prompt", "generated", "last_prompt"
     steer, generate      a block in which the model is steered; prompts continued under interventions
+    stream               generate as an iterator over its steps
     calibrate            the coefficient that spends a KL budget
     Observation          an Observer at a site: reads, writes nothing
     save_steering, load_steering    files for the same model (strict=False: for one that is like it)
-    fold, unfold, export_gguf       into the weights and out again; a llama.cpp control vector
+    fold, unfold, save_folded       into the weights and out again; as a Hugging Face folder
+    export_gguf, load_vectors       a llama.cpp control vector; vectors of other tools
     adapters, steering, interventions, generation, calibration, scopes, runtime
 
 Where directions come from
-    directions           extract from contrastive pairs, decoder rows of an SAE, random controls
+    directions           extract from contrastive pairs, decoder rows of an SAE, random controls; -v, 2 * v, v + w
+    sae_feature, neuronpedia_feature    a feature of a published SAE as a direction
     probes               linear probes with held-out scores; adapters.Static(probe.direction_)
     bases                SAE decoder rows, singular vectors of the weights, one's own
     training             fit an adapter on a frozen model

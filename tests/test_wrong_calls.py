@@ -137,7 +137,7 @@ CALLS = {
     "generate: truncate 0": (lambda h: h.generate(truncate=0), "truncate is 0"),
     "generate: too many": (
         lambda h: h.generate(max_new_tokens=toys.N_CTX + 1, truncate="left"),
-        "ask for fewer new tokens",
+        "leaves none of the context",
     ),
     # capture
     "capture: a typo": (lambda h: ms.capture(h.model, PROMPTS, "blocks.1.hook_resid_pots"), "closest are .*resid_post"),

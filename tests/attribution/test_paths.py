@@ -289,7 +289,7 @@ def test_the_section_names_the_metric_and_the_share_that_needs_patterns(model_of
     page = eff._repr_html_()
     assert "Where the effect goes" in page
     assert "log odds" in page
-    assert f"{eff.needs_patterns.value:.3f}".replace("-", "−") in page
+    assert f"{round(eff.needs_patterns.value, 3) + 0.0:.3f}".replace("-", "−") in page  # no sign in front of a zero
     assert "needs attention patterns to change" in page
     assert "Random sets of the same size recover" in page
     assert isinstance(eff.frame(), pd.DataFrame)

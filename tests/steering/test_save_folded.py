@@ -104,7 +104,7 @@ def test_nothing_is_written_over_and_nothing_half_written(tmp_path, monkeypatch)
         (folder / "config.json").write_text("{")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(saving.PreTrainedModel, "save_pretrained", full)
+    monkeypatch.setattr(saving.library.PreTrainedModel, "save_pretrained", full)
     with pytest.raises(StorageError, match="No space left"):
         ms.save_folded(model, tmp_path / "other", static())
     assert [each.name for each in tmp_path.iterdir()] == ["folded"]

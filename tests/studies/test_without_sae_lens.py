@@ -13,7 +13,7 @@ from mechsteer.features import sae_library
 
 
 def test_what_training_needs_is_said_before_anything_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sae_library, "_WHY_NOT", "it is not installed")
+    monkeypatch.setattr(sae_library, "_why_not", lambda: "it is not installed")
     data = prompts_file(tmp_path / "texts.json")
     assert cli.main(["study", f"out={tmp_path / 'run'}", f"data={data}", *TEXTS]) == 2
     told = capsys.readouterr().err
