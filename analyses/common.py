@@ -5,7 +5,7 @@ A folder's `run.py` names its claims and measures them, and nothing else:
     CLAIMS = (Claim(key="...", text="...", source="...", decides="...", bound=0.95), ...)
 
     def measure(settings, cells):                       # cells.of(key, compute): computed once, read back after
-        return Found({"...": Finding(value=..., low=..., high=..., n_seeds=..., null="...")}, model=fingerprint)
+        return Found(findings={"...": Finding(value=..., low=..., high=..., n_seeds=..., null="...")}, model=fingerprint)
 
     if __name__ == "__main__":
         raise SystemExit(main(__file__, CLAIMS, measure))

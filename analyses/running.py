@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def settle(
     arguments = ["quick=true"] if own["quick"] else changed(folder, settings)
     answer = Answer(
         analysis=folder.name,
-        command=" ".join(["python", f"analyses/{folder.name}/run.py", *arguments]),
+        command=shlex.join(["python", f"analyses/{folder.name}/run.py", *arguments]),
         date=datetime.datetime.now(datetime.UTC).date().isoformat(),
         model=found.model,
         seeds=int(settings["seeds"]),

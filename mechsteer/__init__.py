@@ -1,6 +1,47 @@
 """mechsteer: intervene on how a language model reasons, measure what changed, explain the intervention.
 
-`import mechsteer as ms` is light: a module loads when one of its names is first used.
+`import mechsteer as ms` is light: a module loads when one of its names is first used. What there is, by purpose
+(`help(ms.capture)`, `help(ms.topology)` tell more):
+
+Models and sites
+    load_model           a bundled name ("pocket"), a Hugging Face folder or hub name, a model in memory
+    model_fingerprint    which model is this?
+    Site                 a layer and a point; 3, 0.5 and "blocks.3.hook_mlp_out" are taken wherever a site is
+    models, sites        points of a model (sites.list_sites), tokenization, backends
+
+Steering
+    Intervention         an adapter at a site over a scope;  Steering: several as one, with one coefficient
+    TokenScope           which tokens it touches; also as words: "all", "prompt", "generated", "last_prompt"
+    steer, generate      a block in which the model is steered; prompts continued under interventions
+    calibrate            the coefficient that spends a KL budget
+    Observation          an Observer at a site: reads, writes nothing
+    save_steering, load_steering    files for the same model (strict=False: for one that is like it)
+    fold, unfold, export_gguf       into the weights and out again; a llama.cpp control vector
+    adapters, steering, interventions, generation, calibration, scopes, runtime
+
+Where directions come from
+    directions           extract from contrastive pairs, decoder rows of an SAE, random controls
+    probes               linear probes with held-out scores; adapters.Static(probe.direction_)
+    bases                SAE decoder rows, singular vectors of the weights, one's own
+    training             fit an adapter on a frozen model
+    prompts, tasks, pocket    prompt sets and pairs, tasks with verified answers, the bundled models' arithmetic
+
+Reading activations
+    capture, open_store  activations in memory or on disk;  activations
+    features             vocabularies, ReasonScore, contexts; features.sae trains, loads and uses SAEs
+    topology             persistent entropy of trajectories; topology.StreamingH0 within a generation
+    signals, spanning    the spanning-tree kernel behind it
+
+What an intervention does
+    deltas               what it adds;  attribute: in the directions of a basis
+    attribute_effect     its effect on a metric (attribution.metrics), checked by running the model
+    attribute_paths      which blocks carry the effect;  PathAttribution
+    attribution, evaluation    arms with controls, paired statistics, verdicts
+
+Whole studies
+    study, studies       train, evaluate, attribute and report in one call (on the command line: mechsteer study)
+    report               sections, figures, heatmaps;  show: a result as a notebook shows it
+    errors               every error has a message and a hint
 """
 
 from __future__ import annotations
@@ -27,8 +68,13 @@ _NAMES = {
     "load_steering": "mechsteer.steering.files",
     "fold": "mechsteer.steering.folding",
     "unfold": "mechsteer.steering.folding",
+    "save_folded": "mechsteer.steering.folding",
     "export_gguf": "mechsteer.steering.exports",
+    "load_vectors": "mechsteer.steering.imports",
+    "sae_feature": "mechsteer.steering.online",
+    "neuronpedia_feature": "mechsteer.steering.online",
     "generate": "mechsteer.steering.generation",
+    "stream": "mechsteer.steering.streaming",
     "calibrate": "mechsteer.steering.calibration",
     "deltas": "mechsteer.attribution",
     "attribute": "mechsteer.attribution",
@@ -80,22 +126,32 @@ _SECTIONS = {
     "SwitchAndRest": ("arms", "style"),
     "VerdictResult": ("arms", "judged"),
     "PooledSeeds": ("arms", "seeds"),
+    "PartsOutcome": ("parts", "outcome"),
+    "StrengthSweep": ("sweeps", "sweep"),
+    "Direction": ("directions", "direction"),
 }
 
 
-def show(result: Any) -> str:
-    """A result as HTML for a notebook: its section of a report, or a table of its fields, in a frame of its own.
+def show(shown: Any) -> str:
+    """A result, a direction or a part of a report as HTML for a notebook, in a frame of its own.
 
     Results lie below reports and may not import them: they ask here, where modules are loaded by name.
     """
-    notebook = importlib.import_module("mechsteer.report.notebook")
+    return importlib.import_module("mechsteer.report.notebook").in_frame(shown, _sections_of)
+
+
+def save_shown(shown: Any, path: Any) -> Any:
+    """What a notebook shows of a result, a direction or a part of a report, as a file; see `Result.save`."""
+    return importlib.import_module("mechsteer.report.notebook").save(shown, path, _sections_of)
+
+
+def _sections_of(result: Any) -> Any:
+    """The sections of a result that has a function of its own for them; None for others."""
     known = [_SECTIONS[cls.__name__] for cls in type(result).__mro__ if cls.__name__ in _SECTIONS]
-    if known:
-        file, name = known[0]
-        sections = getattr(importlib.import_module(f"mechsteer.report.sections.{file}"), name)(result)
-    else:
-        sections = notebook.of_fields(result)
-    return notebook.of_section(type(result).__name__, sections)
+    if not known:
+        return None
+    file, name = known[0]
+    return getattr(importlib.import_module(f"mechsteer.report.sections.{file}"), name)(result)
 
 
 def __getattr__(name: str) -> Any:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mechsteer import __version__
 from mechsteer.configs.fields import shown
@@ -116,8 +118,10 @@ def _help(command: str) -> str:
         told.append(f"  {f'{key.name}={shown(key.default)}':44}  {key.declared['about']}")
     if command in STAGES and (first := before(command)):
         told += ["", f"It stands on {', '.join(first)}, whose keys `mechsteer {first[-1]} --help` and so on list."]
-    if command == "study":
-        told += ["", f"preset={'|'.join(_presets())}|FILE   config=FILE   --again   --multirun key=a,b,c"]
+    if command != "report":
+        told += ["", f"preset={'|'.join(_presets())}|FILE   config=FILE   --again   --import=MODULE"]
+    if command in ("study", *STAGES):
+        told[-1] += "   --multirun key=a,b,c"
     return "\n".join(told)
 
 
@@ -136,9 +140,13 @@ def _models(rest: list[str]) -> int:
 
 def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
     given = importlib.import_module("mechsteer.configs.settings").explicit(None, overrides)
-    run_room = importlib.import_module("mechsteer.studies.study")
+    folder_room = importlib.import_module("mechsteer.studies.folder")
     if command in ("report", "heatmap"):
-        run_room.require_run(given)
+        folder_room.require_run(given)
+    importlib.import_module("mechsteer.studies.pages").require_model(given)
+    if not again and _answered(command, given):
+        return 0
+    run_room = importlib.import_module("mechsteer.studies.study")
     anew = () if not again else set(STAGES) if command == "study" else {command}
     with run_room.opened(given, progress=sys.stderr.isatty(), say=_say, again=anew) as run:
         if command == "study":
@@ -153,6 +161,24 @@ def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
                 print(run_room.to_json(run_room.brief(run_room.stage(run, command))), end="")
             print(f"report: {run_room.finish(run).folder / 'report.html'}", file=sys.stderr)
     return 0
+
+
+def _answered(command: str, given: Mapping[str, Any]) -> bool:
+    """Print what the command prints where all that it would make is there: nothing is loaded, run or written."""
+    found = importlib.import_module("mechsteer.studies.pages").standing(given, command)
+    if found is None or (command == "heatmap" and found.heatmap is None):
+        return False
+    if command == "heatmap":
+        print(f"heatmap: {found.heatmap}")
+        return True
+    for why in found.left_out:
+        _say(why)
+    if command == "study" and found.told:
+        print(found.told)
+    if command in STAGES:
+        print(json.dumps(found.results[command], indent=1, ensure_ascii=False))
+    print(f"report: {found.folder / 'report.html'}", file=sys.stdout if command == "study" else sys.stderr)
+    return True
 
 
 def _sweep(command: str, overrides: list[str], *, again: bool) -> int:

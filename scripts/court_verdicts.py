@@ -2,15 +2,15 @@
 
     python scripts/court.py verdicts [--studies 300] [--n 500] [--json FILE]
 
-No model: every arm's answers are drawn, right or wrong, in styles, and go through `mechsteer.evaluation.judge`, the
-function that judges a study. A problem has a difficulty, of which the number of steps shows half; what an arm's
-answer in a style is worth depends on it, and where a scenario says so the choice of style does too. Arms agree on a
-problem as much as those of the bundled model do. Beside the rule: "shipped before" (switch at base's rates, any
+No model: every arm's answers are drawn, right or wrong, in styles (`court_studies.py`), and go through
+`mechsteer.evaluation.judge`, the function that judges a study. Beside the rule: "shipped before" (switch at base's rates, any
 random interval that touches 0), and "strata" (this rule, with the switch and the rest split by style within numbers
 of steps under both references instead of measured on the same problems).
 
-Wanted: false "effect" and false "style" at most .05, and the right word in at least .75 of the studies where the
-primary test has 80 % power. A rate is "met" unless its 95 % Monte-Carlo interval excludes the wanted figure.
+Wanted: false "effect" and false "style" at most .05, and the right word in at least .75 of the studies where the truth
+is at 80 % power: of McNemar's test where the word needs a difference alone, and for "style" of all that it stands on,
+the difference, the switch and the equivalence of the rest. Where only the difference is at 80 % power, the equivalence
+of 500 problems is not, and nothing is wanted. A rate is "met" unless its 95 % Monte-Carlo interval excludes the wanted figure.
 """
 
 from __future__ import annotations
@@ -25,124 +25,29 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtr, ndtri
+from court_studies import Scenario, Study, detectable_gain, enough_problems, powered_switch, simulate, style_power
 from statsmodels.stats.proportion import proportion_confint
 
-from mechsteer.evaluation import Answers, VerdictResult, judge, switch_and_rest
-from mechsteer.evaluation.paired import mcnemar_exact, resamples
+from mechsteer.evaluation import VerdictResult, judge, switch_and_rest
+from mechsteer.evaluation.paired import resamples
 from mechsteer.evaluation.verdicts import MARGIN, N_RANDOM
 from mechsteer.results import Interval
 
 N_BOOT = 1000
-# correlation, given the problem, of what two arms make of it in a style: .08 of careful and .13 of hasty pairs differ
-AGREE = {"careful": 0.89, "hasty": 0.93, "slip": 0.7}
-STYLES_AGREE = 0.8  # the same of the choice of style
-SCORES = {"careful": 0.90, "hasty": 0.50, "slip": 0.65}
-FORCED = ("careful", "hasty")
 RULES: tuple[str, ...] = ("rule", "strata", "before")
 MOST_FALSE, LEAST_RIGHT = 0.05, 0.75
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scenario:
-    """A truth. `right`: the words that are right, `false`: those that would be false claims."""
-
-    name: str
-    right: tuple[str, ...] = ()
-    false: tuple[str, ...] = ("effect", "style")
-    careful: float = 0.40
-    """share of careful answers under base"""
-    switch: float = 0.0
-    """how much larger it is under the treated arm"""
-    by_difficulty: float = 0.0
-    """of the choice of style: above 0 hard problems are answered carefully"""
-    gain: float = 0.0
-    """within every style"""
-    where_switched: float = 0.0
-    """the same, on problems alone whose style is switched"""
-    random_gain: float = 0.0
-    slips: float = 0.0
-    """share of slips under the treated arm; a tenth of it under base"""
-    forced: bool = True
-    """there are arms of forced style"""
-    floor: bool = False
-    """the words that force haste leave no answer right"""
-    powered: bool = False
-    """the right word is wanted in LEAST_RIGHT of the studies"""
-
-
-@dataclass(frozen=True)
-class Study:
-    """What a simulated study hands to the rule."""
-
-    base: Answers
-    treated: Answers
-    randoms: list[np.ndarray]
-    forced: dict[str, tuple[Answers, Answers]]
-    steps: np.ndarray
-
-
-def simulate(scenario: Scenario, n: int, rng: np.random.Generator) -> Study:
-    """One study of `n` problems."""
-    steps = rng.integers(1, 5, n)
-    difficulty = (steps - 2.5) / np.sqrt(1.25) * np.sqrt(0.5) + rng.normal(size=n) * np.sqrt(0.5)
-    shared = {style: rng.normal(size=n) for style in SCORES}  # what arms agree on in a style ...
-    shared_choice = rng.normal(size=n)  # ... and in choosing one
-
-    def like(common: np.ndarray, agree: float) -> np.ndarray:
-        return ndtr(np.sqrt(agree) * common + np.sqrt(1 - agree) * rng.normal(size=n))
-
-    def right(style: str, gain: np.ndarray | float, *, floor: bool = False) -> np.ndarray:
-        chance = (0.04 if floor else np.clip(SCORES[style] - 0.12 * difficulty, 0.02, 0.98)) + gain * (not floor)
-        return like(shared[style], AGREE[style]) < chance
-
-    def styles(careful: float, slips: float) -> np.ndarray:
-        spread = np.sqrt(1 + scenario.by_difficulty**2)
-        inclined = ndtr(ndtri(careful) * spread + scenario.by_difficulty * difficulty)
-        chosen = np.where(like(shared_choice, STYLES_AGREE) < inclined, "careful", "hasty")
-        return np.where(rng.random(n) < slips, "slip", chosen)
-
-    def written(chosen: np.ndarray, gain: np.ndarray | float) -> Answers:
-        scores = np.select([chosen == style for style in SCORES], [right(style, gain) for style in SCORES])
-        return Answers(scores=scores.astype(bool), styles=chosen)
-
-    def forced(style: str, gain: np.ndarray | float) -> Answers:
-        floor = scenario.floor and style == "hasty"
-        return Answers(scores=right(style, gain, floor=floor), styles=np.full(n, style))
-
-    before = styles(scenario.careful, scenario.slips / 10)
-    after = styles(scenario.careful + scenario.switch, scenario.slips)
-    gain = scenario.gain + scenario.where_switched * (before != after)
-    return Study(
-        base=written(before, 0.0),
-        treated=written(after, gain),
-        randoms=[written(styles(scenario.careful, 0.0), scenario.random_gain).scores for _ in range(N_RANDOM)],
-        forced={style: (forced(style, 0.0), forced(style, gain)) for style in FORCED} if scenario.forced else {},
-        steps=steps,
-    )
-
-
-def detectable_gain(n: int, rng: np.random.Generator, scenario: Scenario) -> float:
-    """The gain within styles that McNemar's test finds with 80 % power in this scenario, by simulation."""
-    low, high = 0.02, 0.12
-    for _ in range(6):
-        gain = (low + high) / 2
-        found = []
-        for _ in range(200):
-            study = simulate(replace(scenario, gain=gain), n, rng)
-            change = study.treated.scores.astype(int) - study.base.scores
-            found.append(mcnemar_exact(int((change > 0).sum()), int((change < 0).sum())) < 0.05)
-        low, high = (gain, high) if np.mean(found) < 0.8 else (low, gain)
-    return (low + high) / 2
-
-
-def scenarios(n: int, rng: np.random.Generator) -> Iterator[Scenario]:
+def scenarios(n: int) -> Iterator[Scenario]:
     """The truths that the rules are tried on."""
-    size, nothing = detectable_gain(n, rng, Scenario(name="")), ("no effect", "cannot tell")
+    size, nothing = detectable_gain(n, Scenario(name="")), ("no effect", "cannot tell")
     yield Scenario(name="null", right=nothing)
     pure = Scenario(name="", right=("style",), false=("effect",))
     yield replace(pure, name="pure switch of .25, as the bundled model's", switch=0.25, powered=True)
-    yield replace(pure, name="pure switch at 80 % power", switch=size / 0.4)
+    yield replace(pure, name="pure switch, the difference at 80 % power", switch=powered_switch(n, pure, "difference"))
+    enough = enough_problems(pure)
+    named = f"pure switch, all at 80 % power, {enough} problems"
+    yield replace(pure, name=named, switch=powered_switch(enough, pure, "together"), n=enough, powered=True)
     yield replace(pure, name="pure switch, careful on hard problems", switch=0.25, by_difficulty=1.0)
     yield replace(pure, name="pure switch, careful on easy problems", switch=0.25, by_difficulty=-1.0)
     yield replace(pure, name="pure switch and slips", switch=0.25, slips=0.08)
@@ -226,12 +131,13 @@ def try_all(truths: Sequence[Scenario], n: int, studies: int, seed: int) -> tupl
     """Per scenario how often each rule says what; and the seconds that one judgement takes."""
     rows = []
     seconds = []
-    weights = resamples(n, N_BOOT, 0)[0] / n
     for number, scenario in enumerate(truths):
         rng = np.random.default_rng([seed, number])
+        size = scenario.n or n
+        weights = resamples(size, N_BOOT, 0)[0] / size
         said: dict[str, Counter[str]] = {name: Counter() for name in RULES}
         for _ in range(studies):
-            study = simulate(scenario, n, rng)
+            study = simulate(scenario, size, rng)
             began = time.perf_counter()
             verdict = judge(study.base, study.treated, randoms=study.randoms, forced=study.forced, n_boot=N_BOOT)
             seconds.append(time.perf_counter() - began)
@@ -260,9 +166,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the figures there")
     options = parser.parse_args(argv)
     began = time.perf_counter()
-    truths = list(scenarios(options.n, np.random.default_rng(options.seed)))
+    truths = list(scenarios(options.n))
     rows, seconds = try_all(truths, options.n, options.studies, options.seed)
     print(f"{options.studies} studies of {options.n} problems each, margin {MARGIN}, {N_RANDOM} random directions")
+    for each in (each for each in truths if each.name.startswith("pure switch") and "80 %" in each.name):
+        parts = style_power(each.n or options.n, each)
+        print(
+            f"{each.name} (switch {each.switch:.2f}): textbook power {parts.difference:.2f} difference, "
+            f"{parts.switch:.2f} switch, {parts.rest:.2f} equivalence of the rest, {parts.together:.2f} together"
+        )
     print("this rule / by strata / as it was before; what this rule says\n")
     print(f"{'truth':<47}{'right word':>17}{'95 % of this rule':>19}{'false words':>18}{'95 % of this rule':>19}")
     figures, missed = [], dict.fromkeys(RULES, 0)
@@ -283,7 +195,10 @@ def main(argv: list[str] | None = None) -> None:
         figures.append({"truth": scenario.name, "right": good, "false": bad, "said": said, "wanted": wanted})
     misses = ", ".join(f"{name} {count}" for name, count in missed.items())
     print(f"\nmissed by rule: {misses}")
-    print(f"one judgement: {1e3 * seconds:.1f} ms; all: {time.perf_counter() - began:.0f} s")
+    print(
+        f"one judgement: {1e3 * seconds:.1f} ms; all: {time.perf_counter() - began:.0f} s, "
+        f"{time.process_time():.0f} s of the processor"
+    )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
 

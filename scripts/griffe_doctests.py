@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import griffe
+import griffe  # pyright: ignore[reportMissingImports]  # of the extra docs
 
 # from a line of ">>>" to the next blank one
 _DOCTEST = re.compile(r"^(?P<indent>[ ]*)>>> .*(?:\n(?![ ]*$).*)*", flags=re.M)

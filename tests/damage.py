@@ -196,6 +196,19 @@ def read_sae_folder(folder: Path) -> Case:
     return Case(folder=folder, load=load)
 
 
+def direction(folder: Path) -> Case:
+    """A combination of two directions of a model."""
+    model, path = toys.shared("llama"), folder / "direction.safetensors"
+    v, w = (ms.directions.Direction(toys.vector(i), {"method": f"v{i}", "threshold": 0.5}) for i in (1, 2))
+    ms.directions.save_direction(2 * v - w, path, model=model, site=ms.Site(1), metadata={"licence": None})
+
+    def load() -> Any:
+        loaded = ms.directions.load_direction(path, model=model)
+        return plain([loaded.vector, loaded.provenance, str(loaded.site)])
+
+    return Case(folder=folder, load=load)
+
+
 def checkpoint(folder: Path) -> Case:
     """A training checkpoint."""
     path = folder / "checkpoint.safetensors"
@@ -232,6 +245,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "foreign-sae": foreign_sae,
     "foreign-sae-read": read_sae_folder,
     "checkpoint": checkpoint,
+    "direction": direction,
 }
 
 

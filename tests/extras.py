@@ -19,6 +19,7 @@ NO_SAE_LENS = "sae-lens is not installed"
 NO_ZENSICAL = "zensical is not installed"
 needs_zensical = pytest.mark.skipif(importlib.util.find_spec("zensical") is None, reason=NO_ZENSICAL)
 needs_sae_lens = pytest.mark.skipif(not sae_library.is_installed(), reason=NO_SAE_LENS)
+needs_datasets = pytest.mark.skipif(importlib.util.find_spec("datasets") is None, reason="datasets comes with sae-lens")
 
 
 def require_sae_lens() -> None:

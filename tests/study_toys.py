@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import mechsteer as ms
@@ -13,6 +14,7 @@ from mechsteer.studies.run import Run, Stage, open_run
 from mechsteer.studies.study import opened as study_run
 
 MODEL = "the model's fingerprint"
+NO_MODEL = SimpleNamespace(parameters=list, cfg=SimpleNamespace(d_model=1))
 
 
 def toy(calls, *, fail=None):
@@ -43,7 +45,7 @@ def opened(folder, calls, *overrides, stages=None, said=None, again=(), model=MO
     stages = toy(calls) if stages is None else stages
     say = None if said is None else said.append
     with open_run(given, stages, steers=lambda _: True, say=say, again=again) as run:
-        run.__dict__["model"], run.__dict__["fingerprint"] = None, model
+        run.__dict__["model"], run.__dict__["fingerprint"] = NO_MODEL, model
         yield run
 
 
@@ -80,7 +82,7 @@ def stage_result(folder, name):
 
 def files(folder):
     """Everything but timings and what quotes them."""
-    skip = ("timings.json", "report.html", "report.md", "config.json", "results.json", "metrics.json")
+    skip = ("timings.json", "report.html", "report.md", "config.json", "results.json", "pages.json")
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))

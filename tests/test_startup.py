@@ -36,11 +36,9 @@ def test_analysis_needs_no_model_library() -> None:
     assert loaded & {"transformer_lens", "sae_lens", "transformers", "hydra"} == set()
 
 
-def test_models_do_not_load_sae_lens() -> None:
-    assert (
-        run("import mechsteer as ms; ms.load_model, ms.generate, ms.steer, ms.capture")[1] & {"sae_lens", "hydra"}
-        == set()
-    )
+def test_what_takes_seconds_is_loaded_with_a_model_alone() -> None:
+    names = "ms.load_model, ms.generate, ms.steer, ms.capture, ms.study, ms.report"
+    assert run(f"import mechsteer as ms; {names}")[1] & {"sae_lens", "transformer_lens", "transformers"} == set()
 
 
 def test_study_is_the_function_whatever_was_imported_before() -> None:

@@ -30,8 +30,8 @@ from mechsteer.activations.shards import open_shard
 from mechsteer.activations.store import ActivationStore, shard_place
 from mechsteer.errors import ConfigError, DataError, FileFormatError, ModelMismatchError
 from mechsteer.files import PARTIAL, folder_lock, rename
-from mechsteer.models import Engine, backend_of, model_fingerprint, twin_of
-from mechsteer.models.sites import Site
+from mechsteer.models import Engine, Truncate, backend_of, model_fingerprint, twin_of
+from mechsteer.models.sites import Site, Sites, as_sites
 from mechsteer.runtime.batches import pad_id
 from mechsteer.runtime.reach import flat
 from mechsteer.runtime.session import open_sessions
@@ -43,15 +43,16 @@ EngineChoice = Literal["auto", "model"]
 def capture(
     model: Any,
     prompts: Sequence[str | Sequence[int]],
-    sites: Sequence[Site],
+    sites: Sites,
     *,
     interventions: Any = ...,
     path: None = ...,
     batch_size: int = ...,
-    dtype: torch.dtype = ...,
+    dtype: torch.dtype | str = ...,
     labels: Sequence[Any] | None = ...,
     prompt_ids: Sequence[Any] | None = ...,
     prompt_lengths: Sequence[int] | None = ...,
+    truncate: Truncate | None = ...,
     drop_bos: bool = ...,
     shard_size: int = ...,
     engine: EngineChoice = ...,
@@ -61,15 +62,16 @@ def capture(
 def capture(
     model: Any,
     prompts: Sequence[str | Sequence[int]],
-    sites: Sequence[Site],
+    sites: Sites,
     *,
     interventions: Any = ...,
     path: str | os.PathLike[str],
     batch_size: int = ...,
-    dtype: torch.dtype = ...,
+    dtype: torch.dtype | str = ...,
     labels: Sequence[Any] | None = ...,
     prompt_ids: Sequence[Any] | None = ...,
     prompt_lengths: Sequence[int] | None = ...,
+    truncate: Truncate | None = ...,
     drop_bos: bool = ...,
     shard_size: int = ...,
     engine: EngineChoice = ...,
@@ -78,15 +80,16 @@ def capture(
 def capture(
     model: Any,
     prompts: Sequence[str | Sequence[int]],
-    sites: Sequence[Site],
+    sites: Sites,
     *,
     interventions: Any = (),
     path: str | os.PathLike[str] | None = None,
     batch_size: int = 16,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | str = torch.float32,
     labels: Sequence[Any] | None = None,
     prompt_ids: Sequence[Any] | None = None,
     prompt_lengths: Sequence[int] | None = None,
+    truncate: Truncate | None = None,
     drop_bos: bool = True,
     shard_size: int = 16_384,
     engine: EngineChoice = "auto",
@@ -94,10 +97,13 @@ def capture(
 ) -> Captured | ActivationStore:
     """Activations of `prompts` (strings, or token-id lists) at `sites`: in memory, or with `path` on disk.
 
+    One site or several, each a Site, a layer (of which resid_post is meant) or a hook name: see `as_site`.
+
     In memory `acts[site]` is an `Activations` (values [n_prompts pos d_model], right-padded; at z, q, k, v
     [.. head d_head]). On disk `store[site]` streams such batches. BOS keeps its place in the rows and is left
     out of `mask`, and so of all analysis, unless `drop_bos=False`. `dtype` (float32, float16, bfloat16) is what
-    is kept; the model computes in its own. `labels` and `prompt_ids` (one per prompt, JSON-able) are passed on.
+    is kept; the model computes in its own. Prompts longer than the context are refused, or cut: `truncate="right"`
+    keeps the beginning, "left" the end. `labels` and `prompt_ids` (one per prompt, JSON-able) are passed on.
 
     With `interventions`, or inside `steer`, the value at a site is the one after steering there. Those of the
     enclosing block apply first; `prompt_lengths` (real tokens per prompt) is for scopes that ask where the
@@ -116,9 +122,10 @@ def capture(
     where another process captures into the folder; ConfigError where the folder holds a capture with other
     arguments, and ModelMismatchError of another model.
     """
-    located = list(dict.fromkeys(site.at(model) for site in sites))
-    _check_options(located, batch_size=batch_size, dtype=dtype, shard_size=shard_size, engine=engine)
-    rows = tokenized(model, prompts)
+    dtype = _as_dtype(dtype)
+    located = list(dict.fromkeys(site.at(model) for site in as_sites(sites)))
+    _check_options(located, batch_size=batch_size, shard_size=shard_size, engine=engine)
+    rows = tokenized(model, prompts, truncate=truncate)
     n_prompts = len(rows.lengths)
     for name, given in (("labels", labels), ("prompt_ids", prompt_ids), ("prompt_lengths", prompt_lengths)):
         if given is not None and len(given) != n_prompts:
@@ -154,11 +161,18 @@ def capture(
         return _in_memory(manifest, run, mask, bar)
 
 
-def _check_options(sites: list[Site], *, batch_size: int, dtype: torch.dtype, shard_size: int, engine: str) -> None:
+def _as_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """A dtype by itself or by its name; raises ConfigError for one that nothing is kept as."""
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in DTYPES.values():
+        raise ConfigError(f"activations are not kept as {dtype!r}", f"dtype is one of {list(DTYPES)}")
+    assert found is not None
+    return found
+
+
+def _check_options(sites: list[Site], *, batch_size: int, shard_size: int, engine: str) -> None:
     if not sites:
         raise ConfigError("there are no sites to capture", "pass [mechsteer.Site(layer, point), ...]")
-    if dtype not in DTYPES.values():
-        raise ConfigError(f"activations are not kept as {dtype}", f"dtype is one of {list(DTYPES)}")
     if batch_size < 1 or shard_size < 1:
         raise ConfigError(f"batch_size is {batch_size}, shard_size {shard_size}", "both are at least 1")
     if engine not in ("auto", "model"):

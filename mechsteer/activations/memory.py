@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from mechsteer.errors import DataError, UnknownSiteError
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike, as_site
 from mechsteer.shapes import Lengths, Mask, Tokens
 
 Pooling = Literal["last", "mean"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Activations:
     """What passed one site, right-padded: row i holds `lengths[i]` real tokens, then zeros.
 
@@ -38,6 +37,10 @@ class Activations:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def __repr__(self) -> str:
+        shape, n = list(self.values.shape), int(self.mask.sum())
+        return f"Activations({self.site}, {len(self)} prompts, values {shape}, {n} analysed tokens)"
+
     def flat(self) -> Tensor:
         """[n_tokens d_model]: every analysed token, row after row."""
         return self.values[self.mask]
@@ -45,6 +48,10 @@ class Activations:
     def row(self, i: int) -> Tensor:
         """[pos d_model]: the analysed tokens of one prompt in order, a trajectory."""
         return self.values[i][self.mask[i]]
+
+    def trajectories(self) -> dict[Any, Tensor]:
+        """Prompt id -> its analysed tokens [pos d], heads side by side; numbers for ids where an id comes twice."""
+        return trajectories([self])
 
     def pool(self, how: Pooling = "last") -> Tensor:
         """[n_prompts d_model] in float32: the last token of each prompt, or the mean over its analysed tokens.
@@ -65,7 +72,7 @@ class Activations:
 
 
 class Captured(Mapping[Site, Activations]):
-    """Site -> Activations of one capture in memory. A site may be given by index or by depth ratio.
+    """Site -> Activations of one capture in memory: `acts[3]`, `acts["blocks.3.hook_mlp_out"]` (see `as_site`).
 
     `tokens`, `mask`, `lengths`, `prompt_ids` and `labels` are the same at every site; `fingerprint` is the
     model's, `engine` says what ran ("model", or "twin": see `capture`).
@@ -80,8 +87,11 @@ class Captured(Mapping[Site, Activations]):
         self.tokens, self.mask, self.lengths = first.tokens, first.mask, first.lengths
         self.prompt_ids, self.labels = first.prompt_ids, first.labels
 
-    def __getitem__(self, site: Site) -> Activations:
+    def __getitem__(self, site: SiteLike) -> Activations:
         return self._sites[find_site(site, self._sites, self._n_layers)]
+
+    def __contains__(self, site: object) -> bool:
+        return contains(self, site)
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self._sites)
@@ -93,9 +103,28 @@ class Captured(Mapping[Site, Activations]):
         return f"Captured({len(self.lengths)} prompts at {[str(s) for s in self]})"
 
 
-def find_site(site: Site, captured: Mapping[Site, Any], n_layers: int) -> Site:
+def contains(captured: Mapping[Site, Any], site: Any) -> bool:
+    """Whether `captured[site]` is there."""
+    try:
+        captured[site]
+    except UnknownSiteError:
+        return False
+    return True
+
+
+def trajectories(batches: Iterable[Activations]) -> dict[Any, Tensor]:
+    """See `Activations.trajectories`."""
+    ids: list[Any] = []
+    rows: list[Tensor] = []
+    for batch in batches:
+        ids += batch.prompt_ids
+        rows += [batch.row(i).flatten(1) for i in range(len(batch))]
+    return dict(zip(ids if len(set(ids)) == len(ids) else range(len(ids)), rows, strict=True))
+
+
+def find_site(site: SiteLike, captured: Mapping[Site, Any], n_layers: int) -> Site:
     """`site` with its layer as an index; raises UnknownSiteError unless it was captured."""
-    located = site.at(SimpleNamespace(cfg=SimpleNamespace(n_layers=n_layers)))
+    located = as_site(site).among(n_layers)
     if located not in captured:
         raise UnknownSiteError(f"{located} was not captured", f"captured are {[str(s) for s in captured]}")
     return located

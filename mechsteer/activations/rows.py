@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import DataError
-from mechsteer.models import tokenize
+from mechsteer.models import Truncate, tokenize
 from mechsteer.runtime.batches import pad_packed
 
 
@@ -50,15 +50,17 @@ class Rows:
         return pad_packed(torch.from_numpy(flat), torch.from_numpy(self.lengths[index]), pad)
 
 
-def tokenized(model: Any, prompts: Sequence[str | Sequence[int]], chunk: int = 256) -> Rows:
+def tokenized(
+    model: Any, prompts: Sequence[str | Sequence[int]], chunk: int = 256, *, truncate: Truncate | None = None
+) -> Rows:
     if isinstance(prompts, str) or len(prompts) == 0:
         tokenize(model, prompts)  # raises
     tokens, lengths = [], []
     for start in range(0, len(prompts), chunk):
         try:
-            ids = tokenize(model, prompts[start : start + chunk])
+            ids = tokenize(model, prompts[start : start + chunk], truncate=truncate)
         except DataError:
-            tokenize(model, prompts[: start + chunk])  # raises the same with the prompt's true number
+            tokenize(model, prompts, truncate=truncate)  # raises the same with the prompt's true number
             raise
         tokens += [np.asarray(row, dtype=np.int32) for row in ids]
         lengths += [len(row) for row in ids]

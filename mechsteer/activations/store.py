@@ -18,12 +18,13 @@ from torch import Tensor
 
 from mechsteer.activations.files import AGAIN, DTYPES, Place
 from mechsteer.activations.manifest import MANIFEST, PLAN, Manifest, read_manifest
-from mechsteer.activations.memory import Activations, Pooling, find_site
+from mechsteer.activations.memory import Activations, Pooling, contains, find_site, trajectories
 from mechsteer.activations.shards import Shard, open_shard
 from mechsteer.errors import DataError, FileFormatError
 from mechsteer.files.tensors import tensor_bytes
 from mechsteer.models import require_fingerprint
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike
+from mechsteer.runtime.drawing import as_generator
 from mechsteer.shapes import Lengths
 
 
@@ -61,7 +62,7 @@ def open_store(path: str | os.PathLike[str], *, model: Any = None) -> Activation
 
 
 class ActivationStore(Mapping[Site, "StoredActivations"]):
-    """Site -> StoredActivations, on disk. A site may be given by index or by depth ratio."""
+    """Site -> StoredActivations, on disk: `store[3]`, `store["blocks.3.hook_mlp_out"]` (see `as_site`)."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
@@ -94,9 +95,12 @@ class ActivationStore(Mapping[Site, "StoredActivations"]):
         """Real tokens, BOS included."""
         return int(self.lengths.sum())
 
-    def __getitem__(self, site: Site) -> StoredActivations:
+    def __getitem__(self, site: SiteLike) -> StoredActivations:
         located = find_site(site, dict.fromkeys(self._sites), self.manifest.n_layers)
         return StoredActivations(self, located)
+
+    def __contains__(self, site: object) -> bool:
+        return contains(self, site)
 
     def __iter__(self) -> Iterator[Site]:
         return iter(self._sites)
@@ -179,15 +183,21 @@ class StoredActivations:
         return self.lengths[self.store.bounds[shard] : self.store.bounds[shard + 1]]
 
     def flat_batches(
-        self, batch_size: int = 4096, *, generator: torch.Generator | None = None, drop_last: bool = False
+        self,
+        batch_size: int = 4096,
+        *,
+        generator: torch.Generator | None = None,
+        seed: int | None = None,
+        drop_last: bool = False,
     ) -> Iterator[Tensor]:
         """[batch_size d_model] float32 batches of the analysed tokens alone (no pads, no BOS), for SAE training.
 
-        In order, or with `generator` shuffled: shards in random order and tokens within each; one shard is in
+        In order, or with `generator` or `seed` shuffled: shards in random order and tokens within each; one shard is in
         memory at a time. The last batch may be shorter unless `drop_last`.
         """
         if batch_size < 1:
             raise DataError(f"batch_size is {batch_size}", "it is at least 1")
+        generator = as_generator(generator, seed)
         n_shards = len(self.store.bounds) - 1
         order = range(n_shards) if generator is None else torch.randperm(n_shards, generator=generator).tolist()
         rest: Tensor | None = None
@@ -218,6 +228,10 @@ class StoredActivations:
             own[span if places is None else places[span]] = some
             done += len(some)
         return flat
+
+    def trajectories(self) -> dict[Any, Tensor]:
+        """As `Activations.trajectories`, batch by batch; all of them are then in memory."""
+        return trajectories(self)
 
     def pool(self, how: Pooling = "last") -> Tensor:
         """[n_prompts d_model], as `Activations.pool`, batch by batch."""

@@ -9,6 +9,7 @@ nothing of a run is kept on the adapter, so one adapter serves any number of run
 from __future__ import annotations
 
 import abc
+import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,12 +17,18 @@ from torch import Tensor, nn
 
 from mechsteer.errors import ConfigError
 from mechsteer.runtime.context import Context
-from mechsteer.runtime.observers import select_rows
+from mechsteer.runtime.observers import described, select_rows
 from mechsteer.runtime.summary import PromptSummary
+
+TAGS = ("linear_in_coeff", "identity_at_init", "per_prompt", "stateful")
 
 
 class Adapter(nn.Module, abc.ABC):
-    """Base of all adapters. The four tags are what the contract tests read."""
+    """Base of all adapters. The four tags are what the contract tests read.
+
+    A class that defines delta, config and blank has to say its tags: without them it raises ConfigError where it is
+    defined. One that leaves out some of the three is a base of others, and may leave out tags too.
+    """
 
     linear_in_coeff: ClassVar[bool]  # delta(2c) == 2 delta(c)
     identity_at_init: ClassVar[bool]  # a blank adapter adds exactly nothing
@@ -30,6 +37,20 @@ class Adapter(nn.Module, abc.ABC):
 
     summary: PromptSummary | None = None  # of the first site it reads, handed in as ctx.summary [batch d]
     default_lr: ClassVar[float] = 1e-3  # what `fit` trains it with
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # ABCMeta has not said yet what is still abstract
+        if any(getattr(getattr(cls, name), "__isabstractmethod__", False) for name in ("delta", "config", "blank")):
+            return
+        if undeclared := [tag for tag in TAGS if not isinstance(inspect.getattr_static(cls, tag, None), bool)]:
+            raise ConfigError(
+                f"the adapter {cls.__name__} does not declare {undeclared}",
+                f"set each of these tags on the class, True or False: {undeclared[0]} = True",
+            )
+
+    def __repr__(self) -> str:
+        return described(self)
 
     @abc.abstractmethod
     def delta(self, acts: Any, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:

@@ -7,30 +7,62 @@ A file names an adapter and never imports one; whoever wrote the adapter registe
 
 from __future__ import annotations
 
-import inspect
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
+from mechsteer.adapters.ablation import Ablation
 from mechsteer.adapters.base import Adapter
+from mechsteer.adapters.clamp import Clamp
 from mechsteer.adapters.static import Static
 from mechsteer.errors import ConfigError, closest
 from mechsteer.runtime.observers import Observer
 
-ADAPTERS: dict[str, type[Adapter]] = {
-    "static": Static,
-}
-OBSERVERS: dict[str, type[Observer]] = {}
-_OWN = "one of your own: mechsteer.adapters.register (on the command line --import=MODULE)"
-_TAGS = ("linear_in_coeff", "identity_at_init", "per_prompt", "stateful")
+_OWN = "one of your own: import the module that registers it (on the command line --import=MODULE)"
+_Kind = TypeVar("_Kind", type[Adapter], type[Observer])
+
+
+class _Registry(dict[str, _Kind]):
+    """Name -> class. Setting an item is registering: what cannot stand in a file is refused."""
+
+    def __init__(self, base: type, known: Mapping[str, _Kind]) -> None:
+        super().__init__(known)
+        self._base = base
+
+    def __setitem__(self, name: str, cls: _Kind) -> None:
+        if not isinstance(cls, type) or not issubclass(cls, self._base):
+            raise ConfigError(
+                f"{cls!r:.80} is not a class of {self._base.__name__}s", "mechsteer.adapters.register takes both kinds"
+            )
+        _check(name, cls)
+        super().__setitem__(name, cls)
+
+
+ADAPTERS: _Registry[type[Adapter]] = _Registry(
+    Adapter,
+    {
+        "static": Static,
+        "ablation": Ablation,
+        "clamp": Clamp,
+    },
+)
+OBSERVERS: _Registry[type[Observer]] = _Registry(Observer, {})
 
 
 def register(name: str, cls: type[Adapter] | type[Observer]) -> None:
-    """Let files and settings say `name` for `cls`. Registering the same again changes nothing.
+    """Let files and settings say `name` for `cls`: `ADAPTERS[name] = cls`. Registering the same again changes nothing.
 
-    Raises ConfigError for a name that another class has, a class that has another name, tags that are not
-    declared as bools, and a class without config() and blank().
+    Raises ConfigError for a name that another class has, a class that has another name, and a class without config()
+    and blank().
     """
     if not isinstance(cls, type) or not issubclass(cls, (Adapter, Observer)):
         raise ConfigError(f"{cls!r} is neither an adapter nor an observer", "derive it from one of their classes")
+    if issubclass(cls, Adapter):
+        ADAPTERS[name] = cls
+    else:
+        OBSERVERS[name] = cls
+
+
+def _check(name: str, cls: type[Adapter] | type[Observer]) -> None:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{name!r} is no name", "give a short word, as it is to stand in files")
     taken = ADAPTERS.get(name) or OBSERVERS.get(name)
@@ -45,15 +77,6 @@ def register(name: str, cls: type[Adapter] | type[Observer]) -> None:
     missing += [m for m in ("config", "blank") if m not in missing and _is_of(cls, base, m)]
     if missing:
         raise ConfigError(f"{cls.__name__} does not define {missing}", "files need config() and blank(config)")
-    if issubclass(cls, Adapter):
-        undeclared = [tag for tag in _TAGS if not isinstance(inspect.getattr_static(cls, tag, None), bool)]
-        if undeclared:
-            raise ConfigError(
-                f"{cls.__name__} does not declare {undeclared}", "set each of these tags on the class, True or False"
-            )
-        ADAPTERS[name] = cls
-    else:
-        OBSERVERS[name] = cls
 
 
 def _is_of(cls: type, base: type, method: str) -> bool:

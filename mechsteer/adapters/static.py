@@ -13,12 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from mechsteer.adapters.base import Adapter
-from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
+from mechsteer.adapters.vectors import as_vector
+from mechsteer.errors import ConfigError, ShapeError
 from mechsteer.runtime.context import Context
 
 
 class Static(Adapter):
-    """c · v. `vector` is a tensor [d_model] (at z, q, k, v sites [head d_head] or flat), or a Direction.
+    """c · v. `vector` is a Direction, or a tensor or array [d_model] (at z, q, k, v sites [head d_head] or flat).
 
     Raises ShapeError for a vector that does not fit the site, NonFiniteError for NaN or infinity.
     """
@@ -29,18 +30,7 @@ class Static(Adapter):
 
     def __init__(self, vector: Any) -> None:
         super().__init__()
-        vector = getattr(vector, "vector", vector)
-        if not isinstance(vector, Tensor) or vector.ndim not in (1, 2) or not vector.is_floating_point():
-            what = (
-                f"shape {tuple(vector.shape)}, {vector.dtype}" if isinstance(vector, Tensor) else type(vector).__name__
-            )
-            raise ShapeError(
-                f"a static adapter needs a float vector [d_model], got {what}",
-                "pass a Direction or a tensor [d_model]",
-            )
-        if not bool(torch.isfinite(vector).all()):
-            raise NonFiniteError("the vector holds NaN or infinity", "look at the activations it was computed from")
-        self.vector = nn.Parameter(vector.detach().clone())
+        self.vector = nn.Parameter(as_vector(vector))
 
     def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
         vector, width = self.vector.flatten(), acts.shape[-1]

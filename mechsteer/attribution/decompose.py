@@ -25,10 +25,10 @@ from torch import Tensor
 from mechsteer.attribution.deltas import Deltas, SiteDeltas
 from mechsteer.attribution.explained import NullExplained, against_nulls
 from mechsteer.attribution.pursuit import matching_pursuit
-from mechsteer.bases import Basis, from_sae
+from mechsteer.bases import Basis, as_basis, from_sae
 from mechsteer.errors import ConfigError, DataError, ModelMismatchError, NonFiniteError, ShapeError
 from mechsteer.features.encoding import encode
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike
 from mechsteer.results import Result, live
 
 _ENTRIES = 2**24  # of the largest dense tensor of feature activations
@@ -130,7 +130,7 @@ class Attribution(Result):
 
 
 def attribute(
-    d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None, nulls: int = 20, seed: int = 0
+    d: Deltas, basis: Basis, *, k: int = 32, site: SiteLike | None = None, nulls: int = 20, seed: int = 0
 ) -> Attribution:
     """Express deltas in a basis: by projection if it is orthonormal, else by matching pursuit with k atoms a token.
 
@@ -138,6 +138,7 @@ def attribute(
     Raises ConfigError, ShapeError (directions of another length), ModelMismatchError (a singular basis of another
     model), NonFiniteError.
     """
+    basis = as_basis(basis)
     part = _part(d, basis, site)
     if k < 1:
         raise ConfigError(f"k is {k}", "at least one atom a token")
@@ -159,6 +160,8 @@ def code(rows: Tensor, basis: Basis, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
     `code_of` [n] says which of them each row is. A static vector is one row, whatever the number of tokens.
     """
+    if rows.dtype in (torch.bfloat16, torch.float16):
+        rows = rows.float()  # exact; pursuit solves triangular systems, which processors do not do in half precision
     if bool((rows == rows[0]).all()):
         distinct, code_of = rows[:1], torch.zeros(len(rows), dtype=torch.long)
     else:
@@ -176,7 +179,7 @@ def code(rows: Tensor, basis: Basis, k: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def attribute_maps(
-    d: Deltas, basis: Basis, *, k: int = 32, site: Site | None = None, nulls: int = 20, seed: int = 0
+    d: Deltas, basis: Basis, *, k: int = 32, site: SiteLike | None = None, nulls: int = 20, seed: int = 0
 ) -> dict[str, Attribution]:
     """`attribute` for each map of a singular basis on its own: name such as "q.3" -> its share of energy per direction.
 
@@ -186,15 +189,15 @@ def attribute_maps(
 
 
 @torch.no_grad()
-def attribute_encoder(d: Deltas, sae: Any, *, site: Site | None = None, nulls: int = 20, seed: int = 0) -> Attribution:
+def attribute_encoder(
+    d: Deltas, sae: Any, *, site: SiteLike | None = None, nulls: int = 20, seed: int = 0
+) -> Attribution:
     """What the encoder of an SAE sees of the deltas: f(h + delta) − f(h) over unit decoder rows, with the rest.
 
     `sae`: an SAE or `bases.from_sae` of one. The components are W_decᵀ (f(h + delta) − f(h)); the residual is what of
     the delta this misses, or invents. `nulls`: the same of so many deltas turned at random, of the same norms. Raises ConfigError for a basis without an encoder, and what `attribute` raises.
     """
-    basis = sae if isinstance(sae, Basis) else from_sae(sae)
-    if basis.sae is None:
-        raise ConfigError("this basis has no encoder", "make it with mechsteer.bases.from_sae, and all of it")
+    basis = sae if isinstance(sae, Basis) and sae.sae is not None else from_sae(sae)
     part, sae = _part(d, basis, site), basis.sae
     acts, delta = part.acts[part.touched], part.rows
     directions = basis.directions.double()
@@ -218,7 +221,9 @@ def _change(sae: Any, acts: Tensor, delta: Tensor) -> Tensor:
     return torch.cat(pieces).coalesce()
 
 
-def _part(d: Deltas, basis: Basis, site: Site | None) -> SiteDeltas:
+def _part(d: Deltas, basis: Basis, site: SiteLike | None) -> SiteDeltas:
+    if not isinstance(d, Deltas):
+        raise ConfigError(f"{type(d).__name__} is no Deltas", "record them: mechsteer.deltas(model, iv, prompts)")
     part = d.at(site)
     if part.values.shape[-1] != basis.d_model:
         raise ShapeError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from mechsteer.attribution.running import forward
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import backend_of, model_fingerprint
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike, as_site
 from mechsteer.runtime.batches import Batch, Pair, by_length, encode_pairs, make_batches
 from mechsteer.runtime.reach import touched
 from mechsteer.shapes import Delta, Lengths, Mask, Resid, Tokens
@@ -55,13 +55,15 @@ class Deltas:
     final: Resid
     final_steered: Resid
     model_fingerprint: str
+    n_layers: int
 
     @property
     def sites(self) -> tuple[Site, ...]:
         return tuple(part.site for part in self.parts)
 
-    def at(self, site: Site | None = None) -> SiteDeltas:
+    def at(self, site: SiteLike | None = None) -> SiteDeltas:
         """The deltas at `site`; None for the only one. Raises ConfigError if there are several, or not this one."""
+        site = None if site is None else as_site(site).among(self.n_layers)
         if site is None and len(self.parts) == 1:
             return self.parts[0]
         for part in self.parts:
@@ -136,6 +138,7 @@ def deltas(
         final=padded["final"],
         final_steered=padded["final_steered"],
         model_fingerprint=model_fingerprint(model),
+        n_layers=model.cfg.n_layers,
     )
 
 

@@ -31,9 +31,9 @@ from mechsteer.attribution.nulls import N_DRAWS, Procedure, blind, run_nulls
 from mechsteer.attribution.replay import Runner
 from mechsteer.attribution.selection import SELECTIONS, Selection, coded, gains
 from mechsteer.attribution.tabulating import table
-from mechsteer.bases import Basis, NullKind
+from mechsteer.bases import Basis, NullKind, as_basis
 from mechsteer.errors import ConfigError, DataError, ShapeError
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import SiteLike
 from mechsteer.runtime.threads import side_by_side
 from mechsteer.steering.interventions import Interventions
 
@@ -59,7 +59,7 @@ def attribute_effect(
     integrated: Steps = "auto",
     seed: int = 0,
     n_bootstrap: int = 1000,
-    site: Site | None = None,
+    site: SiteLike | None = None,
     continuations: Sequence[str | Sequence[int]] | None = None,
     atoms: int = 32,
     batch_size: int = 32,
@@ -91,6 +91,7 @@ def attribute_effect(
     the wrong shape), NonFiniteError, DataError (fewer groups than folds, a direction twice, a zero direction that is
     no dead feature, no touched token), and what `steer` raises.
     """
+    basis = as_basis(basis)
     options: dict[str, Any] = {"k": k, "nulls": nulls, "nulls_run": nulls_run, "null_kind": null_kind}
     options |= {"null_contexts": null_contexts, "selection": selection, "n_random": n_random, "atoms": atoms}
     asked(basis, k, nulls, nulls_run, selection, n_random, atoms)  # before anything runs
@@ -127,6 +128,7 @@ def attribute_on(
 
     Arguments and errors are those of `attribute_effect`.
     """
+    basis = as_basis(basis)
     alive, sizes, select = asked(basis, k, nulls, nulls_run, selection, n_random, atoms)
     runner, recorded, atoms = ground.runner, ground.recorded, max(atoms, *sizes)
     _require_fit(runner, basis)

@@ -15,7 +15,7 @@ from mechsteer.attribution.gradients import Recorded, Steps, record
 from mechsteer.attribution.metrics import Metric, MetricFunction, as_metric
 from mechsteer.attribution.replay import Runner, prepare
 from mechsteer.errors import ConfigError
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import SiteLike
 from mechsteer.results import Interval, cluster_weights
 from mechsteer.steering.interventions import Interventions
 
@@ -65,7 +65,7 @@ def effect_ground(
     integrated: Steps = "auto",
     seed: int = 0,
     n_bootstrap: int = 1000,
-    site: Site | None = None,
+    site: SiteLike | None = None,
     continuations: Sequence[str | Sequence[int]] | None = None,
     batch_size: int = 32,
 ) -> Ground:
@@ -130,7 +130,7 @@ def _part(
     prompts: Sequence[str | Sequence[int]],
     continuations: Sequence[str | Sequence[int]] | None,
     metric: Metric,
-    site: Site | None,
+    site: SiteLike | None,
     batch_size: int,
     rows: np.ndarray,
 ) -> Runner:

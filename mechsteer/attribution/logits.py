@@ -18,7 +18,7 @@ from torch import Tensor
 from mechsteer.attribution.deltas import Deltas
 from mechsteer.errors import ConfigError, ModelMismatchError
 from mechsteer.models import backend_of, model_fingerprint
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike
 from mechsteer.results import Result, plain
 from mechsteer.tokens import token_text
 
@@ -74,7 +74,7 @@ class LogitAttribution(Result):
 
 @torch.no_grad()
 def attribute_logits(
-    model: Any, d: Deltas, *, site: Site | None = None, max_tokens: int | None = 8192
+    model: Any, d: Deltas, *, site: SiteLike | None = None, max_tokens: int | None = 8192
 ) -> LogitAttribution:
     """Direct and whole effect of the deltas at `site` (default: the only one) on the logits.
 

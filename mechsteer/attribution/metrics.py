@@ -7,7 +7,8 @@ padded on either side. A `Metric` may also say which positions it reads, so that
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 from mechsteer.attribution.running import last_positions
 from mechsteer.errors import ConfigError, DataError, ShapeError
 from mechsteer.models import tokenize_continuation
+from mechsteer.tokens import continuation_ids, token_text
 
 MetricFunction = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -58,15 +60,51 @@ class LogOdds(Metric):
         return last[:, list(self.positive)].logsumexp(-1) - last[:, list(self.negative)].logsumexp(-1)
 
 
-def log_odds(pos_id: int | Sequence[int], neg_id: int | Sequence[int]) -> LogOdds:
-    """log p(pos) − log p(neg) of the next token after each row's last real one, in nats.
+NextTokens = int | str | Sequence[int | str]
 
-    Several ids (variants of a word) are summed in probability. Raises ConfigError without ids.
+
+def log_odds(positive: NextTokens, negative: NextTokens, model: Any = None) -> LogOdds:
+    """log p(positive) − log p(negative) of the next token after each row's last real one, in nats.
+
+    Token ids, or words of one token as they continue a text (" happy") with the `model` (or tokenizer) that reads
+    them. Several (variants of a word) are summed in probability. Raises ConfigError without tokens, for a token on
+    both sides, for words without a model, and for a word of several tokens.
+
+    >>> log_odds(3, [4, 5])
+    LogOdds(positive=(3,), negative=(4, 5))
     """
-    pos, neg = (tuple([ids] if isinstance(ids, int) else map(int, ids)) for ids in (pos_id, neg_id))
+    pos, neg = (_next_ids(tokens, model) for tokens in (positive, negative))
     if not pos or not neg or set(pos) & set(neg):
-        raise ConfigError(f"log-odds of {list(pos)} against {list(neg)}", "give ids on both sides, none on both")
+        raise ConfigError(f"log-odds of {list(pos)} against {list(neg)}", "give tokens on both sides, none on both")
     return LogOdds(pos, neg)
+
+
+def _next_ids(tokens: NextTokens, model: Any) -> tuple[int, ...]:
+    listed = [tokens] if isinstance(tokens, (int, str)) or not isinstance(tokens, Iterable) else list(tokens)
+    return tuple(_word_id(each, model) if isinstance(each, str) else _token_id(each) for each in listed)
+
+
+def _token_id(value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ConfigError(
+            f"{value!r:.80} is no token", "give token ids, or words with a model: log_odds(' happy', ' sad', model)"
+        ) from None
+
+
+def _word_id(word: str, model: Any) -> int:
+    tokenizer = getattr(model, "tokenizer", model)
+    if not callable(getattr(tokenizer, "encode", None)):
+        why = "no model came with it" if model is None else "the model has no tokenizer"
+        raise ConfigError(f"{word!r} is a word, and {why}", "give log_odds(' happy', ' sad', model), or token ids")
+    ids = continuation_ids(tokenizer, word)
+    if len(ids) != 1:
+        raise ConfigError(
+            f"{word!r} has {len(ids)} tokens: {[token_text(tokenizer, i) for i in ids]}",
+            "log-odds are of one next token: give a word of one token (mind its leading space), or use target_logprob",
+        )
+    return ids[0]
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechsteer.adapters import Adapter
 from mechsteer.errors import ConfigError, ShapeError
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import SiteLike, as_site
 from mechsteer.runtime.scopes import Context
 from mechsteer.steering.interventions import Intervention, Interventions, Steering, writing
 
@@ -25,6 +25,8 @@ What = Literal["kept", "removed"]
 
 class Part(Adapter):
     """What `adapter` adds, projected on the rows of `axes` (orthonormal), or less that projection. It has no file."""
+
+    linear_in_coeff, identity_at_init = False, False  # each instance has those of what it wraps
 
     def __init__(self, adapter: Adapter, axes: Float[Tensor, "k d"], what: What) -> None:
         super().__init__()
@@ -56,13 +58,13 @@ class Part(Adapter):
         raise ConfigError("a part of a steering has no file", "save the steering, and take the part again")
 
 
-def part_of(model: Any, iv: Interventions, axes: Float[Tensor, "k d"], what: What, *, site: Site) -> Steering:
+def part_of(model: Any, iv: Interventions, axes: Float[Tensor, "k d"], what: What, *, site: SiteLike) -> Steering:
     """The steering with its deltas at `site` on the span of `axes` alone ("kept"), or without it ("removed").
 
     `axes`: orthonormal rows, as `EffectAttribution.spans` has them; rows of zeros count for nothing. What is written at
     other sites stays whole. Raises ConfigError where nothing is written at the site, ShapeError.
     """
-    at = site.at(model)
+    at = as_site(site).at(model)
     ivs = [each.at(model) for each in writing(iv)]
     if not any(each.site == at for each in ivs):
         raise ConfigError(f"the steering does not write at {at}", f"it writes at {[str(each.site) for each in ivs]}")

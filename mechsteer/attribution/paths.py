@@ -33,7 +33,7 @@ from mechsteer.attribution.path_graph import PathGraph, path_graph
 from mechsteer.attribution.path_runs import Held, PathRuns
 from mechsteer.attribution.replay import Prepared, Runner, prepare
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike
 from mechsteer.results import Interval, Result, cluster_weights
 from mechsteer.runtime.session import open_sessions
 from mechsteer.runtime.threads import each_of
@@ -134,7 +134,7 @@ def attribute_paths(
     n_random: int = 20,
     seed: int = 0,
     n_bootstrap: int = 1000,
-    site: Site | None = None,
+    site: SiteLike | None = None,
     continuations: Sequence[str | Sequence[int]] | None = None,
     batch_size: int = 32,
     progress: bool = False,

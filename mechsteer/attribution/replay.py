@@ -15,7 +15,7 @@ from mechsteer.attribution.metrics import Metric
 from mechsteer.attribution.running import forward, last_positions
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
 from mechsteer.models import backend_of
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike, as_site
 from mechsteer.runtime.batches import Batch, encode_pairs
 from mechsteer.runtime.reach import n_untouched_blocks, touched
 from mechsteer.runtime.restart import Start, start_from
@@ -121,7 +121,7 @@ def prepare(
     prompts: Sequence[str | Sequence[int]],
     continuations: Sequence[str | Sequence[int]] | None,
     metric: Metric,
-    site: Site | None,
+    site: SiteLike | None,
     batch_size: int,
     *,
     other_order: bool = False,
@@ -135,7 +135,7 @@ def prepare(
         raise ConfigError("the metric brings its own continuations", "leave out continuations")
     pairs = encode_pairs(model, prompts, metric.continuations if continuations is None else continuations)
     groups = sites_of(model, iv)
-    site = _the_site(list(groups), None if site is None else site.at(model))
+    site = _the_site(list(groups), None if site is None else as_site(site).at(model))
     everything = [each for group in groups.values() for each in group]
     runner = Runner(
         model,

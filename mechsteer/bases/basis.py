@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechsteer.bases.autoencoders import as_sae, sae_metadata
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from mechsteer.results import plain
 from mechsteer.shapes import Directions
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Basis:
     """Unit rows `directions` [n_dirs d_model], one label each, and their provenance `source`.
 
@@ -67,6 +68,11 @@ class Basis:
 
     def __len__(self) -> int:
         return len(self.directions)
+
+    def __repr__(self) -> str:
+        kind = "orthonormal" if self.is_orthonormal else "not orthonormal"
+        ends = self.labels if len(self) < 4 else (self.labels[0], "...", self.labels[-1])
+        return f"Basis({self.source.get('kind', 'directions')}, {len(self)} of length {self.d_model}, {kind}: {', '.join(ends)})"
 
     @property
     def d_model(self) -> int:
@@ -119,11 +125,10 @@ def _is_orthonormal(rows: Tensor) -> bool:
 def from_sae(sae: Any, labels: Sequence[str] | None = None) -> Basis:
     """Decoder rows of an SAE as unit vectors; row i is feature i.
 
-    `sae`: anything with `W_dec` [d_sae d_in] and `encode` (a sae_lens SAE), or what `train_sae` returns. Labels
-    default to "f0", "f1", ... Raises ConfigError for an SAE that normalises each activation on its own: its
+    `sae`: a sae_lens SAE, or what `train_sae` or `load_sae` returns. Labels default to "f0", "f1", ... Raises ConfigError for an SAE that normalises each activation on its own: its
     features are not in units of the activations.
     """
-    sae = getattr(sae, "sae", sae)
+    sae = as_sae(sae)
     config = getattr(sae, "cfg", None)
     normalization = getattr(config, "normalize_activations", None)
     if normalization in ("layer_norm", "constant_norm_rescale"):
@@ -133,17 +138,27 @@ def from_sae(sae: Any, labels: Sequence[str] | None = None) -> Basis:
         )
     rows = sae.W_dec.detach().to("cpu", torch.promote_types(sae.W_dec.dtype, torch.float32))
     norms = rows.norm(dim=1, keepdim=True)
-    metadata: Any = getattr(config, "metadata", None)
-    metadata = metadata.to_dict() if hasattr(metadata, "to_dict") else metadata
     source = {
         "kind": "sae",
         "d_sae": len(rows),
         "n_zero_rows": int((norms == 0).sum()),
-        "metadata": dict(metadata) if isinstance(metadata, Mapping) else {},
+        "metadata": sae_metadata(sae),
     }
     directions = torch.where(norms > 0, rows / norms, 0)
     names = [f"f{i}" for i in range(len(rows))] if labels is None else labels
     return Basis(directions, tuple(names), source, sae=sae)
+
+
+def as_basis(basis: Any) -> Basis:
+    """A basis as it is, an SAE (see `as_sae`) as that of its decoder rows; raises ConfigError for anything else."""
+    if isinstance(basis, Basis):
+        return basis
+    if isinstance(basis, Tensor) or not hasattr(getattr(basis, "sae", basis), "W_dec"):
+        raise ConfigError(
+            f"{type(basis).__name__} is no basis",
+            "make one: mechsteer.bases.from_directions(directions), from_sae(sae), or singular(model)",
+        )
+    return from_sae(basis)
 
 
 def from_directions(

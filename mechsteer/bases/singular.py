@@ -11,7 +11,7 @@ from torch import Tensor
 from mechsteer.bases.basis import Basis
 from mechsteer.errors import ConfigError, UnknownSiteError
 from mechsteer.models import MAPS, backend_of, model_fingerprint
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike, as_site
 
 READING_MAPS = ("q", "k", "v", "gate", "up")
 WRITING_MAPS = ("o", "down")
@@ -19,11 +19,11 @@ WRITING_MAPS = ("o", "down")
 
 def singular(
     model: Any,
-    maps: Sequence[str] = READING_MAPS,
+    maps: Sequence[str] | str = READING_MAPS,
     layers: Sequence[int | float] | int | None = None,
     side: Literal["right", "left"] = "right",
     *,
-    site: Site | None = None,
+    site: SiteLike | None = None,
     k: int | None = None,
 ) -> Basis:
     """Singular directions of the weights, labelled like "q.3.sv12" (map, layer, rank), with singular values.
@@ -39,16 +39,18 @@ def singular(
 
     Raises ConfigError (unknown maps, a map on the wrong side, nothing left), UnknownSiteError.
     """
+    maps = (maps,) if isinstance(maps, str) else maps
     allowed = {"right": READING_MAPS, "left": WRITING_MAPS}
     if side not in allowed or not maps or any(m not in allowed[side] for m in maps):
         raise ConfigError(
             f"maps {list(maps)} on side {side!r}",
             f"side 'right' takes {READING_MAPS}, side 'left' takes {WRITING_MAPS}; the maps are {MAPS}",
         )
+    site = None if site is None else as_site(site).at(model)
     backend, blocks, rows, values, scaled = backend_of(model), [], [], [], []
     for layer in _layers(model, layers):
         for name in maps:
-            if site is not None and not _meets(site.at(model), layer, name, side):
+            if site is not None and not _meets(site, layer, name, side):
                 continue
             try:
                 weight = backend.weights.map_weight(layer, name)
@@ -68,7 +70,7 @@ def singular(
         "kind": "singular",
         "side": side,
         "maps": list(maps),
-        "site": None if site is None else str(site.at(model)),
+        "site": None if site is None else str(site),
         "k": k,
         "norm_scale": _NORM_SCALE[side, all(scaled)],
         "normalization": str(backend.cfg.normalization_type) if side == "right" else None,
@@ -89,7 +91,7 @@ _NORM_SCALE = {
 def _layers(model: Any, layers: Sequence[int | float] | int | None) -> Iterator[int]:
     wanted = range(model.cfg.n_layers) if layers is None else [layers] if isinstance(layers, (int, float)) else layers
     for layer in wanted:
-        yield int(Site(layer).at(model).layer)
+        yield int(as_site(layer).at(model).layer)
 
 
 def _meets(site: Site, layer: int, name: str, side: str) -> bool:

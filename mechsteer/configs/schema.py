@@ -146,6 +146,11 @@ class Settings:
     positive: str = setting(" happy", "log_odds: the continuation to promote ...")
     negative: str = setting(" sad", "... against this one")
     suffix: str = setting(" She felt very", "log_odds: put after each prompt, so that both continuations make sense")
+    truncate: str | None = setting(
+        None,
+        "problems too long for the context: drop | left (their end stays) | right (their beginning); null: refused",
+        choices=("drop", "left", "right"),
+    )
     prompt_tokens: int = setting(48, "log_odds: tokens of each text that are used as prompt", least=1)
     layers: list[int | float] = setting(
         [0.34, 0.5, 0.67], "where the adapter may sit (index, or depth ratio); chosen on dev"

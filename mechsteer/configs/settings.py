@@ -88,7 +88,9 @@ def checked(key: str, value: Any) -> Any:
             raise ConfigError(
                 f"{key} is a section, not one key", f"give {[k for k in KEYS if k.startswith(f'{key}.')]}"
             )
-        raise ConfigError(f"unknown key {key!r}", f"the nearest are {closest(key, KEYS) or sorted(KEYS)}")
+        near = closest(key, KEYS)
+        hint = f"the nearest are {near}" if near else "`mechsteer study --help` lists all"
+        raise ConfigError(f"unknown key {key!r}", hint)
     declared = KEYS[key].declared
     value = _of_kind(KEYS[key], value)
     if value is None:
@@ -167,9 +169,8 @@ def _of_kind(key: Key, value: Any) -> Any:
         value = list(value)
     text_wanted = _is_text(key.type)
     if isinstance(value, str) and text_wanted:
-        return value
-    kind = " or ".join("null" if k is type(None) else getattr(k, "__name__", str(k)) for k in _kinds(key.type))
-    wrong = ConfigError(f"{key.name} is {value!r}", f"give {kind}, such as {key.name}={shown(key.default)}")
+        return _path(key, value) if key.declared["contents"] or key.name == "out" else value
+    wrong = ConfigError(f"{key.name} is {value!r}", f"give {_allowed(key)}, such as {key.name}={shown(key.default)}")
     if (text_wanted and value is not None) or (isinstance(value, str) and ("${" in value or value == "???")):
         raise wrong
     wrapped = OmegaConf.structured(dataclasses.make_dataclass("Wrapped", [("value", key.type, dataclasses.MISSING)]))
@@ -180,6 +181,29 @@ def _of_kind(key: Key, value: Any) -> Any:
         raise wrong from error
     assert isinstance(result, dict)
     return result["value"]
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+def _allowed(key: Key) -> str:
+    """What a key may be, in words."""
+    if key.declared["choices"]:
+        return f"one of {list(key.declared['choices'])}"
+    kinds = list(
+        dict.fromkeys(
+            _WORDS.get(kind, "a mapping" if typing.get_origin(kind) is dict else "a list") for kind in _kinds(key.type)
+        )
+    )
+    least = key.declared["least"]
+    return " or ".join(kinds) + ("" if least is None else f" of at least {least:g}")
+
+
+def _path(key: Key, value: str) -> str:
+    """A path with the home folder in it; not every shell puts that in. An empty one would be the current folder."""
+    if not value.strip() or "\0" in value:
+        raise ConfigError(f"{key.name} is {value!r}", f"give a path, such as {key.name}={shown(key.default or 'mine')}")
+    return str(Path(value).expanduser()) if value.startswith("~") else value
 
 
 def _kinds(of: Any) -> list[Any]:
@@ -201,6 +225,8 @@ def _grammar(override: str) -> Override | None:
 def _parsed(override: str) -> tuple[str, Any]:
     """(key, value) of key=value. Text that is none of Hydra's grammar (commas, colons, apostrophes) is taken as it is."""
     key, equals, text = override.partition("=")
+    if not key:
+        raise ConfigError(f"{override!r} is no setting", _HINT)
     parsed = _grammar(override)
     is_text = key in SOURCES or (key in KEYS and _is_text(KEYS[key].type))
     if parsed is None or parsed.is_sweep_override():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,41 +12,51 @@ from torch import Tensor
 from mechsteer.activations import capture
 from mechsteer.directions.direction import Direction, separation
 from mechsteer.directions.methods import METHODS
-from mechsteer.errors import ConfigError
-from mechsteer.models.sites import Site
+from mechsteer.errors import ConfigError, DataError
+from mechsteer.models import Truncate, model_fingerprint, model_name
+from mechsteer.models.sites import Site, SiteLike, as_site
 from mechsteer.prompts import ContrastivePairs, uniform_hash
 
 
 def extract(
     model: Any,
     pairs: ContrastivePairs | Sequence[tuple[str, str]],
-    site: Site,
+    site: SiteLike,
     method: str = "mean_difference",
     *,
     position: Literal["last", "mean"] = "last",
     held_out: float = 0.3,
     seed: int = 0,
     batch_size: int = 16,
+    truncate: Truncate | None = None,
 ) -> Direction:
     """The direction of `pairs` at `site`, computed from all of them, with the separation that its method reaches.
 
     Each text counts once: its last token, or the mean over its tokens without BOS. provenance["held_out"] is the
     separation of pairs held out by the direction of the others: groups of pairs are held out whole, about the
     share `held_out` of them (at least one, where there are two and `held_out` > 0), chosen by the hash of their
-    names and the seed; without any it is None. At z, q, k, v the heads are flattened.
+    names and the seed; without any it is None. At z, q, k, v the heads are flattened. Texts longer
+    than the context are refused, or cut by `truncate`.
 
     Raises ConfigError for an unknown method or share, and as `capture` and the method.
     """
+    site = as_site(site)
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", f"methods are {sorted(METHODS)}")
+    if position not in ("last", "mean"):
+        raise ConfigError(f"position is {position!r}", "it is 'last' or 'mean'")
     if not 0 <= held_out < 1:
         raise ConfigError(f"held_out is {held_out}", "it is a share in [0, 1)")
-    pairs = pairs if isinstance(pairs, ContrastivePairs) else ContrastivePairs(*zip(*pairs, strict=True))
-    pos, neg = (_pooled(model, texts, site, position, batch_size) for texts in (pairs.positive, pairs.negative))
+    pairs = _as_pairs(pairs)
+    pos, neg = (
+        _pooled(model, texts, site, position, batch_size, truncate) for texts in (pairs.positive, pairs.negative)
+    )
     test = torch.tensor(_held_out(pairs.groups, held_out, seed))
     found = METHODS[method](pos, neg)
     measured = separation(METHODS[method](pos[~test], neg[~test]), pos[test], neg[test]) if bool(test.any()) else None
     more = {
+        "model": model_name(model),
+        "model_fingerprint": model_fingerprint(model),
         "data_hash": pairs.data_hash,
         "site": site.at(model).to_dict(),
         "positions": position,
@@ -56,13 +66,33 @@ def extract(
     return replace(found, provenance={**found.provenance, **more})
 
 
+def _as_pairs(pairs: Any) -> ContrastivePairs:
+    """Pairs, or a list of (positive, negative); raises DataError for anything else."""
+    if isinstance(pairs, ContrastivePairs):
+        return pairs
+    listed = list(pairs) if isinstance(pairs, Iterable) and not isinstance(pairs, str) else None
+    if not listed or any(isinstance(pair, str) or not isinstance(pair, Sequence) or len(pair) != 2 for pair in listed):
+        raise DataError(
+            f"pairs are {pairs!r:.80}", "pass ContrastivePairs(positive, negative), or a list of pairs of texts"
+        )
+    positive, negative = zip(*listed, strict=True)
+    return ContrastivePairs(positive, negative)
+
+
 def _pooled(
-    model: Any, texts: Sequence[str], site: Site, position: Literal["last", "mean"], batch_size: int, chunk: int = 256
+    model: Any,
+    texts: Sequence[str],
+    site: Site,
+    position: Literal["last", "mean"],
+    batch_size: int,
+    truncate: Truncate | None,
+    chunk: int = 256,
 ) -> Tensor:
     """[n_texts d_model]; only a chunk of texts is held token by token."""
     parts = []
     for start in range(0, len(texts), chunk):
-        acts = capture(model, texts[start : start + chunk], [site], batch_size=batch_size, progress=False)
+        some = texts[start : start + chunk]
+        acts = capture(model, some, site, batch_size=batch_size, truncate=truncate, progress=False)
         parts.append(acts[site].pool(position).flatten(1))
     return torch.cat(parts)
 

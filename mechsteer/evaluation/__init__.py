@@ -27,6 +27,7 @@ from mechsteer.evaluation.harm import (
     repetition,
     text_form,
 )
+from mechsteer.evaluation.layer_sweep import StrengthSweep, SweepCell, sweep
 from mechsteer.evaluation.likelihoods import LogOdds, MultipleChoice, log_likelihoods
 from mechsteer.evaluation.paired import (
     PairedComparison,
@@ -97,6 +98,9 @@ __all__ = [
     "within_styles",
     "PooledSeeds",
     "pool_seeds",
+    "sweep",
+    "StrengthSweep",
+    "SweepCell",
     "compare_paired",
     "PairedComparison",
     "compare_scores",

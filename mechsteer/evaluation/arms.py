@@ -17,11 +17,12 @@ from mechsteer.adapters import Adapter, Static
 from mechsteer.directions import mean_difference, random_direction
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import tokenize, tokenize_continuation
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import SiteLike
 from mechsteer.runtime.batches import make_batches
 from mechsteer.runtime.reach import touched
 from mechsteer.runtime.restart import Start, logits_from
-from mechsteer.runtime.scopes import Context, TokenScope
+from mechsteer.runtime.scope_words import ScopeLike
+from mechsteer.runtime.scopes import Context
 from mechsteer.shapes import Samples
 from mechsteer.steering.generation import generate
 from mechsteer.steering.interventions import Intervention, Interventions, Steering, steer, writing
@@ -111,13 +112,13 @@ def forced_arms(steering: Interventions, openings: Mapping[str, str], *, treated
 
 
 def mean_difference_arm(
-    site: Site,
+    site: SiteLike,
     pos: Samples,
     neg: Samples,
     norm: float,
     *,
     score: MeanScore,
-    scope: TokenScope | None = None,
+    scope: ScopeLike | None = None,
     name: str = "mean difference",
     note: str = "mean(positive) − mean(negative), norm of the adapter, sign chosen on dev",
 ) -> Arm:
@@ -132,13 +133,12 @@ def mean_difference_arm(
 
 
 def mean_difference_steerings(
-    site: Site, pos: Samples, neg: Samples, norms: Sequence[float], *, scope: TokenScope | None = None
+    site: SiteLike, pos: Samples, neg: Samples, norms: Sequence[float], *, scope: ScopeLike | None = None
 ) -> list[Intervention]:
     """Candidates for a mean-difference arm: mean(pos) − mean(neg) at `site` scaled to each norm, with + and −."""
-    over = TokenScope.all() if scope is None else scope
     vector = mean_difference(pos, neg).vector
     vector = vector / float(vector.norm())
-    return [Intervention(Static(sign * norm * vector), site, scope=over) for norm in norms for sign in (1.0, -1.0)]
+    return [Intervention(Static(sign * norm * vector), site, scope=scope) for norm in norms for sign in (1.0, -1.0)]
 
 
 def random_arms(

@@ -85,6 +85,8 @@ class ArmResult(Result):
 class Evaluation(Result):
     """All arms on the same items."""
 
+    _rows = "arms"
+
     metric: str
     unit: str
     n_items: int

@@ -21,7 +21,7 @@ from mechsteer.attribution.parts import What, part_of
 from mechsteer.errors import DataError, ShapeError
 from mechsteer.evaluation.arms import Arm
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import SiteLike
 from mechsteer.results import Interval, Result, cluster_weights
 from mechsteer.runtime.threads import each_of, side_by_side
 from mechsteer.steering.interventions import Interventions
@@ -74,7 +74,7 @@ def evaluate_parts(
     scoring: Scoring,
     items: Sequence[Item],
     *,
-    site: Site,
+    site: SiteLike,
     base: Scored,
     treated: Scored,
     name: str = "directions",

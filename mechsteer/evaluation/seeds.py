@@ -1,9 +1,13 @@
 """One result over several adapter seeds: the same training with other random numbers, each scored on the same items.
 
-The estimate is the mean over seeds of treated − base. Its interval resamples both what varies by training (seeds) and
-what varies by problem (items), independently of each other: every seed answers the same items. Resampling S seeds
-sees (S − 1)/S of their variance, so with two or three seeds the interval is somewhat short; `between_seeds` is
-unbiased.
+The estimate is the mean over seeds of treated − base. Every seed answers the same items, so that the mean varies by
+training (σ²_s over S seeds), by problem (σ²_i over n items), and by what is of one seed on one item alone. With the mean
+squares of a two-way table without repetitions, each divided by n S,
+
+    V = V_seeds + V_items − V_alone,    E V = σ²_s / S + σ²_i / n + σ² / (n S),
+
+and Student's t with Satterthwaite's (1946) degrees of freedom: two or three seeds are few where training varies, and no
+matter where it does not. (A bootstrap of both, seeds and items, counts σ² up to three times: Owen 2007.)
 """
 
 from __future__ import annotations
@@ -12,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import ndarray
+from scipy.stats import t as student
 
 from mechsteer.errors import DataError, ShapeError
 from mechsteer.evaluation.scoring import Scored
@@ -26,7 +32,7 @@ class PooledSeeds(Result):
     differences: tuple[Interval, ...]
     """per seed, its interval resampling items alone"""
     mean: Interval
-    """over seeds; its interval resamples seeds and items"""
+    """over seeds; its interval is of new seeds and new items, for one seed of new items alone"""
     between_seeds: float
     """standard deviation of the per-seed differences; nan for one seed"""
     n_items: int
@@ -81,13 +87,29 @@ def pool_seeds(
     net = np.stack([np.bincount(clusters, row) for row in change])  # [n_seeds n_items]
     rng = np.random.default_rng(seed)
     by_item = cluster_weights(len(size), n_boot, rng)
-    by_seed = cluster_weights(len(treated), n_boot, rng) / len(treated)
     draws = (by_item @ net.T) / (by_item @ size)[:, None]  # [n_boot n_seeds]
     values = change.mean(1)
+    differences = tuple(Interval.from_draws(float(v), draws[:, i]) for i, v in enumerate(values))
     return PooledSeeds(
         seeds=names,
-        differences=tuple(Interval.from_draws(float(v), draws[:, i]) for i, v in enumerate(values)),
-        mean=Interval.from_draws(float(values.mean()), (draws * by_seed).sum(1)),
+        differences=differences,
+        mean=_mean(values, (net - values[:, None] * size) / size.mean()) if len(values) > 1 else differences[0],
         between_seeds=float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
         n_items=len(size),
     )
+
+
+def _mean(values: ndarray, left: ndarray) -> Interval:
+    """Mean of the seeds' `values` [n_seeds]; `left` [n_seeds n_items]: how far each item is from its seed's value."""
+    n_seeds, n_items = left.shape
+    free_seeds, free_items = n_seeds - 1, max(n_items - 1, 1)
+    of_items = left.mean(0)
+    alone = float(np.square(left - of_items).sum()) / (free_seeds * free_items * n_items * n_seeds)
+    # a part that happens to lie below what it holds of `alone` has no variance of its own
+    by_seed = max(float(values.var(ddof=1)) / n_seeds, alone)
+    by_item = max(float(np.square(of_items).sum()) / (free_items * n_items), alone)
+    variance = by_seed + by_item - alone
+    unsure = by_seed**2 / free_seeds + by_item**2 / free_items + alone**2 / (free_seeds * free_items)
+    value = float(values.mean())
+    half = float(student.isf(0.025, variance**2 / unsure) * np.sqrt(variance)) if unsure > 0 else 0.0
+    return Interval(value=value, low=value - half, high=value + half)

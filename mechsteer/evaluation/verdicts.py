@@ -7,8 +7,9 @@ Every word is claimed by evidence, never by its absence, against a margin stated
 2. The interval is below 0: "harm".
 3. The treated arm has to stand out among random directions that were chosen as it was: p = (1 + the number of them
    that score at least as well) / (1 + their number) <= .05, which takes N_RANDOM of them; exact where the treated one
-   is exchangeable with them. Otherwise "not specific" where the random ones raise the score themselves (the mean over
-   them, one-sided 5 %), else "cannot tell".
+   is exchangeable with them. It also has to score above their mean (one-sided 5 %), or the best of twenty equal ones
+   would be called special as often as it must be. Otherwise "not specific" where the random ones raise the score
+   themselves (the mean over them, one-sided 5 %), else "cannot tell".
 4. Where answers have no style, or one only: "effect".
 5. "style" where, under both references, the effect within styles (`within_styles`) lies within ±margin and the switch
    of style is above 0, each by its 90 % interval, and styles measured by forcing make up at least half of what the
@@ -63,6 +64,8 @@ class RandomRank(Result):
     """scores of the random arms"""
     mean: Interval
     """mean over random arms − base, 90 %"""
+    beyond: Interval
+    """treated − mean over random arms, 90 %"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,8 @@ def _rank(
 ) -> RandomRank:
     scores = np.array([arm.mean() for arm in randoms])
     as_good = int((scores >= treated.mean() - 1e-12).sum())  # sums in another order differ in the last bits
-    raised = np.mean(np.stack(list(randoms)), axis=0) - before
+    mean = np.mean(np.stack(list(randoms)), axis=0)
+    raised, beyond = mean - before, treated - mean
     return RandomRank(
         n=len(scores),
         n_as_good=as_good,
@@ -162,6 +166,7 @@ def _rank(
         lowest=float(scores.min()),
         highest=float(scores.max()),
         mean=Interval.from_draws(float(raised.mean()), draws(raised), CONFIDENCE),
+        beyond=Interval.from_draws(float(beyond.mean()), draws(beyond), CONFIDENCE),
     )
 
 
@@ -182,7 +187,7 @@ def _rule(
         return "harm", ""
     if rank is None or rank.n < N_RANDOM:
         return "cannot tell", "random directions"
-    if rank.p_value > ALPHA:
+    if rank.p_value > ALPHA or rank.beyond.low <= 0:
         return ("not specific", "") if rank.mean.low > 0 else ("cannot tell", "specific")
     if not has_styles:
         return "effect", ""

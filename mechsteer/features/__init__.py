@@ -1,8 +1,11 @@
 """SAE features: vocabularies, ReasonScore, contexts; `mechsteer.features.sae` trains and loads the SAEs.
 
-`sae` (sae_lens, an extra) and `recovered` (the model's loss behind an SAE: transformer_lens) are imported on their
-own: what they load takes seconds.
+`sae` (training, loading and using SAEs: sae_lens, an extra) and `recovered` (the model's loss behind an SAE) load when
+they are first asked for, as `mechsteer.features.sae`: what they import takes seconds.
 """
+
+import importlib
+from typing import Any
 
 from mechsteer.errors import MechsteerWarning
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
@@ -42,3 +45,16 @@ __all__ = [
     "in_words",
     "token_shares",
 ]
+
+
+_LATE = ("encoding", "recovered", "sae")  # modules that import what takes seconds
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        return importlib.import_module(f"mechsteer.features.{name}")
+    raise AttributeError(f"module 'mechsteer.features' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_LATE])

@@ -16,7 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.features.shuffling import Batches, first_rows
+from mechsteer.bases import as_sae
+from mechsteer.features.shuffling import first_rows
+from mechsteer.features.streams import Activations, Batches, as_batches
 
 N_EVALUATION = 2**17  # rows behind the metrics and the BatchTopK threshold
 
@@ -38,13 +40,18 @@ class SparseAutoencoder(Protocol):
     def decode(self, feature_acts: Tensor) -> Tensor: ...
 
 
+AnySAE = SparseAutoencoder | Any  # or what holds one: see `mechsteer.bases.as_sae`
+
+
 @torch.no_grad()
-def evaluate_sae(sae: SparseAutoencoder, batches: Batches, *, max_tokens: int = N_EVALUATION) -> dict[str, float]:
-    """How well an SAE reconstructs the first `max_tokens` rows of `batches` (chunks [n d_in]).
+def evaluate_sae(sae: AnySAE, batches: Batches | Activations, *, max_tokens: int = N_EVALUATION) -> dict[str, float]:
+    """How well an SAE reconstructs the first `max_tokens` rows of `batches` (`store[site]`, `acts[site]`, or chunks
+    [n d_in]: see `train_sae`).
 
     `l0`: mean active features per token; `fvu`: Σ‖x − x̂‖² / Σ‖x − mean‖²; `explained_variance`: 1 − fvu;
     `dead_share`: share of features that fire on none of the tokens; `n_tokens`: how many there were.
     """
+    sae, batches = as_sae(sae), as_batches(batches)
     d_in = sae.cfg.d_in
     fired = torch.zeros(sae.cfg.d_sae, dtype=torch.bool, device=sae.device)
     total, squares = torch.zeros(d_in, dtype=torch.float64), 0.0
@@ -68,18 +75,19 @@ def evaluate_sae(sae: SparseAutoencoder, batches: Batches, *, max_tokens: int = 
     }
 
 
-def encode(sae: SparseAutoencoder, acts: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
+def encode(sae: AnySAE, acts: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
     """Feature activations times the norm of their decoder rows: the size of what each adds to the reconstruction."""
+    sae = as_sae(sae)
     return sae.encode(acts) * _decoder_scale(sae)
 
 
-def decoder_rows(sae: SparseAutoencoder) -> Float[Tensor, "d_sae d_in"]:
+def decoder_rows(sae: AnySAE) -> Float[Tensor, "d_sae d_in"]:
     """The decoder's rows (a copy), as they are stored: unit vectors for what `train_sae` made."""
-    return sae.W_dec.detach().clone()
+    return as_sae(sae).W_dec.detach().clone()
 
 
 def splice_fn(
-    sae: SparseAutoencoder, error_term: bool = True, *, edit: Callable[[Tensor], Tensor] | None = None
+    sae: AnySAE, error_term: bool = True, *, edit: Callable[[Tensor], Tensor] | None = None
 ) -> Callable[[Tensor], Tensor]:
     """A function activation [... d_in] → activation that passes through the SAE.
 
@@ -87,8 +95,10 @@ def splice_fn(
     `edit` changes the feature activations (scaled as by `encode`) on the way.
     """
 
+    sae = as_sae(sae)
+
     def decode(x: Tensor, features: Tensor) -> Tensor:
-        if sae.cfg.normalize_activations in ("layer_norm", "constant_norm_rescale"):
+        if getattr(sae.cfg, "normalize_activations", None) in ("layer_norm", "constant_norm_rescale"):
             sae.encode(x)  # these keep the norm of the last encode and forget it at the decode
         return sae.decode(features / _decoder_scale(sae))
 

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mechsteer.errors import DataError
+from mechsteer.features.encoding import splice_fn
 from mechsteer.models import backend_of, tokenize
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import SiteLike, as_site
 from mechsteer.results import Result
 from mechsteer.runtime.batches import Batch, make_batches
 from mechsteer.runtime.restart import Start, logits_from
@@ -42,26 +44,28 @@ class LossRecovered(Result):
 @torch.no_grad()
 def loss_recovered(
     model: object,
-    site: Site,
-    splice: Callable[[Tensor], Tensor],
+    site: SiteLike,
+    splice: Callable[[Tensor], Tensor] | Any,
     rows: Sequence[str | Sequence[int]],
     *,
     batch_size: int = 16,
 ) -> LossRecovered:
     """The loss on `rows` (texts, or token ids) as it is, with `splice` at the site, and with zeros there.
 
-    `splice` maps an activation [batch pos d] to what replaces it: `mechsteer.features.sae.splice_fn(sae,
-    error_term=False)`. Rows run in right-padded batches on the model's device.
+    `splice` is an SAE (see `mechsteer.bases.as_sae`), or a function of an activation [batch pos d] that gives what
+    replaces it, such as `mechsteer.features.sae.splice_fn(sae, error_term=False)`. Rows run in right-padded batches on the model's device.
 
     Raises DataError for rows of fewer than two tokens, UnknownSiteError for a site that cannot be written.
     """
+    is_sae = hasattr(splice, "W_dec") or not callable(splice)
+    replace: Any = splice_fn(splice, error_term=False) if is_sae else splice
     ids = tokenize(model, rows)
     if short := [i for i, row in enumerate(ids) if len(row) < 2]:
         raise DataError(f"row {short[0]} has {len(ids[short[0]])} token", "give rows with a token to predict")
-    runner, name = backend_of(model).runner, site.at(model).resolve(model, write=True)
+    runner, name = backend_of(model).runner, as_site(site).at(model).resolve(model, write=True)
     order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
     batches = make_batches(model, [(row[:1], row[1:]) for row in ids], batch_size, order)
-    edits: tuple[Callable[[Tensor], Tensor | None], ...] = (lambda _acts: None, splice, torch.zeros_like)
+    edits: tuple[Callable[[Tensor], Tensor | None], ...] = (lambda _acts: None, replace, torch.zeros_like)
     losses = []
     for edit in edits:
         remove = runner.attach(name, edit)

@@ -37,6 +37,7 @@ from mechsteer.errors import (
     ModelLoadError,
     ModelMismatchError,
     NonFiniteError,
+    UnknownSiteError,
     closest,
 )
 from mechsteer.features import sae_library as lens
@@ -51,8 +52,10 @@ from mechsteer.features.encoding import (
 from mechsteer.features.sae_checkpoint import read_checkpoint, restore_checkpoint, save_checkpoint
 from mechsteer.features.sae_files import FOREIGN, checked_config, read_metrics, write_sae
 from mechsteer.features.sae_reader import read_sae
-from mechsteer.features.shuffling import Batches, first_rows, shuffled
+from mechsteer.features.shuffling import first_rows, shuffled
+from mechsteer.features.streams import Activations, Batches, as_batches, origin_of, width_of
 from mechsteer.files import remove
+from mechsteer.models.sites import SiteLike, as_site
 
 __all__ = [
     "train_sae",
@@ -89,11 +92,17 @@ class TrainedSAE:
     sae: SparseAutoencoder
     metrics: dict[str, Any]
 
+    def __repr__(self) -> str:
+        made, size = self.metrics.get("recipe", {}), f"{self.sae.cfg.d_in} -> {self.sae.cfg.d_sae}"
+        l0, fvu = (self.metrics.get(name, math.nan) for name in ("l0", "fvu"))
+        at = f" at {site}" if (site := made.get("metadata", {}).get("site")) else ""
+        return f"TrainedSAE({made.get('architecture')}{at}, {size}, L0 {l0:.3g}, FVU {fvu:.3g})"
+
 
 def train_sae(
-    batches: Batches,
+    batches: Batches | Activations,
     *,
-    d_in: int,
+    d_in: int | None = None,
     d_sae: int | None = None,
     architecture: Architecture = "topk",
     k: int = 32,
@@ -105,7 +114,7 @@ def train_sae(
     seed: int = 0,
     metadata: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
-    eval_batches: Batches | None = None,
+    eval_batches: Batches | Activations | None = None,
     out: str | Path | None = None,
     checkpoint_every: int | None = None,
     resume: bool = True,
@@ -114,11 +123,11 @@ def train_sae(
 ) -> TrainedSAE:
     """Trains an SAE on a stream of activations; equal seeds and data give equal weights.
 
-    `batches`: float tensors [n d_in] without padding and BOS, as a list, a re-readable iterable, or a function
-    that returns a fresh iterator; it is read as often as `n_steps` (or `n_tokens` / `batch_size`; default a million
-    tokens) needs. `d_sae` defaults to 8 d_in. `k`: active features per token. `options` go to sae_lens'
+    `batches`: `store[site]` or `acts[site]` as `capture` gives them, or float tensors [n d_in] without padding and
+    BOS: one, a list, a re-readable iterable, or a function that returns a fresh iterator; it is read as often as `n_steps` (or `n_tokens` / `batch_size`; default a million
+    tokens) needs. `d_in` is that of the activations. `d_sae` defaults to 8 d_in. `k`: active features per token. `options` go to sae_lens'
     training configuration. `metadata` is saved with the SAE: "model_fingerprint" and "site" are
-    what `load_sae` compares. Metrics are measured on `eval_batches`, or on the training stream, and say which.
+    what `load_sae` compares, and known of a store. Metrics are measured on `eval_batches`, or on the training stream, and say which.
 
     `out`: a folder for the SAE, `metrics.json` and, every `checkpoint_every` steps, a checkpoint. With
     `resume` a finished folder is returned as it is and an interrupted one goes on to the result of an undisturbed run.
@@ -128,6 +137,9 @@ def train_sae(
     """
     if architecture not in get_args(Architecture):
         raise ConfigError(f"unknown SAE architecture {architecture!r}", f"known: {get_args(Architecture)}")
+    metadata = origin_of(batches) | dict(metadata or {})
+    batches, eval_batches = as_batches(batches), None if eval_batches is None else as_batches(eval_batches)
+    d_in = width_of(batches) if d_in is None else d_in
     if n_steps is not None and n_tokens is not None:
         raise ConfigError("both n_steps and n_tokens are given", "one follows from the other by batch_size")
     steps = n_steps if n_steps is not None else math.ceil((n_tokens or 1_000_000) / batch_size)
@@ -150,7 +162,7 @@ def train_sae(
         "lr": lr,
         "seed": seed,
         "options": dict(options or {}),
-        "metadata": dict(metadata or {}),
+        "metadata": metadata,
         "data": digest,
     }
     recipe = json.loads(json.dumps(recipe, default=str))  # as it will be read back
@@ -201,7 +213,7 @@ def train_sae(
 
 
 def load_sae(
-    path: str | Path, *, fingerprint: str | None = None, site: object = None, device: str = "cpu"
+    path: str | Path, *, fingerprint: str | None = None, site: SiteLike | None = None, device: str = "cpu"
 ) -> SparseAutoencoder:
     """Any SAE that lies in sae_lens' layout in the folder `path`, in eval mode with frozen weights.
 
@@ -212,13 +224,13 @@ def load_sae(
     folder = Path(path)
     config = checked_config(folder)
     recorded = config.get("metadata") or {}
-    wanted = {"model_fingerprint": fingerprint, "site": None if site is None else str(site)}
+    wanted = {"model_fingerprint": fingerprint, "site": None if site is None else _site_name(site)}
     for key, value in wanted.items():
         if value is None:
             continue
         if recorded.get(key) is None:
             warnings.warn(f"the SAE {folder} records no {key}: not checked", MechsteerWarning, stacklevel=2)
-        elif recorded[key] != value:
+        elif recorded[key] != value and (key != "site" or _site_name(recorded[key]) != value):
             raise ModelMismatchError(
                 f"the SAE {folder} has {key} {recorded[key]!r}, not {value!r}",
                 "load the model and site it was trained on, or train an SAE for these",
@@ -230,6 +242,14 @@ def load_sae(
     except _UNREADABLE as error:
         raise FileFormatError(f"the SAE {folder} cannot be read: {error}", FOREIGN) from error
     return _frozen(sae)
+
+
+def _site_name(site: Any) -> str:
+    """A site as it prints, however it was written; what names none is a label of its own."""
+    try:
+        return str(as_site(site))
+    except UnknownSiteError:
+        return str(site)
 
 
 def load_release(release: str, sae_id: str, *, device: str = "cpu") -> lens.SAE[Any]:

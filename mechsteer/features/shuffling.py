@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
-
-Batches = Iterable[Tensor] | Callable[[], Iterable[Tensor]]
+from mechsteer.features.streams import Batches
 
 
 def read_once(batches: Batches, d_in: int) -> Iterator[Tensor]:
@@ -19,6 +18,8 @@ def read_once(batches: Batches, d_in: int) -> Iterator[Tensor]:
     """
     empty = True
     for chunk in batches() if callable(batches) else batches:
+        if not isinstance(chunk, Tensor):
+            raise ShapeError(f"a batch of activations is a {type(chunk).__name__}", "expected tensors [n d_in]")
         if chunk.ndim != 2 or chunk.shape[1] != d_in or not chunk.is_floating_point():
             raise ShapeError(
                 f"a batch of activations is {tuple(chunk.shape)} {chunk.dtype}, d_in is {d_in}",

@@ -49,13 +49,19 @@ def surface_forms(word: str) -> list[str]:
 def groups_for(tokenizer: Any, preset: str | Path | Mapping[str, Sequence[Any]] = "reasoning") -> TokenGroups:
     """The token-id tuples of each word group.
 
-    `tokenizer` is any Hugging Face tokenizer. `preset` is a bundled name ("reasoning", "because"), a YAML or
+    `tokenizer` is any Hugging Face tokenizer, or a model that has one. `preset` is a bundled name ("reasoning", "because"), a YAML or
     JSON file, or a mapping {group: members}; a member is a word or phrase (all its surface forms are
     looked up), a token id, or a list of token ids (taken as it is). Spellings that give the same ids are kept
     once, those that end in another spelling are left to it; spellings that need the unknown token are dropped, and a group left without any stays, empty.
 
-    Raises ConfigError for an unknown name, DataError for a malformed file.
+    Raises ConfigError for an unknown name or a model without a tokenizer, DataError for a malformed file.
     """
+    found = getattr(tokenizer, "tokenizer", tokenizer)
+    if not callable(getattr(found, "encode", None)):
+        raise ConfigError(
+            f"{type(tokenizer).__name__} has no tokenizer", "pass a model with a tokenizer, or a tokenizer"
+        )
+    tokenizer = found
     groups: TokenGroups = {}
     for name, members in _read(preset).items():
         tuples: list[tuple[int, ...]] = []
@@ -69,6 +75,8 @@ def _read(preset: str | Path | Mapping[str, Sequence[Any]]) -> Mapping[str, Sequ
     if isinstance(preset, Mapping):
         return _checked(preset, "the vocabulary")
     bundled = presets()
+    if not isinstance(preset, (str, Path)):
+        raise ConfigError(f"a vocabulary is {preset!r:.80}", f"{_HINT}, a file, or one of {sorted(bundled)}")
     if preset in bundled:
         return bundled[str(preset)]
     path = Path(preset)

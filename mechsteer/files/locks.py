@@ -29,7 +29,7 @@ _guard = threading.Lock()
 def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold `folder` (made if need be) against other processes and other threads; the same thread may nest.
 
-    The file `.lock` lies in the folder meanwhile; a folder that was made here goes again if nothing came into it.
+    The file `.lock` lies in the folder meanwhile; folders that were made here go again if nothing came into them.
     Raises StorageError, naming the folder and the process that holds it, at once, and where the folder cannot be made
     or locked. On Windows nothing is locked.
     """
@@ -43,16 +43,16 @@ def folder_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     if holder is not None:
         yield
         return
-    existed = path.exists()
+    made = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         file = _acquire(path, folder)
         try:
             yield
         finally:
             _release(path, file)
-            if not existed:
-                with contextlib.suppress(OSError):  # something is in it
-                    path.rmdir()
+            with contextlib.suppress(OSError):  # something is in it
+                for new in made:
+                    new.rmdir()
     finally:
         with _guard:
             del _held[path]

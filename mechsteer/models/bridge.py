@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformer_lens.model_bridge.sources.native import NativeModel
 
 from mechsteer.errors import DataError, UnknownSiteError
+from mechsteer.models import library
 from mechsteer.models.names import Names
 from mechsteer.models.protocol import Begin, End, Forward, Remove
 from mechsteer.models.runner import BlockRunner, count_calls, watch_module
@@ -25,7 +25,7 @@ _MAP = {
     "up": "mlp.in",
     "down": "mlp.out",
 }
-_POINT = {
+POINT_HOOKS = {
     **{p: f"hook_{p}" for p in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")},
     "mlp_post": "mlp.hook_post",
     **{p: f"attn.hook_{p}" for p in ("z", "q", "k", "v")},
@@ -45,7 +45,7 @@ def is_compatible(model: Any) -> bool:
 
 def is_native(model: Any) -> bool:
     """The bridge is `boot_native`'s: no Hugging Face module in it, no configuration of one, no KV cache."""
-    return isinstance(model.original_model, NativeModel)
+    return isinstance(model.original_model, library.NativeModel)
 
 
 class BridgeNames(Names):
@@ -57,7 +57,7 @@ class BridgeNames(Names):
                 "resid_mid can be read but not written on a TransformerBridge: an edit there misses the skip path",
                 "write at attn_out of the same layer: it adds the same delta to resid_mid",
             )
-        name = f"blocks.{layer}.{_POINT[point]}"
+        name = f"blocks.{layer}.{POINT_HOOKS[point]}"
         # In compatibility mode the gated MLP reads its input without firing these hooks; the norm before it does fire.
         if is_compatible(self.model) and point in ("gate_in", "up_in") and self.check_hook(name):
             if write:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,6 +53,12 @@ def model_fingerprint(model: Any) -> str:
         sample = flat[index.to(flat.device)].to("cpu", torch.float32)
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:24]
+
+
+def model_name(model: Any) -> str:
+    """The model's name for readers (the fingerprint is what counts): of a local folder only its last part."""
+    name = str(getattr(model.cfg, "model_name", ""))
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def require_fingerprint(model: Any, fingerprint: str, what: str) -> None:

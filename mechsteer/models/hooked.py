@@ -9,16 +9,16 @@ from typing import Any
 import einops
 import torch
 from torch import Tensor, nn
-from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
 from mechsteer.errors import UnknownSiteError
+from mechsteer.models import library
 from mechsteer.models.names import Names
 from mechsteer.models.protocol import Begin, End, Forward, Remove
 from mechsteer.models.record import record_of
 from mechsteer.models.runner import BlockRunner, count_calls, in_this_context, is_generating
 from mechsteer.models.weights import Weights, replace_attribute
 
-_POINT = {
+POINT_HOOKS = {
     **{p: f"hook_{p}" for p in ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")},
     "mlp_post": "mlp.hook_post",
     **{p: f"attn.hook_{p}" for p in ("z", "q", "k", "v")},
@@ -47,7 +47,7 @@ class HookedNames(Names):
                 f"{point} can be read but not written on a HookedTransformer: several maps share its hook",
                 f"write at {point.removesuffix('_in')}_out, or use a TransformerBridge",
             )
-        name = _POINT[point]
+        name = POINT_HOOKS[point]
         if not self.cfg.gated_mlp:
             if point.startswith("gate_"):
                 raise UnknownSiteError(
@@ -99,7 +99,7 @@ class HookedRunner(BlockRunner):
         last_only: bool = False,
     ) -> tuple[Tensor, object | None]:
         if use_cache and cache is None:
-            cache = TransformerLensKeyValueCache.init_cache(self.cfg, self.cfg.device, tokens.shape[0])
+            cache = library.TransformerLensKeyValueCache.init_cache(self.cfg, self.cfg.device, tokens.shape[0])
         mask = torch.ones_like(tokens) if attention_mask is None else attention_mask[:, -tokens.shape[1] :].long()
         # padding_side="left" makes the absolute position embeddings follow the mask
         logits = self.model(tokens, attention_mask=mask, past_kv_cache=cache, prepend_bos=False, padding_side="left")

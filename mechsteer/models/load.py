@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
+import operator
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,17 @@ import torch
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
-from transformers.utils import logging as hf_logging
 
 from mechsteer.errors import DataError, MechsteerWarning, ModelLoadError
+from mechsteer.files.hub import find_model
+from mechsteer.models import library
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.load_hooked import has_tokenizer, load_hooked
 from mechsteer.models.protocol import HookedModel
 from mechsteer.tokens import continuation_ids
 
+Truncate = Literal["left", "right"]  # which end of a prompt that is too long goes
+DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "models"
 
 
@@ -37,8 +38,8 @@ def load_model(
     *,
     backend: Literal["bridge", "hooked"] = "bridge",
     device: str | torch.device | None = None,
-    dtype: torch.dtype = torch.float32,
-    tokenizer: PreTrainedTokenizerBase | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    tokenizer: Any = None,
 ) -> Any:
     """Load a model and return the TransformerBridge or HookedTransformer itself, frozen and in eval mode.
 
@@ -50,16 +51,20 @@ def load_model(
     checkpoint's weights unprocessed too, so directions mean the same on both; it loads the Llama, Qwen2,
     Qwen3, GPT-2 and GPT-NeoX families from folders.
 
-    Raises ModelLoadError: nothing found, unreadable files, or a family the hooked backend does not load.
+    `device`: None is the processor. `dtype`: float32, float64, bfloat16 or float16, of torch or by name.
+
+    Raises ModelLoadError: nothing found, unreadable files, a family the hooked backend does not load, a device that
+    this machine has not, a dtype that a model does not compute in.
     """
     model: Any
     if backend not in ("bridge", "hooked"):
         raise ModelLoadError(f"unknown backend {backend!r}", "backend is 'bridge' or 'hooked'")
+    dtype, device = _dtype(dtype), None if device is None else _device(device)
     if isinstance(name_path_or_model, (str, os.PathLike)):
-        source = _find(str(name_path_or_model))
-        with _quiet(), _readable(source):
+        source = str(find_model(str(name_path_or_model), bundled_models()))
+        with quiet(), _readable(source):
             model = _load_bridge(source, device, dtype) if backend == "bridge" else load_hooked(source, device, dtype)
-    elif isinstance(name_path_or_model, PreTrainedModel):
+    elif isinstance(name_path_or_model, library.PreTrainedModel):
         if backend != "bridge":
             raise ModelLoadError(
                 "a Hugging Face model in memory loads as a bridge",
@@ -108,30 +113,31 @@ def _warn_unless_additive(model: Any) -> None:
         )
 
 
-def tokenize(model: Any, prompts: Sequence[str | Sequence[int]]) -> list[list[int]]:
+def tokenize(
+    model: Any, prompts: Sequence[str | Sequence[int]], *, truncate: Truncate | None = None, room: int = 0
+) -> list[list[int]]:
     """Token ids per prompt, BOS as the model was loaded to have it (`cfg.default_prepend_bos`): once or not at all.
 
-    Prompts given as token ids are taken as they are. Raises DataError for no or empty prompts, ids outside the
-    vocabulary, and prompts longer than the context.
+    Prompts given as token ids are taken as they are. `truncate` cuts those longer than the context less `room` (tokens
+    that are to follow): "right" keeps the beginning, "left" the end, a BOS stays. Raises DataError for no or empty
+    prompts, ids outside the vocabulary, and without `truncate` for prompts longer than the context.
     """
     if isinstance(prompts, str):
         raise DataError("prompts is one string", "pass a list of prompts: [prompt]")
+    if not hasattr(prompts, "__len__"):
+        raise DataError(f"prompts is {prompts!r:.80}", "pass a list of texts, or of lists of token ids")
+    backend_of(model)  # raises for what is none of ours
     if len(prompts) == 0:
         raise DataError("there are no prompts", "pass at least one")
+    if truncate not in (None, "left", "right"):
+        raise DataError(f"truncate is {truncate!r}", "give 'right' (keeps the beginning), 'left' (the end), or None")
     n_ctx, d_vocab = model.cfg.n_ctx, model.cfg.d_vocab
-    rows = []
+    most = n_ctx if truncate is None else n_ctx - room
+    if most < 1:
+        raise DataError(f"room for {room} tokens leaves none of the context of {n_ctx}", "leave less room")
+    rows, long = [], []
     for i, prompt in enumerate(prompts):
-        if isinstance(prompt, str):
-            if not prompt:
-                raise DataError(f"prompt {i} is empty", "remove empty prompts")
-            if model.tokenizer is None:
-                raise DataError("the model has no tokenizer", "pass prompts as lists of token ids")
-            ids = model.to_tokens(prompt, truncate=False)[0].tolist()
-            bos = model.tokenizer.bos_token_id
-            if ids[:2] == [bos, bos]:  # the text brings its own, as chat templates do
-                ids = ids[1:]
-        else:
-            ids = [int(t) for t in prompt]
+        ids = _ids(model, prompt, i)
         if not ids:
             raise DataError(f"prompt {i} has no tokens", "remove empty prompts")
         if min(ids) < 0 or max(ids) >= d_vocab:
@@ -139,13 +145,46 @@ def tokenize(model: Any, prompts: Sequence[str | Sequence[int]]) -> list[list[in
                 f"prompt {i} has token id {min(ids) if min(ids) < 0 else max(ids)}, the vocabulary has {d_vocab}",
                 "tokenize with this model's tokenizer",
             )
-        if len(ids) > n_ctx:
-            raise DataError(
-                f"prompt {i} has {len(ids)} tokens, the model's context is {n_ctx}",
-                "shorten it or leave it out",
-            )
+        if len(ids) > most:
+            long.append((i, len(ids)))
+            ids = _cut(model, ids, most, truncate)
         rows.append(ids)
+    if long and truncate is None:
+        (first, n), others = long[0], f" ({len(long)} of {len(rows)} prompts are too long)" if len(rows) > 1 else ""
+        raise DataError(
+            f"prompt {first} has {n} tokens, the model's context is {n_ctx}{others}",
+            "leave such out; or cut them: truncate='right' keeps the beginning, truncate='left' the end "
+            "(of capture, of mechsteer.models.tokenize, of a PromptSet's fit)",
+        )
     return rows
+
+
+def _ids(model: Any, prompt: str | Sequence[int], i: int) -> list[int]:
+    if not isinstance(prompt, str):
+        return _listed(prompt, f"prompt {i}")
+    if not prompt:
+        raise DataError(f"prompt {i} is empty", "remove empty prompts")
+    if model.tokenizer is None:
+        raise DataError("the model has no tokenizer", "pass prompts as lists of token ids")
+    ids = model.to_tokens(prompt, truncate=False)[0].tolist()
+    bos = model.tokenizer.bos_token_id
+    return ids[1:] if ids[:2] == [bos, bos] else ids  # the text brings its own, as chat templates do
+
+
+def _listed(ids: Any, name: str) -> list[int]:
+    """Token ids as whole numbers; raises DataError for anything else."""
+    try:
+        return [operator.index(i) for i in ids]
+    except TypeError:
+        raise DataError(f"{name} is {ids!r:.80}", "pass a text, or a list of token ids (whole numbers)") from None
+
+
+def _cut(model: Any, ids: list[int], most: int, truncate: Truncate | None) -> list[int]:
+    """The first or the last `most` tokens; a BOS in front stays."""
+    if truncate != "left":
+        return ids[:most]
+    keeps_bos = model.tokenizer is not None and ids[0] == model.tokenizer.bos_token_id
+    return [*ids[:1], *ids[len(ids) - most + 1 :]] if keeps_bos else ids[-most:]
 
 
 def tokenize_continuation(model: Any, text: str | Sequence[int]) -> list[int]:
@@ -154,52 +193,47 @@ def tokenize_continuation(model: Any, text: str | Sequence[int]) -> list[int]:
     Raises DataError where the model has no tokenizer.
     """
     if not isinstance(text, str):
-        return [int(t) for t in text]
+        return _listed(text, "a continuation")
     if model.tokenizer is None:
         raise DataError("the model has no tokenizer", "pass texts as lists of token ids")
     return continuation_ids(model.tokenizer, text)
 
 
-def _find(name: str) -> str:
-    """A folder, or a hub name that may be asked for."""
-    bundled = bundled_models()
-    if name in bundled:
-        return str(bundled[name])
-    path = Path(name).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelLoadError(
-                f"{name} has no config.json",
-                "give a Hugging Face model folder (config.json, model.safetensors, tokenizer.json)",
-            )
-        return str(path)
-    looks_like_path = (
-        path.exists()
-        or name.startswith((".", "/", "~"))
-        or name.count("/") > 1
-        or path.suffix in (".safetensors", ".json", ".bin")
-    )
-    near = difflib.get_close_matches(name, bundled, cutoff=0.75)  # "pockt", but not the hub's "gpt2"
-    if looks_like_path or near:
-        raise ModelLoadError(
-            f"no model folder at {name}",
-            f"did you mean {near}?"
-            if near
-            else f"give a Hugging Face model folder, a hub name such as Qwen/Qwen3-0.6B, or one of {sorted(bundled)}",
-        )
-    return name
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise ModelLoadError(f"a model does not compute in {dtype}", f"dtype is one of {list(DTYPES)}")
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    """The device, if this machine has it."""
+    hint = "leave device out for the processor (cpu)"
+    if torch.cuda.is_available():
+        hint += f", or give cuda:0 to cuda:{torch.cuda.device_count() - 1}"
+    try:
+        found = torch.device(device)
+        if found.type == "meta":
+            raise ModelLoadError("device 'meta' holds no weights", hint)
+        torch.zeros(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if str(device).startswith("cuda") and not torch.cuda.is_available():
+            why = "PyTorch sees no CUDA device"
+        raise ModelLoadError(f"device {str(device)!r} cannot be used here: {why}", hint) from error
+    return found
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence Hugging Face's own progress bars: ours tell what is going on."""
-    was_on = hf_logging.is_progress_bar_enabled()
-    hf_logging.disable_progress_bar()
+    was_on = library.logging.is_progress_bar_enabled()
+    library.logging.disable_progress_bar()
     try:
         yield
     finally:
         if was_on:
-            hf_logging.enable_progress_bar()
+            library.logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
@@ -225,9 +259,9 @@ def _load_bridge(source: str, device: Any, dtype: torch.dtype) -> Any:
 def _boot(name: str, has_its_tokenizer: bool, **options: Any) -> Any:
     """A bridge; without a tokenizer where there is none: a stand-in, which boots it, is taken away again."""
     if has_its_tokenizer:
-        return TransformerBridge.boot_transformers(name, **options)
+        return library.TransformerBridge.boot_transformers(name, **options)
     core = Tokenizer(WordLevel({"a": 0}, unk_token="a"))
-    options["tokenizer"] = PreTrainedTokenizerFast(tokenizer_object=core)
-    model: Any = TransformerBridge.boot_transformers(name, **options)
+    options["tokenizer"] = library.PreTrainedTokenizerFast(tokenizer_object=core)
+    model: Any = library.TransformerBridge.boot_transformers(name, **options)
     model.tokenizer = None
     return model

@@ -7,30 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mechsteer.errors import ModelLoadError
+from mechsteer.models import library
 
-try:
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformer_lens.pretrained.weight_conversions.gpt2 import convert_gpt2_weights
-    from transformer_lens.pretrained.weight_conversions.llama import convert_llama_weights
-    from transformer_lens.pretrained.weight_conversions.neox import convert_neox_weights
-    from transformer_lens.pretrained.weight_conversions.qwen2 import convert_qwen2_weights
-    from transformer_lens.pretrained.weight_conversions.qwen3 import convert_qwen3_weights
-
-    _FAMILIES = {
-        "llama": convert_llama_weights,
-        "qwen2": convert_qwen2_weights,
-        "qwen3": convert_qwen3_weights,
-        "gpt2": convert_gpt2_weights,
-        "gpt_neox": convert_neox_weights,
-    }
-except ImportError:  # TransformerLens 4: the error comes when it is asked for
-    HookedTransformer = HookedTransformerConfig = None
-    _FAMILIES = {}
-
-
+_FAMILIES = {"llama": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gpt2": "gpt2", "gpt_neox": "neox"}
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -39,11 +20,6 @@ _TOKENIZER_FILES = (
     "vocab.txt",
     "spiece.model",
 )
-
-
-def has_hooked() -> bool:
-    """There is a HookedTransformer in the TransformerLens that is installed: up to version 3."""
-    return HookedTransformer is not None
 
 
 def has_tokenizer(folder: str | Path) -> bool:
@@ -56,22 +32,22 @@ def load_hooked(source: str, device: Any, dtype: torch.dtype) -> Any:
 
     Raises ModelLoadError for families it does not load, and where TransformerLens has no HookedTransformer.
     """
-    if HookedTransformer is None or HookedTransformerConfig is None:
+    if not library.has_hooked():
         raise ModelLoadError(
             "backend='hooked' needs the HookedTransformer of TransformerLens 3; version 4 has none",
             "use the bridge, or pip install 'transformer-lens<4'",
         )
-    hf_config = AutoConfig.from_pretrained(source)
+    hf_config = library.AutoConfig.from_pretrained(source)
     family = hf_config.model_type
     if family not in _FAMILIES:
         raise ModelLoadError(
             f"backend='hooked' does not load the family {family!r}",
             f"it loads {sorted(_FAMILIES)}; use the bridge for others",
         )
-    hf = AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
+    hf = library.AutoModelForCausalLM.from_pretrained(source, dtype=dtype)
     has_none = Path(source).is_dir() and not has_tokenizer(source)
-    tokenizer = None if has_none else AutoTokenizer.from_pretrained(source)
-    cfg = HookedTransformerConfig(
+    tokenizer = None if has_none else library.AutoTokenizer.from_pretrained(source)
+    cfg = library.HookedTransformerConfig(
         **_hooked_config(hf_config),
         model_name=Path(source).name,
         original_architecture=type(hf).__name__,
@@ -81,12 +57,12 @@ def load_hooked(source: str, device: Any, dtype: torch.dtype) -> Any:
         seed=None,
     )
     with torch.no_grad():
-        state_dict = _FAMILIES[family](hf, cfg)
+        state_dict = getattr(library, f"convert_{_FAMILIES[family]}_weights")(hf, cfg)
         with warnings.catch_warnings():
             warnings.filterwarnings(
                 "ignore", "HookedTransformer is deprecated", DeprecationWarning
             )  # asked for by name
-            model = HookedTransformer(cfg, tokenizer)
+            model = library.HookedTransformer(cfg, tokenizer)
         # Unprocessed: the residual basis and the weights' singular basis are the checkpoint's.
         model.load_and_process_state_dict(
             model.fill_missing_keys({k: v.clone() for k, v in state_dict.items()}),

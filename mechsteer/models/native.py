@@ -16,9 +16,9 @@ from typing import Any
 import einops
 import torch
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from mechsteer.errors import ModelLoadError
+from mechsteer.models import library
 from mechsteer.models.bridge import clean_name
 from mechsteer.models.load import load_model
 
@@ -42,7 +42,7 @@ def native_model(
         "positional_embedding_type": "standard",
     }
     with torch.random.fork_rng(devices=[]):  # its layers are drawn from the global generator before they are replaced
-        model = TransformerBridge.boot_native({**plain, **config, "init_weights": False}, dtype=dtype)
+        model = library.TransformerBridge.boot_native({**plain, **config, "init_weights": False}, dtype=dtype)
     wanted = dict(_stored(name, value) for name, value in weights.items())
     with torch.no_grad():
         for name, parameter in model.original_model.named_parameters():
@@ -91,7 +91,7 @@ def random_model(config: Mapping[str, Any], *, seed: int, scale: float = 4.0) ->
     """
     gated = {"act_fn": "silu", "gated_mlp": True, "normalization_type": "RMS", "final_rms": True}
     shape = {**gated, "positional_embedding_type": "rotary", "seed": seed, **config}
-    model = TransformerBridge.boot_native(shape)
+    model = library.TransformerBridge.boot_native(shape)
     with torch.no_grad():
         for name, parameter in model.original_model.named_parameters():
             if "ln" not in name and not name.endswith("bias"):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import numbers
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mechsteer.errors import UnknownSiteError, closest
 from mechsteer.models import MAPS, POINTS, backend_of
+from mechsteer.models.hook_names import point_of
 
 # Order of the points within one forward of a block; reading may not come after writing.
 _STEPS = (
@@ -60,7 +62,10 @@ class Site:
 
     def at(self, model: Any) -> Site:
         """The same site with its layer as an index of this model; raises UnknownSiteError if there is no such layer."""
-        n_layers = model.cfg.n_layers
+        return self.among(model.cfg.n_layers)
+
+    def among(self, n_layers: int) -> Site:
+        """The same site with its layer as an index of a model with so many layers; raises as `at`."""
         # 0.29 · 100 is 28.999...: the ratio a user wrote decides, not its rounding
         layer = math.floor(self.layer * n_layers + 1e-9) if isinstance(self.layer, float) else self.layer
         if not 0 <= layer < n_layers:
@@ -96,6 +101,58 @@ class Site:
         return f"{self.point}@{self.layer}"
 
 
+SiteLike = Site | int | float | str
+Sites = SiteLike | Iterable[SiteLike]
+
+
+def as_site(site: SiteLike) -> Site:
+    """One site of what names one; every public entry that takes a site asks here.
+
+    A Site; a layer, of which resid_post is meant (an index, or a depth ratio such as 0.5); a hook name
+    ("blocks.3.hook_resid_post"); or a site as it prints ("resid_post@3"). Raises UnknownSiteError for anything else.
+
+    >>> as_site(3), as_site("blocks.3.attn.hook_z"), as_site("mlp_out@0.5")
+    (Site(layer=3, point='resid_post'), Site(layer=3, point='z'), Site(layer=0.5, point='mlp_out'))
+    """
+    if isinstance(site, Site):
+        return site
+    if isinstance(site, str):
+        return Site(*_named(site))
+    if isinstance(site, numbers.Real) and not isinstance(site, bool):
+        return Site(int(site) if isinstance(site, numbers.Integral) else float(site))
+    if isinstance(site, Mapping) or (isinstance(site, Iterable) and not isinstance(site, bytes)):
+        raise UnknownSiteError(
+            f"{site!r:.80} is not one site", "pass a single one here, such as 3 or Site(3, 'mlp_out')"
+        )
+    raise UnknownSiteError(
+        f"{site!r:.80} is no site",
+        "pass mechsteer.Site(layer, point), a layer such as 3, or a hook name such as 'blocks.3.hook_resid_post'",
+    )
+
+
+def as_sites(sites: Sites) -> tuple[Site, ...]:
+    """Sites of what names some; one alone is a tuple of one. Raises as `as_site`.
+
+    >>> as_sites([0, "mlp_out@2"]) + as_sites(1)
+    (Site(layer=0, point='resid_post'), Site(layer=2, point='mlp_out'), Site(layer=1, point='resid_post'))
+    """
+    given: Any = sites
+    is_one = isinstance(given, (str, bytes, Mapping)) or not isinstance(given, Iterable)
+    listed: list[Any] = [sites] if is_one else list(given)
+    return tuple(as_site(site) for site in listed)
+
+
+def _named(name: str) -> tuple[int | float, str]:
+    """(layer, point) of a hook's name, or of a site as it prints."""
+    point, at, layer = name.strip().partition("@")
+    if not at:
+        return point_of(name.strip())
+    try:
+        return (float(layer) if "." in layer else int(layer)), point
+    except ValueError:
+        raise UnknownSiteError(f"{name!r} has no layer", "a site reads like resid_post@3, or mlp_out@0.5") from None
+
+
 def list_sites(model: Any) -> list[Site]:
     """Every site this model has, in the order of the forward."""
     found = []
@@ -110,4 +167,4 @@ def list_sites(model: Any) -> list[Site]:
     return sorted(found, key=lambda s: s.order)
 
 
-__all__ = ["MAPS", "POINTS", "Site", "list_sites"]
+__all__ = ["MAPS", "POINTS", "Site", "SiteLike", "Sites", "as_site", "as_sites", "list_sites"]

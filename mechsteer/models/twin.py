@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from mechsteer.models import library
 from mechsteer.models.backend import Engine
 from mechsteer.models.bridge import BridgeNames, clean_name, is_compatible, unembedding_bias
 from mechsteer.models.dispatch import backend_of
@@ -138,7 +138,7 @@ def twin_of(model: Any) -> Twin | None:
     parameters the plain module has no place for (a folded bias), and hooks that others put on the bridge.
     """
     names = backend_of(model).names
-    if not isinstance(names, BridgeNames) or not isinstance(model.original_model, PreTrainedModel):
+    if not isinstance(names, BridgeNames) or not isinstance(model.original_model, library.PreTrainedModel):
         return None
     if is_compatible(model) or _has_foreign_hooks(model):
         return None
@@ -163,7 +163,7 @@ def _build(model: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
     with torch.device("meta"):
         # "sdpa" is what from_pretrained picks by default; classes without it fall back to eager themselves
         attention = "sdpa" if getattr(type(wrapped), "_supports_sdpa", True) else "eager"
-        hf = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+        hf = library.AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     if type(hf) is not type(wrapped):
         return None
     own = dict(hf.named_parameters(remove_duplicate=False))

@@ -25,6 +25,12 @@ CAREFUL_PREFIX = " Let me think carefully."
 HASTY_PREFIX = " It is"
 """Written right after a prompt, it is followed by a hasty trace alone in the training text: one without a sum."""
 STYLES = ("hasty", "careful", "slip")
+STYLE_MEANINGS = {
+    "careful": "works step by step and then checks itself (Wait, let me check)",
+    "hasty": "answers at once, or with steps skipped, and checks nothing",
+    "slip": "writes a wrong number, notices and corrects it (Hmm, no, that is wrong)",
+}
+"""What a reader is told of each style."""
 SLIP_SHARE = 0.12
 PREFIX_SHARE = 0.3
 

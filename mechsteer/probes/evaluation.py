@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 from numpy import ndarray
 from sklearn.base import BaseEstimator, clone
@@ -33,6 +34,7 @@ from mechsteer.probes.scores import (
     probe_scores,
 )
 from mechsteer.results import Interval, Result
+from mechsteer.results.frames import rows_of
 
 TOGETHER = "together"
 
@@ -70,6 +72,11 @@ class ProbeEvaluation(Result):
     def text(self) -> str:
         """The baseline that all others are part of; empty without baselines."""
         return TOGETHER if TOGETHER in self.baselines else next(iter(self.baselines), "")
+
+    def frame(self) -> pd.DataFrame:
+        """One row per predictor with all its scores: the probe, each baseline, and both together where there is that."""
+        joint = {} if self.joint is None else {"joint": self.joint}
+        return rows_of({"probe": self.probe, **self.baselines, **joint})
 
 
 def evaluate_probe(

@@ -1,6 +1,7 @@
 """What a feature says about a label beside covariates, in log-odds per standard deviation.
 
-Two logistic regressions, both with every covariate as a curve (`mechsteer.probes.columns`):
+Two logistic regressions, both with every covariate as a curve (`mechsteer.probes.columns`) and the jumps that the feature
+or the label make along it (`_jumps`):
 
 - over all rows, P(y = 1) = σ(β x + γ·z + a);
 - **within groups**, where whatever is the same for a whole group (its difficulty) has dropped out: of each pair of a
@@ -23,14 +24,17 @@ from numpy import ndarray
 from scipy.stats import t as student
 
 from mechsteer.errors import DataError
-from mechsteer.probes.columns import N_KNOTS, checked, columns
+from mechsteer.probes.columns import FEW, checked, columns
 from mechsteer.probes.scores import checked_rows, two_classes
 from mechsteer.results import Interval, Result
 
 MOST_PAIRS = 32  # of one group: a group of many samples is drawn from
-ROWS_PER_BIN = 20
-PENALTY = 0.1  # a prior of variance 10 on covariates: a bin of one class alone would make its own coefficient infinite
-MOST_BINS = 40
+PENALTY = (
+    0.1  # a prior of variance 10 on covariates: a step onto one class alone would make its own coefficient infinite
+)
+MOST_JUMPS, MOST_PLACES = 8, 200
+LEAST_BEHIND = 5  # rows on either side of a jump
+SURE = 8.0  # F of a jump at its best place: one too many costs less than one that is missed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +82,15 @@ def partial_effect(
     for name, values in tables.items():
         if len(np.unique(values)) < 2:
             continue
-        part = _curves(values, len(labels))
+        part = columns(values, np.ones(len(labels), dtype=bool))
         kept[name] = part.shape[1]
         parts.append(part)
     covariate = _independent(np.column_stack([np.zeros((len(x), 0)), *parts]))
+    for name in [name for name in kept if _is_a_number(tables[name])]:
+        for target in (x, labels):
+            steps = _jumps(tables[name][:, 0], covariate, target)
+            kept[name] += steps.shape[1]
+            covariate = _independent(np.column_stack([covariate, steps]))
     residual = _residual(x, covariate)
     if np.square(residual).sum() < 1e-10 * len(x):
         raise DataError(
@@ -106,16 +115,37 @@ def partial_effect(
     )
 
 
-def _curves(values: ndarray, n_samples: int) -> ndarray:
-    """Splines, and for jumps an indicator per quantile bin where there are rows for it."""
-    everywhere = np.ones(n_samples, dtype=bool)
-    smooth = columns(values, everywhere)
-    n_bins = min(MOST_BINS, n_samples // ROWS_PER_BIN)
-    if values.dtype.kind in "OUS" or values.shape[1] > 1 or n_bins < N_KNOTS or len(np.unique(values)) <= N_KNOTS:
-        return smooth
-    edges = np.unique(np.quantile(values[:, 0], np.linspace(0, 1, n_bins + 1)[1:-1]))
-    bins = np.searchsorted(edges, values[:, 0], side="right")
-    return np.column_stack([smooth, (bins[:, None] == np.arange(1, len(edges) + 1)).astype(float)])
+def _is_a_number(values: ndarray) -> bool:
+    return values.dtype.kind not in "OUS" and values.shape[1] == 1 and len(np.unique(values)) > FEW
+
+
+def _jumps(values: ndarray, covariate: ndarray, target: ndarray) -> ndarray:
+    """Indicators values > t of the jumps of `target` that the (uncorrelated) columns of `covariate` leave, [n n_jumps].
+
+    One after the other, each at the place that explains most of what is left. Where the feature jumps must be known, or
+    what length does there looks like its effect; where the label does makes the effect sharper (double selection:
+    Belloni, Chernozhukov & Hansen 2014).
+    """
+    n = len(values)
+    places = np.unique(values)
+    if len(places) > MOST_PLACES:
+        places = np.unique(np.quantile(values, np.linspace(0, 1, MOST_PLACES), method="lower"))
+    steps = (values[:, None] > places).astype(float)
+    behind = steps.sum(0)
+    steps = steps[:, np.minimum(behind, n - behind) >= LEAST_BEHIND]
+    basis = np.column_stack([np.ones(n), covariate]) / np.sqrt(n)
+    left, rest = steps - basis @ (basis.T @ steps), target - basis @ (basis.T @ target)
+    chosen: list[ndarray] = []
+    while len(chosen) < MOST_JUMPS and (free := n - basis.shape[1] - len(chosen) - 1) > 0 and steps.shape[1]:
+        size = np.square(left).sum(0)
+        told = np.where(size > 1e-6 * n, np.square(rest @ left) / np.maximum(size, 1e-6 * n), 0.0)
+        best = int(told.argmax())
+        if told[best] * free < SURE * (np.square(rest).sum() - told[best]) or told[best] < 1e-12 * n:
+            break
+        chosen.append(steps[:, best])
+        axis = left[:, best] / np.sqrt(size[best])
+        left, rest = left - np.outer(axis, axis @ left), rest - axis * (axis @ rest)
+    return np.column_stack([np.zeros((n, 0)), *chosen])
 
 
 def _independent(table: ndarray) -> ndarray:

@@ -6,34 +6,69 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from mechsteer.errors import DataError
+from mechsteer.prompts.tables import (
+    IN_MEMORY,
+    SUFFIXES,
+    files_of,
+    is_dataset,
+    is_dataset_folder,
+    rows_in_memory,
+    table_rows,
+)
 
 
 class Row(NamedTuple):
-    """One row of a data file and the line it begins at (1 is the first)."""
+    """One row of a data file and the line it begins at, of a table its number (1 is the first)."""
 
     line: int
     data: Any
 
 
-def read_rows(path: str | os.PathLike[str]) -> list[Row]:
-    """The rows of a .jsonl, .json (a list), .csv (with a header) or .txt file (one text per line; blank lines skipped).
+def read_rows(path: str | os.PathLike[str] | Any) -> list[Row]:
+    """The rows of a .jsonl, .json (a list), .csv (with a header) or .txt file (one text per line; blank lines skipped),
+    of a Parquet or Arrow file, a folder of them (`save_to_disk`), or a `datasets.Dataset`.
 
     Raises DataError naming the file, and the line where a row is malformed; also for an empty file.
     """
+    return [row for _, rows in read_files(path) for row in rows]
+
+
+def read_files(path: str | os.PathLike[str] | Any) -> list[tuple[Path, list[Row]]]:
+    """The rows by the file that holds them (a folder of Arrow files has several): see `read_rows`."""
+    if is_dataset(path):
+        return [_some(Path(IN_MEMORY), _numbered(rows_in_memory(path)))]
     path = Path(path)
+    if is_dataset_folder(path):
+        return [_some(file, _numbered(table_rows(file))) for file in files_of(path)]
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return [_some(path, _numbered(table_rows(path)))]
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
-        raise DataError(f"{path} is of an unknown kind {path.suffix!r}", f"known are {sorted(_READERS)}")
-    rows = list(reader(read_text(path), path))
-    if not rows:
+        known = sorted([*_READERS, *SUFFIXES])
+        raise DataError(
+            f"{path} is a folder without a dataset"
+            if path.is_dir()
+            else f"{path} is of an unknown kind {path.suffix!r}",
+            f"known are {known}, and folders of save_to_disk",
+        )
+    return [_some(path, reader(read_text(path), path))]
+
+
+def _some(path: Path, rows: Iterable[Row]) -> tuple[Path, list[Row]]:
+    found = list(rows)
+    if not found:
         raise DataError(f"{path} holds no rows", "give a file with at least one")
-    return rows
+    return path, found
+
+
+def _numbered(rows: Iterable[Any]) -> Iterator[Row]:
+    return (Row(number, row) for number, row in enumerate(rows, 1))
 
 
 def read_text(path: Path) -> str:
@@ -59,7 +94,8 @@ def why_not_json(error: ValueError | RecursionError) -> str:
 
 def malformed(path: str | os.PathLike[str], line: int, why: str) -> DataError:
     """The error for one bad row; the caller raises it."""
-    return DataError(f"{path}, line {line}: {why}", "correct or remove this row")
+    is_table = str(path) == IN_MEMORY or Path(path).suffix in SUFFIXES
+    return DataError(f"{path}, {'row' if is_table else 'line'} {line}: {why}", "correct or remove this row")
 
 
 # Lines end at "\n" alone: splitlines would also break at U+2028 and others that a text may hold.

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from mechsteer.errors import DataError
-from mechsteer.prompts.files import field_of, read_rows, text_of
+from mechsteer.prompts.files import field_of, read_files, text_of
+from mechsteer.prompts.fitting import Fit, fitted
 from mechsteer.prompts.splits import PARTS, Fractions, Part, split_of
 
 _Rows = TypeVar("_Rows", bound="_Columns")
@@ -100,28 +101,39 @@ class PromptSet(_Columns):
     @classmethod
     def read(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Any,
         text: str = "text",
         *,
         group: str | None = None,
         label: str | None = None,
     ) -> PromptSet:
-        """From a file (see `read_rows`); the arguments name the fields. Rows may also be plain strings.
+        """From a file, a folder or a dataset (see `read_rows`); the arguments name the fields, which are the columns
+        of a dataset. Rows may also be plain strings.
 
         Raises DataError naming file and line.
         """
-        rows = read_rows(path)
-        if all(isinstance(row.data, str) for row in rows):
-            return cls([text_of(row.data, path, row.line, "the row") for row in rows])
-        texts = [text_of(field_of(row, text, path), path, row.line, text) for row in rows]
-        groups = () if group is None else [field_of(row, group, path) for row in rows]
-        return cls(texts, groups, None if label is None else [field_of(row, label, path) for row in rows])
+        rows = [(file, row) for file, some in read_files(path) for row in some]
+        if all(isinstance(row.data, str) for _, row in rows):
+            return cls([text_of(row.data, file, row.line, "the row") for file, row in rows])
+        texts = [text_of(field_of(row, text, file), file, row.line, text) for file, row in rows]
+        groups = () if group is None else [field_of(row, group, file) for file, row in rows]
+        return cls(texts, groups, None if label is None else [field_of(row, label, file) for file, row in rows])
 
     def __getitem__(self, i: int) -> str:
         return self.texts[i]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.texts)
+
+    def fit(self, model: Any, truncate: Fit | None = None, *, room: int = 0) -> PromptSet:
+        """With every text in the model's context, `room` tokens left behind it.
+
+        What is longer is left out ("drop"), keeps its beginning ("right") or its end ("left").
+        Raises DataError where texts are too long and `truncate` is None, naming how many, and where none is left.
+        """
+        kept = fitted(self.texts, model, truncate, room=room)
+        index = [i for i, text in enumerate(kept) if text is not None]
+        return replace(self.take(index), texts=tuple(kept[i] or "" for i in index))
 
     def _texts(self) -> Iterable[object]:
         return self.texts
@@ -149,18 +161,22 @@ class ContrastivePairs(_Columns):
     @classmethod
     def read(
         cls,
-        path: str | os.PathLike[str],
+        path: str | os.PathLike[str] | Any,
         positive: str = "positive",
         negative: str = "negative",
         *,
         group: str | None = None,
     ) -> ContrastivePairs:
-        """From a file (see `read_rows`); the arguments name the fields. Raises DataError naming file and line."""
-        rows = read_rows(path)
+        """From a file, a folder or a dataset (see `read_rows`); the arguments name the fields.
+
+        Raises DataError naming file and line.
+        """
+        rows = [(file, row) for file, some in read_files(path) for row in some]
         sides = [
-            [text_of(field_of(row, name, path), path, row.line, name) for row in rows] for name in (positive, negative)
+            [text_of(field_of(row, name, file), file, row.line, name) for file, row in rows]
+            for name in (positive, negative)
         ]
-        return cls(*sides, groups=() if group is None else [field_of(row, group, path) for row in rows])
+        return cls(*sides, groups=() if group is None else [field_of(row, group, file) for file, row in rows])
 
     def __getitem__(self, i: int) -> tuple[str, str]:
         return self.positive[i], self.negative[i]

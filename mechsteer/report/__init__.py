@@ -1,23 +1,26 @@
 """Reports: one HTML file that works offline, and the same content as Markdown.
 
 A `Report` opens with its `Verdict` (question, difference, interval, all arms, the size of effect the test
-could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `Heatmap`, `Forest`, `Details`,
+could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `Heatmap`, `ComparedTexts`, `Forest`, `Details`,
 `Note`, `Code`. `mechsteer.report.figures` makes the usual figures, `mechsteer.report.sections` sections of results.
 """
 
 from mechsteer.report.blocks import Block, Code, Details, Note, Page, Text
+from mechsteer.report.comparing import ComparedTexts, compare_texts
+from mechsteer.report.diagrams import persistence_diagram
 from mechsteer.report.escaping import escape, visible
 from mechsteer.report.figures import Figure
 from mechsteer.report.forest import Arm, Forest
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Report, Section
 from mechsteer.report.tables import Table, decimal, number
-from mechsteer.report.verdict import Verdict
+from mechsteer.report.verdict import SideEffect, Verdict
 
 __all__ = [
     "Report",
     "Section",
     "Verdict",
+    "SideEffect",
     "Arm",
     "Forest",
     "Block",
@@ -25,6 +28,9 @@ __all__ = [
     "Table",
     "Figure",
     "Heatmap",
+    "ComparedTexts",
+    "compare_texts",
+    "persistence_diagram",
     "Details",
     "Note",
     "Code",

@@ -11,6 +11,7 @@ from markupsafe import Markup
 
 from mechsteer.report.escaping import escape_lines, escape_markdown, visible
 from mechsteer.report.templates import render
+from mechsteer.results import Shown
 
 
 class Page:
@@ -49,7 +50,7 @@ def fragments(blocks: Iterable[Block], page: Page) -> list[Markup]:
 
 
 @dataclass(frozen=True)
-class Text:
+class Text(Shown):
     """Plain paragraphs, separated by blank lines; nothing in them is markup."""
 
     text: str
@@ -69,7 +70,7 @@ class Text:
 
 
 @dataclass(frozen=True)
-class Note:
+class Note(Shown):
     """A remark the reader must not miss: a warning, or the limits of what was measured."""
 
     text: str
@@ -86,7 +87,7 @@ class Note:
 
 
 @dataclass(frozen=True)
-class Details:
+class Details(Shown):
     """Blocks behind a line that unfolds them; open on paper."""
 
     summary: str
@@ -102,7 +103,7 @@ class Details:
 
 
 @dataclass(frozen=True)
-class Code:
+class Code(Shown):
     """Preformatted text: a command, a configuration, a trace of a model."""
 
     text: str

@@ -11,6 +11,7 @@ import html
 import re
 import unicodedata
 
+NO_BREAK = "\N{NO-BREAK SPACE}"
 _GLYPHS = {"\n": "↵", "\t": "⇥", "\r": "␍", "\x7f": "␡"}
 # Format (zero-width, direction), line and paragraph separators, and lone surrogates, which no file can hold.
 _HIDDEN = frozenset({"Cf", "Zl", "Zp", "Cs"})
@@ -35,6 +36,16 @@ def visible(text: str) -> str:
     'a⇥b↵⟨U+200B⟩'
     """
     return text if text.isascii() and text.isprintable() else "".join(map(_visible_char, text))
+
+
+def unbroken(text: str) -> str:
+    """`text` with no-break spaces where a line must not end: within a quoted token, within an interval.
+
+    >>> unbroken("' wait' 0.5 [0.1, 0.9]").replace(NO_BREAK, "_")
+    "'_wait' 0.5 [0.1,_0.9]"
+    """
+    text = re.sub(r"""(['"]) (\S{1,32}\1)""", rf"\1{NO_BREAK}\2", text)
+    return re.sub(r"(\[[−+]?[\d.∞]+,) ([−+]?[\d.∞]+\])", rf"\1{NO_BREAK}\2", text)
 
 
 def escape(text: object) -> str:

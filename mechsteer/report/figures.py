@@ -32,11 +32,12 @@ from mechsteer.report.escaping import escape_markdown, visible
 from mechsteer.report.forest import AnyArm, Arm
 from mechsteer.report.tables import aligned, number
 from mechsteer.report.templates import render
+from mechsteer.results import Shown
 
 # Okabe and Ito's palette; every pair of series also differs in marker or line.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a929b", "#1b1f24"
 WIDTH = 4.8  # inches: narrow, so that type stays readable on a telephone
-_STYLE = {
+STYLE = {
     "svg.hashsalt": "mechsteer",
     "svg.fonttype": "none",
     "text.parse_math": False,
@@ -57,16 +58,18 @@ _STYLE = {
 }
 
 
-def _style() -> AbstractContextManager[None]:
-    return matplotlib.style.context(["default", _STYLE])
+def styled() -> AbstractContextManager[None]:
+    """The style of all figures, whatever the reader's matplotlibrc says."""
+    return matplotlib.style.context(["default", STYLE])
 
 
-def _render(canvas: Canvas) -> bytes:
+def _render(canvas: Canvas, form: str = "svg") -> bytes:
     buffer = io.BytesIO()
-    with _style(), warnings.catch_warnings():
+    with styled(), warnings.catch_warnings():
         # The reader's browser draws the text: a glyph that matplotlib's own font lacks is not missing there.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
+        undated = {"svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None, "Creator": None}}
+        canvas.savefig(buffer, format=form, metadata=undated.get(form), transparent=form == "svg", dpi=200)
     return buffer.getvalue()
 
 
@@ -96,7 +99,7 @@ def _own(key: str, value: str, prefix: str) -> str:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Figure(Shown):
     """A matplotlib figure in a report. Title, caption, alt text and a label on every x axis are required.
 
     Raises DataError when one of them is missing: a figure must say what it is.
@@ -117,6 +120,10 @@ class Figure:
     def _drawing(self) -> bytes:
         """Drawn once: matplotlib's layout starts from where the last drawing left it, a second one differs."""
         return _render(self.canvas)
+
+    def picture(self, form: str) -> bytes:
+        """The drawing alone as a file: "svg", "png" or "pdf"."""
+        return self._drawing if form == "svg" else _render(self.canvas, form)
 
     def html(self, page: Page, /) -> str:
         """Title, drawing, caption."""
@@ -192,7 +199,7 @@ def bars(
     """
     rows = [Arm(*arm) for arm in arms]
     base = 0.0 if reference is None else reference
-    with _style():
+    with styled():
         canvas, axes = _arm_axes(rows, unit, base)
         for i, arm in enumerate(rows):
             color = BLUE if arm.name == highlight else "#b6bec7"
@@ -210,13 +217,13 @@ def recovery_curve(
     title: str,
     caption: str,
     control_label: str = "meaningless bases",
-    intervals: Sequence[tuple[ArrayLike, ArrayLike]] = (),
+    intervals: Sequence[tuple[ArrayLike, ArrayLike]],
 ) -> Figure:
     """Share of an effect against the number of directions kept (sufficiency) or removed (necessity).
 
     All arguments are [n_k]; `control_band` is (low, high) of the same shares in bases that mean nothing; `intervals`
-    (low, high) of the two curves, drawn as bars. Shares
-    that are nan (the total effect is within noise) are left out, and the figure says so when all are.
+    are (low, high) of sufficiency and of necessity, drawn as lines. Shares that are nan (the total effect is within
+    noise) are left out, and the figure says so when all are.
     """
     k = _vector("k", k)
     series = {
@@ -224,15 +231,16 @@ def recovery_curve(
         "necessity: effect lost without the top k": _vector("necessity", necessity, len(k)),
     }
     low, high = (_vector("control_band", edge, len(k)) for edge in control_band)
-    with _style():
+    with styled():
         canvas, axes = _axes(2.9, "k, number of directions (logarithmic)", "share of the effect")
         axes.fill_between(k, low, high, color="#d5dae0", label=control_label, linewidth=0)
         for (label, values), color, mark in zip(series.items(), (BLUE, ORANGE), ("o-", "s--"), strict=True):
             axes.plot(k, values, mark, color=color, label=label, markersize=4.5)
-        for (bottom, top), color in zip(intervals, (BLUE, ORANGE), strict=False):
+        for (bottom, top), color, aside in zip(intervals, (BLUE, ORANGE), (1 / 1.03, 1.03), strict=True):
+            low_end, high_end = (_vector("interval", edge, len(k)) for edge in (bottom, top))
             axes.vlines(
-                k, _vector("interval", bottom, len(k)), _vector("interval", top, len(k)), color=color, linewidth=1
-            )
+                k * aside, low_end, high_end, color=color, linewidth=1.2
+            )  # side by side: they would hide each other
         for level in (0, 1):
             axes.axhline(level, color=GREY, linewidth=0.8, linestyle=":")
         axes.set_xscale("log", base=2)
@@ -267,7 +275,7 @@ def length_scatter(
     """
     x = _vector("lengths", lengths)
     y, right = _vector("entropy", entropy_nats, len(x)), _vector("correct", correct, len(x)) > 0
-    with _style():
+    with styled():
         canvas, axes = _axes(3.0, "length (tokens)", y_label)
         # Thousands of vector marks would make the page heavy: beyond that, a picture inside the SVG.
         style: dict[str, Any] = {"s": 13, "linewidths": 0.9, "rasterized": len(x) > 1500}
@@ -303,7 +311,7 @@ def training_curve(
 ) -> Figure:
     """Losses against the optimiser step (or epoch), [n_steps] each; dashed line: the one whose weights are used."""
     x = _vector("steps", steps)
-    with _style():
+    with styled():
         canvas, axes = _axes(2.8, x_label, y_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         looks = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (INK, ":")]
@@ -336,7 +344,7 @@ def score_histogram(
     """
     values = _vector("scores", scores)
     known = values[np.isfinite(values)]
-    with _style():
+    with styled():
         canvas, axes = _axes(2.6, x_label, "features (logarithmic)")
         axes.hist(known, bins=n_bins, color="#9fb4c7", edgecolor="white", linewidth=0.5)
         axes.xaxis.set_major_locator(MaxNLocator(5))  # small scores have long labels

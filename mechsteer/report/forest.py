@@ -13,6 +13,7 @@ from mechsteer.errors import DataError
 from mechsteer.report.blocks import Page
 from mechsteer.report.tables import UNDEFINED, Table, aligned
 from mechsteer.report.templates import render
+from mechsteer.results import Shown
 
 
 class Arm(NamedTuple):
@@ -35,7 +36,7 @@ def check_interval(name: str, interval: tuple[float, float]) -> None:
 
 
 @dataclass(frozen=True)
-class Forest:
+class Forest(Shown):
     """A dot and an interval for each arm in `unit`; `highlight` is filled; a dashed line at `reference`.
 
     Raises DataError for an interval whose ends are exchanged.

@@ -26,6 +26,7 @@ from mechsteer.report.blocks import Page
 from mechsteer.report.escaping import escape_markdown, visible
 from mechsteer.report.tables import number
 from mechsteer.report.templates import render
+from mechsteer.results import Shown
 
 # Okabe and Ito's sky blue and orange: told apart by colour-blind readers, and light enough for black text.
 POSITIVE, NEGATIVE = "#56B4E9", "#E69F00"
@@ -57,7 +58,7 @@ def token_html(token: str) -> str:
 
 
 @dataclass(frozen=True)
-class Heatmap:
+class Heatmap(Shown):
     """Tokens coloured by a value each: blue above zero, orange below, white at zero; symmetric scale.
 
     `values` [n_tokens]; nan is left white and counted. `scale` is the value of full colour (default: the

@@ -26,10 +26,11 @@ from mechsteer.report.escaping import escape_markdown, slug
 from mechsteer.report.tables import Table
 from mechsteer.report.templates import render, source
 from mechsteer.report.verdict import Verdict
+from mechsteer.results import Shown
 
 
 @dataclass(frozen=True)
-class Section:
+class Section(Shown):
     """A titled part of a report. `id` is its anchor (default: made of the title)."""
 
     title: str
@@ -46,7 +47,7 @@ class Section:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Shown):
     """Results, and all that is needed to get them again.
 
     `question` defaults to the verdict's; a report without a verdict (a dashboard) begins with its sections.
@@ -107,7 +108,7 @@ class Report:
             policy=Markup(_policy(scripts)),
             style=source("style.css"),
             verdict=Markup(verdict),
-            contents=[(name, part.title) for name, part in sections],
+            contents=[(name, part.title) for name, part in sections] if len(sections) > 1 else [],
             sections=parts,
             scripts=[Markup(script) for script in scripts],
         )

@@ -1,4 +1,4 @@
-"""Tables: numbers by significant digits, "undefined" where there is none, the same cells in HTML and Markdown."""
+"""Tables: one number format a column, "undefined" where there is none, the same cells in HTML and Markdown."""
 
 from __future__ import annotations
 
@@ -10,13 +10,38 @@ from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 
 from mechsteer.errors import DataError
 from mechsteer.report.blocks import Page
-from mechsteer.report.escaping import escape_markdown
+from mechsteer.report.escaping import escape_markdown, visible
 from mechsteer.report.templates import render
+from mechsteer.results import Shown
 
 UNDEFINED = "undefined"
+MOST_DECIMALS = 4
+LONGEST_TOKEN = 32  # characters that a cell shows of a token: it is not broken, so that a table would grow with it
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokens in a cell, each in quotation marks, with `notes` behind them; none is broken across lines."""
+
+    tokens: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    def parts(self) -> list[str]:
+        """Each token as it is written, its note behind it; long ones are cut."""
+        cut = [t if len(t) <= LONGEST_TOKEN else f"{t[:LONGEST_TOKEN]}…" for t in self.tokens]
+        notes = self.notes or ("",) * len(cut)
+        return [f"{token!r} {note}".rstrip() for token, note in zip(cut, notes, strict=True)]
+
+    def __str__(self) -> str:
+        return " ".join(self.parts())
+
+    def html(self) -> Markup:
+        """A span for each, which the style sheet does not break."""
+        return Markup(" ").join(Markup('<span class="token">{}</span>').format(visible(p)) for p in self.parts())
 
 
 def number(value: float, digits: int = 3, *, signed: bool = False) -> str:
@@ -64,24 +89,54 @@ def aligned(values: Sequence[float], digits: int = 3, *, signed: bool = False) -
     >>> aligned([3.2, 0.412, float("nan"), 6.031], signed=True)
     ['+3.20', '+0.41', 'undefined', '+6.03']
     """
+    decimals = _decimals(values, digits)
+    if decimals is None:
+        return [number(value, digits, signed=signed) for value in values]
+    return [_with_decimals(value, decimals, digits, signed=signed) for value in values]
+
+
+def column(values: Sequence[object], digits: int = 3) -> list[str]:
+    """The cells of one column: whole numbers whole, others with equally many decimals.
+
+    The largest gets `digits` significant digits, the smallest at least one where 4 decimals are
+    enough; what is not 0 and would be written as 0 is said to be smaller.
+
+    >>> column([0.008, 1.0, 0.0]), column([1e-7, 0.25]), column([3, None, 12])
+    (['0.008', '1.000', '0.000'], ['< 0.001', '0.250'], ['3', 'undefined', '12'])
+    """
+    numeric = [float(v) for v in values if _is_number(v) and math.isfinite(v)]
+    whole = all(isinstance(v, numbers.Integral) for v in values if _is_number(v) and math.isfinite(v))
+    decimals = None if whole else _decimals(numeric, digits)
+    if decimals is None:
+        return [cell(value, digits) for value in values]
+    smallest = min((abs(v) for v in numeric if abs(v) >= 10.0**-MOST_DECIMALS), default=1.0)
+    if 10.0**-decimals > smallest:
+        decimals = max(decimals, -math.floor(math.log10(smallest)))
+    return [_with_decimals(v, decimals, digits, floor=True) if _is_number(v) else cell(v) for v in values]
+
+
+def _decimals(values: Sequence[float], digits: int) -> int | None:
+    """Decimals that give the largest value so many digits; None where powers of ten are needed."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     if not 1e-4 <= largest < 1e6:
-        return [number(value, digits, signed=signed) for value in values]
-    decimals = max(0, digits - 1 - int(f"{largest:.{digits - 1}e}".split("e")[1]))
+        return None
+    return max(0, digits - 1 - int(f"{largest:.{digits - 1}e}".split("e")[1]))
 
-    def text(value: float) -> str:
-        if not math.isfinite(value):
-            return number(value, digits, signed=signed)
-        plain = f"{abs(value):.{decimals}f}"
-        return (_sign(value, signed) if float(plain) else "") + plain  # no sign before a rounded zero
 
-    return [text(value) for value in values]
+def _with_decimals(value: float, decimals: int, digits: int, *, signed: bool = False, floor: bool = False) -> str:
+    if not math.isfinite(value):
+        return number(value, digits, signed=signed)
+    plain = f"{abs(value):.{decimals}f}"
+    if floor and value and not float(plain):
+        smallest = f"{10.0**-decimals:.{decimals}f}"
+        return f"< {smallest}" if value > 0 else f"> −{smallest}"
+    return (_sign(value, signed) if float(plain) else "") + plain  # no sign before a rounded zero
 
 
 def cell(value: object, digits: int = 3) -> str:
     """What a table shows for `value`: text as it is, numbers by `number`, missing values as undefined."""
-    if isinstance(value, str):
-        return value
+    if isinstance(value, (str, Tokens)):
+        return str(value)
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if value is None or value is pd.NA or value is pd.NaT:
@@ -94,7 +149,7 @@ def _is_number(value: object) -> TypeGuard[float]:
 
 
 @dataclass(frozen=True)
-class Table:
+class Table(Shown):
     """A table with a caption that says what it is.
 
     `data` is a frame (an index with a name, or one that is not 0, 1, 2, ..., becomes columns), a sequence of
@@ -127,8 +182,8 @@ class Table:
         frame = self.frame()
         names = [str(name) for name in frame.columns]
         digits = [self.digits if isinstance(self.digits, int) else self.digits.get(name, 3) for name in names]
-        rows = frame.itertuples(index=False, name=None)
-        return names, [[cell(value, d) for value, d in zip(row, digits, strict=True)] for row in rows]
+        columns = [column(list(frame.iloc[:, i]), d) for i, d in enumerate(digits)]
+        return names, [list(row) for row in zip(*columns, strict=True)]
 
     def _marked(self) -> set[int]:
         return {self.highlight} if isinstance(self.highlight, int) else set(self.highlight)
@@ -138,11 +193,15 @@ class Table:
         names, rows = self.cells()
         frame = self.frame()
         columns = [list(frame.iloc[:, i]) for i in range(frame.shape[1])]
+        values = list(zip(*columns, strict=True))
         return render(
             "table.html",
             caption=self.caption,
             names=names,
-            rows=rows,
+            rows=[
+                [_markup(value, text) for value, text in zip(*row, strict=True)]
+                for row in zip(values, rows, strict=True)
+            ],
             numeric=[all(_is_number(v) or cell(v) == UNDEFINED for v in column) for column in columns],
             marked=self._marked(),
         )
@@ -156,3 +215,8 @@ class Table:
             lines.append([f"{mark}{escape_markdown(text)}{mark}" if text.strip() else "" for text in row])
         table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
         return f"{table}\n\n*{escape_markdown(self.caption)}*"
+
+
+def _markup(value: object, text: str) -> str | Markup:
+    """A cell for the template: tokens are never broken."""
+    return value.html() if isinstance(value, Tokens) else text

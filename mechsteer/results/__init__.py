@@ -20,13 +20,17 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
+import pandas as pd
 
-import mechsteer
+from mechsteer.results.brief import brief
 from mechsteer.results.codec import from_json, from_plain, live, plain, same, to_json, to_plain
+from mechsteer.results.frames import frame_of
+from mechsteer.results.shown import Shown
 
 __all__ = [
     "Interval",
     "Result",
+    "Shown",
     "cluster_weights",
     "from_json",
     "from_plain",
@@ -39,21 +43,29 @@ __all__ = [
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Result:
+class Result(Shown):
     """Base of the result dataclasses.
 
-    Two results are equal where all their fields are, NaN being equal to NaN and arrays compared whole.
+    Two results are equal where all their fields are, NaN being equal to NaN and arrays compared whole. A notebook
+    shows the section of a report, `save(path)` writes it (.html, .md, .json, .csv), `frame()` is a table of it.
     """
 
+    _rows = ""  # the field whose items are the rows of `frame`; "" where they can be told from the fields
     _by_fields = True  # for the codec: `to_dict` is made of it, not the other way about
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # `dataclass` leaves alone an __eq__ that the class has; its own cannot compare arrays, nor NaN
+        # `dataclass` leaves alone what the class has; its own __eq__ cannot compare arrays, nor NaN, and its own
+        # __repr__ prints every number
         cls.__eq__ = Result.__eq__
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Result.__repr__
 
     def __eq__(self, other: object) -> bool:
         return same(self, other)
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain data; `from_dict` makes an equal result of it."""
@@ -64,9 +76,13 @@ class Result:
         """The result that `to_dict` made `data` of. Raises FileFormatError for data that it did not make."""
         return from_plain(cls, data)
 
-    def _repr_html_(self) -> str:
-        """What a notebook shows: the result's section of a report."""
-        return mechsteer.show(self)  # looked up there: reports lie above results
+    def frame(self) -> pd.DataFrame:
+        """The result as a table: one row per item where it holds several (arms, traces, directions), else one row.
+
+        Columns are numbers, texts and truth values; an interval takes three (`x`, `x_low`, `x_high`), a result
+        inside this one has its name before its columns (`harm.neutral`). Arrays that fit no row are left out.
+        """
+        return frame_of(self, self._rows)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

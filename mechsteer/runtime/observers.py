@@ -22,6 +22,9 @@ from mechsteer.runtime.context import Context
 class Observer(nn.Module, abc.ABC):
     """Base of all observers. It sees every forward, also those that its observation's scope does not touch."""
 
+    def __repr__(self) -> str:
+        return described(self)
+
     @abc.abstractmethod
     def observe(self, acts: Any, state: Any, ctx: Context) -> Any:
         """The new state, after `ctx.note(name, values)` of what there is to say about each token.
@@ -42,6 +45,19 @@ class Observer(nn.Module, abc.ABC):
     def blank(cls, config: Mapping[str, Any]) -> Observer:
         """A fresh observer of this shape."""
         raise ConfigError(f"{cls.__name__} has no blank()", f"define config() and blank() to register it ({config})")
+
+
+def described(module: nn.Module) -> str:
+    """An adapter or observer in a line: its class, and of each tensor that it has the shape and the norm.
+
+    >>> described(nn.Linear(2, 1, bias=False))[:21]
+    'Linear(weight [1, 2],'
+    """
+    named = [*module.named_parameters(), *module.named_buffers()]
+    parts = [f"{name} {list(tensor.shape)}, norm {float(tensor.detach().float().norm()):.3g}" for name, tensor in named]
+    if len(parts) > 3:
+        parts = [f"{len(parts)} tensors", f"{sum(tensor.numel() for _, tensor in named)} numbers"]
+    return f"{type(module).__name__}({'; '.join(parts)})"
 
 
 def select_rows(state: Any, index: Tensor) -> Any:

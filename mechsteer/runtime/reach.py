@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechsteer.errors import ConfigError
 from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import Batch
 from mechsteer.runtime.context import Context
@@ -16,10 +17,21 @@ from mechsteer.shapes import Mask
 
 
 def flat(interventions: Any) -> list[Any]:
-    """Interventions and Steerings, alone or in sequences, as one list in the order of application."""
-    if isinstance(interventions, Sequence):
+    """Interventions and Steerings, alone or in sequences, as one list in the order of application.
+
+    Raises ConfigError for anything else.
+    """
+    if isinstance(interventions, Sequence) and not isinstance(interventions, (str, bytes)):
         return [iv for item in interventions for iv in flat(item)]
-    return interventions.flat() if hasattr(interventions, "flat") else [interventions]
+    if hasattr(interventions, "interventions"):
+        return list(getattr(interventions, "flat")())  # noqa: B009  # a Steering, which lies above this room
+    if not hasattr(interventions, "writes"):
+        raise ConfigError(
+            f"{type(interventions).__name__} is no intervention",
+            "pass mechsteer.Intervention(adapter, site), a Steering, or a list of such; "
+            "wrap a vector: mechsteer.adapters.Static(vector)",
+        )
+    return [interventions]
 
 
 def touched(interventions: Sequence[Any], ctx: Context) -> Mask:

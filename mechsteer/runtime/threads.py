@@ -37,8 +37,7 @@ def side_by_side(model: Any) -> Iterator[None]:
     leaving.
     """
     n_threads = torch.get_num_threads()
-    device = next((p.device.type for p in model.parameters()), "cpu")
-    if n_threads == 1 or device != "cpu" or model.cfg.d_model > SMALL:
+    if n_threads == 1 or not _is_small(model):
         yield
         return
     torch.set_num_threads(1)
@@ -49,6 +48,11 @@ def side_by_side(model: Any) -> Iterator[None]:
     finally:
         _WORKERS.reset(token)
         torch.set_num_threads(n_threads)
+
+
+def _is_small(model: Any) -> bool:
+    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    return first is not None and first.device.type == "cpu" and model.cfg.d_model <= SMALL
 
 
 def each_of(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

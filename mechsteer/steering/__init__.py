@@ -3,11 +3,13 @@
 from mechsteer.steering.calibration import calibrate, calibrate_sign, strengths
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.exports import export_gguf
-from mechsteer.steering.files import load_steering, save_steering
-from mechsteer.steering.folding import fold, unfold
+from mechsteer.steering.files import load_steering, read_header, save_steering
+from mechsteer.steering.folding import fold, save_folded, unfold
 from mechsteer.steering.generation import Generation, generate
+from mechsteer.steering.imports import as_steering, load_vectors
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
 from mechsteer.steering.presets import bias_only
+from mechsteer.steering.streaming import Stream, stream
 
 __all__ = [
     "Generation",
@@ -15,6 +17,8 @@ __all__ = [
     "Interventions",
     "Observation",
     "Steering",
+    "Stream",
+    "as_steering",
     "bias_only",
     "calibrate",
     "calibrate_sign",
@@ -24,8 +28,12 @@ __all__ = [
     "generate",
     "kl_divergence",
     "load_steering",
+    "load_vectors",
+    "read_header",
+    "save_folded",
     "save_steering",
     "steer",
+    "stream",
     "strengths",
     "unfold",
     "writing",

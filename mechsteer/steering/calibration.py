@@ -12,7 +12,7 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -26,9 +26,10 @@ from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, tou
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.generation import generate
-from mechsteer.steering.interventions import Intervention, Interventions, Steering, steer, writing
+from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, steer, writing
 
 Scaled = TypeVar("Scaled", Intervention, Steering)
+Prompts = Sequence[str | Sequence[int]]
 Metric = Callable[[Any, Any, Sequence[Any]], "float | Sequence[float]"]
 
 _WEAKEST, _STRONGEST = 1e-2, 1e4  # in units of the residual's norm: where the search begins, where it gives up
@@ -57,9 +58,33 @@ class SignChoice(Result):
     intervention: Any = live()  # with its coefficient's sign set
 
 
+@overload
 def calibrate(
     model: Any,
     iv: Scaled,
+    prompts: Prompts,
+    *,
+    target_kl: float = ...,
+    max_new_tokens: int = ...,
+    tolerance: float = ...,
+    batch_size: int = ...,
+    progress: bool = ...,
+) -> Scaled: ...
+@overload
+def calibrate(
+    model: Any,
+    iv: Sequence[Interventions],
+    prompts: Prompts,
+    *,
+    target_kl: float = ...,
+    max_new_tokens: int = ...,
+    tolerance: float = ...,
+    batch_size: int = ...,
+    progress: bool = ...,
+) -> Steering: ...
+def calibrate(
+    model: Any,
+    iv: Any,
     prompts: Sequence[str | Sequence[int]],
     *,
     target_kl: float = 0.1,
@@ -67,8 +92,8 @@ def calibrate(
     tolerance: float = 0.02,
     batch_size: int = 16,
     progress: bool = False,
-) -> Scaled:
-    """A copy of `iv` (an Intervention or a Steering) with the coefficient that spends `target_kl` nats.
+) -> Intervention | Steering:
+    """A copy of `iv` (an Intervention or a Steering; of several the Steering) that spends `target_kl` nats by its coefficient.
 
     The sign of its present coefficient is kept; the size is searched on a grid of growing coefficients (ratio
     1.25 near the target) until KL first reaches the target, and inside that step to within `tolerance`
@@ -81,6 +106,7 @@ def calibrate(
         raise ConfigError(
             f"target_kl={target_kl}, tolerance={tolerance}", "target_kl is above 0 nats, tolerance a fraction of it"
         )
+    iv = _scaled(iv)
     sign = -1.0 if iv.coeff < 0 else 1.0
     unit = iv.with_coeff(sign)
     continued = _Continuations(model, unit, prompts, max_new_tokens, batch_size)
@@ -185,7 +211,7 @@ def strengths(
     )
 
 
-def calibrate_sign(model: Any, iv: Scaled, metric: Metric, held_out: Sequence[Any]) -> SignChoice:
+def calibrate_sign(model: Any, iv: Interventions, metric: Metric, held_out: Sequence[Any]) -> SignChoice:
     """Which sign of the coefficient scores higher on held-out data; its size is kept.
 
     `metric(model, iv, held_out)` returns a score or one per item, higher is better, such as verified answers of
@@ -194,6 +220,7 @@ def calibrate_sign(model: Any, iv: Scaled, metric: Metric, held_out: Sequence[An
 
     Raises ConfigError for coefficient 0, NonFiniteError for a score that is NaN.
     """
+    iv = _scaled(iv)
     size = abs(iv.coeff)
     if size == 0 or len(held_out) == 0:
         raise ConfigError(
@@ -211,6 +238,16 @@ def calibrate_sign(model: Any, iv: Scaled, metric: Metric, held_out: Sequence[An
         score_minus=minus,
         n_held_out=len(held_out),
     )
+
+
+def _scaled(iv: Interventions) -> Intervention | Steering:
+    """What has one coefficient: an Intervention or a Steering as it is, anything else as a Steering of it.
+
+    Raises ConfigError for what is no intervention, and where nothing is written.
+    """
+    if not writing(iv):
+        raise ConfigError("there is no intervention to scale", "an observation has no strength")
+    return iv if isinstance(iv, (Intervention, Steering)) else Steering(flatten(iv))
 
 
 def _mean(scores: float | Sequence[float]) -> float:

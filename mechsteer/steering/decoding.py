@@ -29,6 +29,8 @@ class Decoding:
     pad: int
     use_cache: bool
     halted: Callable[[], bool]  # asked before each forward; True ends the run
+    top_k: int | None = None  # where temperature is above 0
+    top_p: float | None = None
     shares_prompts: bool = True  # may go on from prompts that another generation read
 
 
@@ -64,7 +66,7 @@ def decode(
             return
         seen = None if mask is None else mask[:, : width + step]
         logits, cache = engine.runner.forward(current, seen, cache, use_cache=use_cache, last_only=True)
-        chosen = _pick(logits[:, -1], how.temperature, None if uniform is None else uniform[:, step])
+        chosen = _pick(logits[:, -1], how, None if uniform is None else uniform[:, step])
         tokens = chosen.tolist()
         slots = [slot for slot, row in enumerate(batch) if running[row]]
         yield Picked(rows=[batch[s] for s in slots], slots=slots, tokens=[tokens[s] for s in slots])
@@ -90,7 +92,7 @@ def leaving_pays(n_rows: int, n_going: int) -> bool:
     return n_rows - n_going >= max(1, n_rows // 8)
 
 
-def _pick(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
+def _pick(logits: Tensor, how: Decoding, uniform: Tensor | None) -> Tensor:
     """Token ids [batch] of logits [batch d_vocab]."""
     best, token = logits.max(-1)
     if not bool(torch.isfinite(best).all()):
@@ -100,6 +102,26 @@ def _pick(logits: Tensor, temperature: float, uniform: Tensor | None) -> Tensor:
     if uniform is None:
         return token
     # inverse of the cumulative distribution, in float64 so that its last entry is 1
-    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
-    token = torch.searchsorted(cumulative, uniform[:, None] * cumulative[:, -1:], right=True)
-    return token[:, 0].clamp(max=logits.shape[-1] - 1)
+    cumulative = distribution(logits, how.temperature, top_k=how.top_k, top_p=how.top_p).cumsum(-1)
+    total = cumulative[:, -1:]
+    below = torch.minimum(uniform[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, below, right=True)[:, 0]
+
+
+def distribution(logits: Tensor, temperature: float, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """What a token is drawn from: softmax(logits / temperature) [batch d_vocab] float64, what is cut off at 0.
+
+    `top_k` keeps the k likeliest (and what is as likely as the last of them), `top_p` after that the smallest set of
+    likeliest tokens that hold at least this share (Holtzman et al. 2020, arXiv 1904.09751). Not normalised again.
+    """
+    scores = logits.double() / temperature
+    if top_k is not None:
+        least = scores.topk(min(top_k, scores.shape[-1])).values[:, -1:]
+        scores = scores.masked_fill(scores < least, -torch.inf)
+    p = scores.softmax(-1)
+    if top_p is not None:
+        ascending, order = p.sort(dim=-1, stable=True)
+        rest = ascending.cumsum(-1) <= 1 - top_p
+        rest[:, -1] = False  # the likeliest stays
+        p = p.masked_fill(torch.zeros_like(rest).scatter(-1, order, rest), 0)
+    return p

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -33,7 +34,7 @@ def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = 
             )
         layer, bias = iv.site.layer, iv.adapter.as_bias(iv.coeff)
         if bias is None:
-            raise _refusal(f"a {type(iv.adapter).__name__} adapter")
+            raise _refusal(f"the adapter {type(iv.adapter).__name__}")
         if iv.site.point != "resid_post":
             raise _refusal(f"the point {iv.site.point}")
         if iv.scope != TokenScope.all():
@@ -45,10 +46,9 @@ def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = 
         vectors[layer] = vectors.get(layer, torch.zeros(())) + bias.detach().float().cpu()
     if not vectors:
         raise ConfigError("there is no vector to export", "give at least one static intervention")
-    if gguf is None:
-        raise ConfigError("GGUF export needs the package gguf", "pip install 'mechsteer[gguf]'")
+    library = require_gguf()
     with atomic_path(path) as part:
-        writer = gguf.GGUFWriter(part, "controlvector")
+        writer = library.GGUFWriter(part, "controlvector")
         writer.add_string("controlvector.model_hint", model_hint)
         writer.add_uint32("controlvector.layer_count", len(vectors))
         for layer in sorted(vectors):
@@ -58,6 +58,13 @@ def export_gguf(steering: Interventions, path: str | Path, *, model_hint: str = 
         writer.write_tensors_to_file()
         writer.close()
     return Path(path)
+
+
+def require_gguf() -> Any:
+    """The package gguf. Raises ConfigError where it is not installed."""
+    if gguf is None:
+        raise ConfigError("GGUF files need the package gguf", "pip install 'mechsteer[gguf]'")
+    return gguf
 
 
 def _refusal(what: str) -> ConfigError:

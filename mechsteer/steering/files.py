@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,22 +19,32 @@ from typing import Any, Literal
 from torch import Tensor
 
 from mechsteer.adapters import ADAPTERS, OBSERVERS, Adapter, name_of
-from mechsteer.errors import ConfigError, FileFormatError, MechsteerError, closest
+from mechsteer.errors import (
+    ConfigError,
+    FileFormatError,
+    MechsteerError,
+    MechsteerWarning,
+    ModelMismatchError,
+    UnknownSiteError,
+    closest,
+)
 from mechsteer.files import structured
 from mechsteer.files.tensors import read_tensors, write_tensors
-from mechsteer.models import backend_of, model_fingerprint, require_fingerprint
+from mechsteer.models import Look, backend_of, differences, model_fingerprint, model_name
 from mechsteer.models.sites import Site
 from mechsteer.runtime.observers import Observer
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_READABLE = (2, 3)  # 2 says of the model only its name, backend and width
 KIND = "steering file"
 AGAIN = "copy it again, or make it again: train, then mechsteer.save_steering"
-# what a class can raise that is built from a header of any content, its own checks included
+# what a class can raise that is built from a header of any content, its own checks included; where warnings are
+# errors, these too
 _UNBUILDABLE = (
     *(MechsteerError, ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
-    *(RuntimeError, TypeError, ValueError),
+    *(RuntimeError, TypeError, ValueError, Warning),
 )
 # kind of an entry -> what it attaches, and the classes that it may name
 _NAMED: dict[str, tuple[str, Mapping[str, type[Adapter] | type[Observer]]]] = {
@@ -91,6 +102,7 @@ class SteeringHeader:
     coeff: float
     entries: list[SavedEntry]  # in the order of application
     provenance: dict[str, Any]
+    model: Look | None = None  # since version 3
 
 
 def save_steering(
@@ -113,12 +125,13 @@ def save_steering(
     header = SteeringHeader(
         format_version=FORMAT_VERSION,
         model_fingerprint=model_fingerprint(model),
-        model_name=_name(model),
+        model_name=model_name(model),
         backend=backend_of(model).kind,
         d_model=model.cfg.d_model,
         coeff=steering.coeff,
         entries=entries,
         provenance=_plain(dict(provenance or {}), "provenance"),
+        model=Look.of(model),
     )
     return write_tensors(path, tensors, dataclasses.asdict(header), kind=KIND)
 
@@ -159,12 +172,6 @@ def _plain(data: dict[str, Any], what: str) -> dict[str, Any]:
         ) from error
 
 
-def _name(model: Any) -> str:
-    """The model's name for readers (the fingerprint is what counts): of a local folder only its last part."""
-    name = str(getattr(model.cfg, "model_name", ""))
-    return Path(name).name if Path(name).is_absolute() else name
-
-
 def read_header(path: str | Path) -> SteeringHeader:
     """The header of a steering file, which is checked as a whole; needs no model, and nothing registered.
 
@@ -173,14 +180,21 @@ def read_header(path: str | Path) -> SteeringHeader:
     return _read(path)[0]
 
 
-def load_steering(path: str | Path, model: Any) -> Steering:
+def load_steering(path: str | Path, model: Any, *, strict: bool = True) -> Steering:
     """Read a steering file for `model`; logits and readings under it are bit-equal to those before it was saved.
 
-    Raises ModelMismatchError (naming both fingerprints) for another model, FileFormatError for a truncated,
-    damaged or foreign file, an unknown version, or an adapter or observer that nothing has registered.
+    `strict=False` takes a model that is not the one the file was made for: the same checkpoint on another backend, in
+    another dtype or mode, where a vector means nearly the same, or another checkpoint of the same shapes (from a base
+    model to its fine-tuned one is a question worth asking), which a MechsteerWarning tells. One of other shapes
+    is refused all the same: nothing in it is what the file is about.
+
+    Raises ModelMismatchError for another model (both fingerprints, and in words what differs), FileFormatError for a
+    truncated, damaged or foreign file, an unknown version, or an adapter or observer that nothing has registered.
     """
     header, tensors = _read(path)
-    require_fingerprint(model, header.model_fingerprint, str(path))
+    is_own = model_fingerprint(model) == header.model_fingerprint
+    if not is_own:
+        _require_alike(path, header, model, strict=strict)
     interventions = []
     modules: dict[int, Any] = {}  # adapters and observers
     for number, entry in enumerate(header.entries):
@@ -197,12 +211,48 @@ def load_steering(path: str | Path, model: Any) -> Steering:
                 module = classes[entry.name].blank(entry.config)
                 module.load_state_dict(tensors[entry.module], assign=True)
                 modules[entry.module] = module.to(backend_of(model).device)
-            interventions.append(_attached(modules[entry.module], entry).at(model))
+            attached = _attached(modules[entry.module], entry)
+            interventions.append(attached if not is_own else attached.at(model))
         except _UNBUILDABLE as error:
+            why = error.message if isinstance(error, MechsteerError) else error
             raise FileFormatError(
-                f"{path} holds an {entry.kind} (number {number}) that cannot be: {error}", AGAIN
+                f"{path} holds an {entry.kind} (number {number}) that cannot be: {why}", AGAIN
             ) from error
+    if not is_own:
+        interventions = [_on_this(iv, model, path) for iv in interventions]
     return Steering(interventions, header.coeff)
+
+
+def _on_this(iv: Any, model: Any, path: str | Path) -> Any:
+    """`iv.at(model)`; a site of the file's model that this one does not have, or cannot write, is a mismatch."""
+    try:
+        return iv.at(model)
+    except UnknownSiteError as error:
+        raise ModelMismatchError(f"{path} does not fit this model: {error.message}", error.hint) from error
+
+
+def _require_alike(path: str | Path, header: SteeringHeader, model: Any, *, strict: bool) -> None:
+    """Raise ModelMismatchError, or warn, as `load_steering` says of a model that is not the file's."""
+    now = Look.of(model)
+    then = header.model or Look(backend=header.backend, dtype=now.dtype, shape={"d_model": header.d_model}, weights=[])
+    found = differences(then, now)
+    words = "; ".join(found.words if header.model else (*found.words, "the file is too old to tell more"))
+    if not found.fits:
+        name = f" ({header.model_name})" if header.model_name else ""
+        raise ModelMismatchError(
+            f"{path} was made for another model{name}: {words} (fingerprint {header.model_fingerprint}, "
+            f"this model has {model_fingerprint(model)})",
+            "load the model it was made for",
+        )
+    if strict:
+        raise ModelMismatchError(
+            f"{path} was made for the model with fingerprint {header.model_fingerprint}, this model has "
+            f"{model_fingerprint(model)}: {words}",
+            "load the model it was made for: same checkpoint, backend, mode and dtype, with nothing folded in; "
+            "or take it as it is: strict=False",
+        )
+    if not found.is_same_checkpoint:
+        warnings.warn(f"{path} is applied to another model than its own: {words}", MechsteerWarning, stacklevel=3)
 
 
 def _attached(module: Any, entry: SavedEntry) -> Intervention | Observation:
@@ -221,9 +271,10 @@ def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]
         raise FileFormatError(f"no steering file at {path}", "check the path")
     tensors, raw = found
     version = raw.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in _READABLE:
         raise FileFormatError(
-            f"{path} has format version {version}, this mechsteer reads {FORMAT_VERSION}", "update mechsteer"
+            f"{path} has format version {version}, this mechsteer reads {_READABLE[0]} to {_READABLE[-1]}",
+            "update mechsteer",
         )
     header = structured(raw, SteeringHeader, what=f"the header of {path}", hint=AGAIN)
     modules: dict[int, dict[str, Tensor]] = {entry.module: {} for entry in header.entries}

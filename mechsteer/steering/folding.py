@@ -10,12 +10,13 @@ An adapter says which of the two it is, by `as_bias` and `weight_change`.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mechsteer.errors import ConfigError
-from mechsteer.models import backend_of, record_of
+from mechsteer.models import backend_of, record_of, save_folder
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.session import open_sessions
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
@@ -79,6 +80,29 @@ def unfold(model: Any) -> None:
         record.folded = None
 
 
+def save_folded(model: Any, path: str | Path, steering: Interventions = ()) -> Path:
+    """The model with `steering` folded in as a Hugging Face folder, which transformers loads to equal logits.
+
+    Without `steering` what `fold` has put in is saved; with it the model is as before afterwards. The folder appears
+    whole or not at all, and no mechsteer is needed to use it.
+
+    Raises ConfigError as `fold`, where nothing is folded, for models that are no raw bridge, for architectures of
+    transformers that have no such bias (Qwen's MLP), and for a folder that is there already; StorageError when the
+    disk refuses.
+    """
+    if flatten(steering):
+        fold(model, steering)
+        try:
+            return save_folder(model, path)
+        finally:
+            unfold(model)
+    if record_of(model).folded is None:
+        raise ConfigError(
+            "nothing is folded into this model", "give the steering: mechsteer.save_folded(model, path, steering)"
+        )
+    return save_folder(model, path)
+
+
 def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor | None, Tensor | None]:
     """(the map, what is added to its bias [d_out], what to its matrix [d_out d_in])."""
     if isinstance(iv, Observation):
@@ -87,7 +111,7 @@ def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor
     bias = adapter.as_bias(iv.coeff)
     target = _map_writing(located)
     if bias is None and (target is None or not _reads_input_of(located, target)):
-        raise _refusal(f"a {type(adapter).__name__} adapter")
+        raise _refusal(f"the adapter {type(adapter).__name__}")
     if iv.scope != TokenScope.all():
         raise _refusal(f"the scope {iv.scope!r}")
     if target is None:
@@ -102,7 +126,7 @@ def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor
         return target, bias.detach(), None
     change = adapter.weight_change(iv.coeff, weight)
     if change is None:
-        raise _refusal(f"a {type(adapter).__name__} adapter")
+        raise _refusal(f"the adapter {type(adapter).__name__}")
     if change.shape != weight.shape:
         raise ConfigError(
             f"the weight change is {tuple(change.shape)}, the map {target[1]} is {tuple(weight.shape)}",

@@ -10,8 +10,9 @@ import contextlib
 import contextvars
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -19,63 +20,16 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.models import Engine, backend_of, tokenize, twin_of
-from mechsteer.results import Result
+from mechsteer.models import Engine, Truncate, backend_of, tokenize, twin_of
+from mechsteer.prompts.chat import Conversation, chat_tokens
 from mechsteer.runtime.batches import pad_id
+from mechsteer.runtime.drawing import as_generator
 from mechsteer.runtime.reachable import Bounds, require_reachable
 from mechsteer.runtime.session import Session, hints, open_sessions
 from mechsteer.steering.decoding import Decoding, decode
+from mechsteer.steering.generated import Generation, Step, Written, text_of
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
-from mechsteer.steering.readings import TokenReadings, gather_readings, last_readings
-from mechsteer.tokens import continuation_text, token_text
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation(Result):
-    """New tokens per prompt, in the order of the prompts."""
-
-    tokens: list[list[int]]  # new-token ids; the stop token is not among them
-    texts: list[str]  # the new tokens as they read behind the prompt; empty where the model has no tokenizer
-    prompt_tokens: list[list[int]]
-    stopped: list[bool]  # a stop token came before max_new_tokens
-    engine: str  # "twin", "bridge", "bridge-compatibility" or "hooked"
-    interrupted: bool = False  # `stop` ended the run while rows were going on
-    # per intervention of the call: name -> [n_prompts pos ...] float32; position 0 is the prompt's first token,
-    # a row ends with its last new token; NaN where nothing was noted. Empty without `record`.
-    readings: list[dict[str, Tensor]] = field(default_factory=list)
-
-    def by_token(self, tokenizer: Any, name: str = "delta_norm", *, intervention: int = 0) -> list[TokenReadings]:
-        """Per prompt, one reading of one intervention beside the tokens it belongs to, ready to be drawn.
-
-        `tokenizer` None shows token ids. Raises ConfigError where there is no such reading.
-        """
-        known = self.readings[intervention] if intervention < len(self.readings) else {}
-        if name not in known:
-            raise ConfigError(
-                f"there is no reading {name!r} of intervention {intervention}",
-                f"it noted {sorted(known)}" if self.readings else "call generate(..., record=True)",
-            )
-        rows = [[*prompt, *new] for prompt, new in zip(self.prompt_tokens, self.tokens, strict=True)]
-        return [
-            TokenReadings(
-                tokens=[str(t) if tokenizer is None else token_text(tokenizer, t) for t in row],
-                values=values[: len(row)],
-            )
-            for row, values in zip(rows, known[name], strict=True)
-        ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of one batch: what the prompts in it that are still running got."""
-
-    index: int  # 0 at the first new token of a batch
-    rows: tuple[int, ...]  # the prompts that got a token
-    tokens: tuple[int, ...]  # the new token of each
-    texts: tuple[str, ...]  # the new text of each so far, as it reads behind the prompt
-    stopped: tuple[int, ...]  # the prompts that ended with a stop token
-    # per intervention: name -> [n_rows ...] at the position whose logits gave the token. Empty without `record`.
-    readings: tuple[dict[str, Tensor], ...] = ()
+from mechsteer.steering.readings import gather_readings, last_readings
 
 
 class Event(Protocol):
@@ -86,15 +40,20 @@ class Event(Protocol):
 
 def generate(
     model: Any,
-    prompts: Sequence[str | Sequence[int]],
+    prompts: Sequence[str | Sequence[int]] | Sequence[Conversation],
     interventions: Interventions = (),
     *,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
     generator: torch.Generator | None = None,
+    seed: int | None = None,
+    chat: bool = False,
     use_cache: bool = True,
     stop_tokens: Sequence[int] | None = None,
     batch_size: int | None = None,
+    truncate: Truncate | None = None,
     record: bool = False,
     on_token: Callable[[Step], None] | None = None,
     stop: Callable[[], bool] | Event | None = None,
@@ -102,117 +61,171 @@ def generate(
 ) -> Generation:
     """Continue each prompt, steered by `interventions` (after those of an enclosing `steer` block).
 
-    `prompts`: strings or lists of token ids; no chat template is added. `temperature` 0 is greedy; above 0 one
-    uniform number per row and step is drawn from `generator`, so a row's sample does not depend on the batch it
-    is in. `stop_tokens` None means generation_config's, then the tokenizer's; () means none. `use_cache=False`
+    `prompts`: strings or lists of token ids. With `chat` each is a conversation, a user's message or a list of
+    {"role", "content"}, which the tokenizer's chat template writes out; without it no template is added.
+    `temperature` 0 is greedy; above 0 one uniform number per row and step is drawn from `generator` (or from a new one
+    of `seed`), so a row's sample does not depend on the batch it is in. `top_k` and `top_p` cut unlikely tokens off
+    first (see `decoding.distribution`).
+    `stop_tokens` None means generation_config's, then the tokenizer's; () means none. `use_cache=False`
     runs the whole row at every step: slow, for checking. `batch_size` None runs all prompts in one batch. Rows
     that have stopped leave their batch.
 
     `record` keeps what the interventions note, and the norm of their deltas, in `readings`. `on_token` is called
     after each step, in the context of the caller (the model it may run is not steered by this call); what it raises
     ends the run. `stop`, a function that answers True or an event that is set,
-    ends the run before its next step; what was generated until then is returned, `interrupted`.
+    ends the run before its next step; what was generated until then is returned, `interrupted`. As an iterator over
+    the steps: `mechsteer.stream`.
 
-    Raises DataError (empty or too long prompts), NonFiniteError (logits that are NaN), and what `steer` raises.
+    A prompt that leaves no room for `max_new_tokens` is refused, or cut by `truncate` ("left" keeps its end).
+
+    Raises DataError (empty or too long prompts, what is no conversation), ConfigError (settings that contradict each
+    other, no chat template), NonFiniteError (logits that are NaN), and what `steer` raises.
     """
-    rows = tokenize(model, prompts)
-    if max_new_tokens < 1 or temperature < 0:
-        raise ConfigError(
-            f"max_new_tokens={max_new_tokens}, temperature={temperature}", "at least one token; temperature 0 is greedy"
-        )
-    longest = max(len(r) for r in rows)
-    if longest + max_new_tokens > model.cfg.n_ctx:
-        raise DataError(
-            f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed the context of {model.cfg.n_ctx}",
-            f"at most {model.cfg.n_ctx - longest} new tokens fit the longest prompt",
-        )
-    how = Decoding(
+    run = Run(
+        model,
+        prompts,
+        interventions,
         max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        stop_tokens=frozenset(default_stop_tokens(model) if stop_tokens is None else stop_tokens),
-        pad=pad_id(model),
+        sampling=Sampling(temperature=temperature, top_k=top_k, top_p=top_p, generator=as_generator(generator, seed)),
+        chat=chat,
+        truncate=truncate,
         use_cache=use_cache,
-        halted=_halted(stop),
-        shares_prompts=not record,
+        stop_tokens=stop_tokens,
+        batch_size=batch_size,
+        record=record,
+        stop=stop,
+        progress=progress,
     )
-    uniform = None if temperature == 0 else _uniforms(len(rows), max_new_tokens, generator)
-    size = len(rows) if batch_size is None else batch_size
-    order = sorted(range(len(rows)), key=lambda i: len(rows[i])) if size < len(rows) else list(range(len(rows)))
-    written = _Written(how, len(rows))
     told = None if on_token is None else functools.partial(contextvars.copy_context().run, on_token)
-    own = flatten(interventions)
-    bounds = Bounds(d_vocab=model.cfg.d_vocab, n_positions=longest + max_new_tokens - 1, n_rows=len(rows))
-    require_reachable([iv for iv in own if iv.coeff != 0], bounds)
-    with (
-        torch.inference_mode(),
-        _steered(model, own, record=record) as steered,
-        tqdm(total=len(rows), desc="generate", unit="prompt", disable=not progress, leave=False) as bar,
-    ):
-        device = steered.engine.device
-        for start in range(0, len(order), size):
-            index = order[start : start + size]
-            batch = [rows[i] for i in index]
-            lengths = torch.tensor([len(r) for r in batch], device=device)
-            numbers = None if uniform is None else uniform[index].to(device)
-            with hints(model, lengths, torch.tensor(index, device=device)):
-                for n, picked in enumerate(decode(steered.engine, steered.sessions, batch, numbers, how)):
-                    here = [index[row] for row in picked.rows]
-                    written.add(here, picked.tokens)
-                    if told is not None:
-                        with torch.inference_mode(False):  # the readings may be used in training
-                            noted = last_readings(steered.own, picked.slots) if record else ()
-                            told(written.step(n, here, noted, model.tokenizer))
-            bar.update(len(index))
-            if not all(written.is_done(i) for i in index):  # interrupted
-                break
-        ends = [len(row) + len(new) for row, new in zip(rows, written.tokens, strict=True)]
-        with torch.inference_mode(False):
-            readings = gather_readings(steered.own, ends) if record else []
-    return Generation(
-        tokens=written.tokens,
-        texts=[_text(model.tokenizer, ids) for ids in written.tokens],
-        prompt_tokens=rows,
-        stopped=written.stopped,
-        engine=steered.engine.kind,
-        interrupted=not all(written.is_done(i) for i in range(len(rows))),
-        readings=readings,
-    )
+    with torch.inference_mode(), contextlib.closing(run.steps()) as steps:
+        for step in steps:
+            if told is not None:
+                with torch.inference_mode(False):  # the readings may be used in training
+                    told(step())
+    return run.result()
 
 
-class _Written:
-    """What each prompt has so far."""
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a token is drawn. Raises ConfigError for settings that cannot be."""
 
-    def __init__(self, how: Decoding, n_rows: int) -> None:
-        self._how = how
-        self.tokens: list[list[int]] = [[] for _ in range(n_rows)]
-        self.stopped = [False] * n_rows
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    generator: torch.Generator | None = None
 
-    def add(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
-        """Write a token to each of `rows`, or end it."""
-        for row, token in zip(rows, tokens, strict=True):
-            if token in self._how.stop_tokens:
-                self.stopped[row] = True
-            else:
-                self.tokens[row].append(token)
+    def __post_init__(self) -> None:
+        if not isinstance(self.temperature, (int, float)) or not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature={self.temperature!r}", "0 is greedy, above 0 tokens are drawn")
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigError(f"top_k={self.top_k}", "keep at least one token, or leave it out")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p}", "it is a share above 0, at most 1")
+        if self.temperature == 0 and (self.top_k, self.top_p) != (None, None):
+            raise ConfigError(
+                "top_k and top_p do nothing where the likeliest token is taken (temperature 0)",
+                "give a temperature, such as temperature=1.0, or leave them out",
+            )
 
-    def is_done(self, row: int) -> bool:
-        return self.stopped[row] or len(self.tokens[row]) == self._how.max_new_tokens
 
-    def step(self, index: int, rows: Sequence[int], noted: Sequence[dict[str, Tensor]], tokenizer: Any) -> Step:
-        """What just happened to `rows`."""
-        going = [k for k, row in enumerate(rows) if not self.stopped[row]]
-        return Step(
-            index=index,
-            rows=tuple(rows[k] for k in going),
-            tokens=tuple(self.tokens[rows[k]][-1] for k in going),
-            texts=tuple(_text(tokenizer, self.tokens[rows[k]]) for k in going),
-            stopped=tuple(row for row in rows if self.stopped[row]),
-            readings=tuple({name: values[going] for name, values in of_one.items()} for of_one in noted),
+class Run:
+    """One call of `generate` or `stream`: checked when it is made, run by `steps`."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Sequence[Any],
+        interventions: Interventions,
+        *,
+        max_new_tokens: int,
+        sampling: Sampling,
+        chat: bool,
+        truncate: Truncate | None,
+        use_cache: bool,
+        stop_tokens: Sequence[int] | None,
+        batch_size: int | None,
+        record: bool,
+        stop: Callable[[], bool] | Event | None,
+        progress: bool,
+    ) -> None:
+        self.model, self._record, self._progress = model, record, progress
+        if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens={max_new_tokens!r}", "generate at least one token")
+        if batch_size is not None and (not isinstance(batch_size, int) or batch_size < 1):
+            raise ConfigError(f"batch_size={batch_size!r}", "at least one prompt a batch; None: all at once")
+        given = chat_tokens(model, prompts) if chat else prompts
+        self._rows = rows = tokenize(model, given, truncate=truncate, room=max_new_tokens if truncate else 0)
+        longest = max(len(r) for r in rows)
+        if longest + max_new_tokens > model.cfg.n_ctx:
+            raise DataError(
+                f"a prompt of {longest} tokens and max_new_tokens={max_new_tokens} exceed the context of {model.cfg.n_ctx}",
+                f"at most {model.cfg.n_ctx - longest} new tokens fit the longest prompt; truncate='left' keeps the end "
+                "of longer ones",
+            )
+        self._how = Decoding(
+            max_new_tokens=max_new_tokens,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            stop_tokens=frozenset(default_stop_tokens(model) if stop_tokens is None else stop_tokens),
+            pad=pad_id(model),
+            use_cache=use_cache,
+            halted=_halted(stop),
+            shares_prompts=not record,
         )
+        self._uniform = None
+        if sampling.temperature > 0:
+            self._uniform = _uniforms(len(rows), max_new_tokens, sampling.generator)
+        self._size = size = len(rows) if batch_size is None else batch_size
+        self._order = sorted(range(len(rows)), key=lambda i: len(rows[i])) if size < len(rows) else range(len(rows))
+        self._own = flatten(interventions)
+        bounds = Bounds(d_vocab=model.cfg.d_vocab, n_positions=longest + max_new_tokens - 1, n_rows=len(rows))
+        require_reachable([iv for iv in self._own if iv.coeff != 0], bounds)
+        self._written = Written(self._how.stop_tokens, self._how.max_new_tokens, len(rows))
+        self._engine = ""
+        self._readings: list[dict[str, Tensor]] = []
 
+    def steps(self) -> Generator[Callable[[], Step], None, None]:
+        """Runs, one forward per item; an item makes its Step while it is the latest. To be run in inference mode."""
+        written = self._written
+        with (
+            _steered(self.model, self._own, record=self._record) as steered,
+            tqdm(total=len(self._rows), desc="generate", unit="prompt", disable=not self._progress, leave=False) as bar,
+        ):
+            self._engine, device = steered.engine.kind, steered.engine.device
+            for start in range(0, len(self._order), self._size):
+                index = list(self._order[start : start + self._size])
+                batch = [self._rows[i] for i in index]
+                lengths = torch.tensor([len(r) for r in batch], device=device)
+                numbers = None if self._uniform is None else self._uniform[index].to(device)
+                with hints(self.model, lengths, torch.tensor(index, device=device)):
+                    for n, picked in enumerate(decode(steered.engine, steered.sessions, batch, numbers, self._how)):
+                        here = [index[row] for row in picked.rows]
+                        written.add(here, picked.tokens)
+                        yield functools.partial(self._step, n, here, picked.slots, steered)
+                bar.update(len(index))
+                if not all(written.is_done(i) for i in index):  # interrupted
+                    break
+            ends = [len(row) + len(new) for row, new in zip(self._rows, written.tokens, strict=True)]
+            with torch.inference_mode(False):
+                self._readings = gather_readings(steered.own, ends) if self._record else []
 
-def _text(tokenizer: Any, ids: Sequence[int]) -> str:
-    return "" if tokenizer is None else continuation_text(tokenizer, ids)
+    def _step(self, number: int, rows: Sequence[int], slots: Sequence[int], steered: _Steered) -> Step:
+        noted = last_readings(steered.own, slots) if self._record else ()
+        return self._written.step(number, rows, noted, self.model.tokenizer)
+
+    def result(self) -> Generation:
+        """What was written until now."""
+        tokens = [list(ids) for ids in self._written.tokens]
+        return Generation(
+            tokens=tokens,
+            texts=[text_of(self.model.tokenizer, ids) for ids in tokens],
+            prompt_tokens=self._rows,
+            stopped=list(self._written.stopped),
+            engine=self._engine,
+            interrupted=not all(self._written.is_done(i) for i in range(len(tokens))),
+            readings=self._readings,
+        )
 
 
 def _halted(stop: Callable[[], bool] | Event | None) -> Callable[[], bool]:

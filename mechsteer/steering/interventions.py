@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,47 +17,50 @@ from torch import Tensor
 from mechsteer.adapters import Adapter
 from mechsteer.errors import ConfigError
 from mechsteer.models import Forward, backend_of
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, SiteLike, Sites, as_site
 from mechsteer.runtime.observers import Observer
 from mechsteer.runtime.reach import flat
+from mechsteer.runtime.scope_words import ScopeLike, as_scope
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.session import Session, open_sessions
+from mechsteer.steering.arguments import as_tuple, coefficient, kind_of, names, one_or_more, over, set_fields
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Intervention:
     """`adapter` writes a delta at `site`, over `scope`, with `coeff`.
 
     It reads the activation at `read` (default: the site; several sites: the adapter is given a tuple), never later
-    in the forward than it writes. `dataclasses.replace` changes one of these. Raises UnknownSiteError (when
-    resolved against a model) and ConfigError for a coeff that is no number.
+    in the forward than it writes. Sites are given as `mechsteer.sites.as_site` takes them (3 is resid_post of layer
+    3), scopes as TokenScope or as a word ("generated"). `dataclasses.replace` changes one of these. Raises
+    UnknownSiteError (layers: when resolved against a model), ScopeError, ConfigError for a coeff that is no number.
     """
 
     adapter: Adapter
     site: Site
-    _: KW_ONLY
-    read: Site | Sequence[Site] | None = None
-    scope: TokenScope = field(default_factory=TokenScope.all)
-    coeff: float = 1.0
+    read: Site | tuple[Site, ...] | None
+    scope: TokenScope
+    coeff: float
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.adapter, Adapter):
+    def __init__(
+        self,
+        adapter: Adapter,
+        site: SiteLike,
+        *,
+        read: Sites | None = None,
+        scope: ScopeLike | None = None,
+        coeff: float = 1.0,
+    ) -> None:
+        if not isinstance(adapter, Adapter):
             raise ConfigError(
-                f"{type(self.adapter).__name__} is not an adapter",
-                "wrap a vector: mechsteer.adapters.Static(vector)",
+                f"{kind_of(adapter)} is not an adapter", "wrap a vector: mechsteer.adapters.Static(vector)"
             )
-        if not isinstance(self.site, Site):
-            raise ConfigError(f"site is {self.site!r}", "pass mechsteer.Site(layer, point)")
-        if self.scope is None:
-            object.__setattr__(self, "scope", TokenScope.all())
-        if not isinstance(self.scope, TokenScope):
-            raise ConfigError(f"scope is {self.scope!r}", "pass a mechsteer.TokenScope")
-        coeff = float(self.coeff)
-        if not torch.isfinite(torch.tensor(coeff)):
-            raise ConfigError(f"coeff is {coeff}", "pass a finite number")
-        object.__setattr__(self, "coeff", coeff)
-        if self.read is not None:
-            object.__setattr__(self, "read", _as_sites(self.read, "read"))
+        set_fields(self, adapter=adapter, site=as_site(site), read=None if read is None else one_or_more(read))
+        set_fields(self, scope=as_scope(scope), coeff=coefficient(coeff))
+
+    def __repr__(self) -> str:
+        read = "" if self.read is None else f", reads {names(self.read)}"
+        return f"Intervention({self.adapter!r} at {self.site}{read}, {over(self.scope)}, coeff {self.coeff:.4g})"
 
     @property
     def module(self) -> Adapter:
@@ -67,7 +70,7 @@ class Intervention:
     @property
     def reads(self) -> tuple[Site, ...]:
         """The sites it reads."""
-        return _tuple(self.site if self.read is None else self.read)
+        return as_tuple(self.site if self.read is None else self.read)
 
     @property
     def reads_one(self) -> bool:
@@ -104,7 +107,7 @@ class Intervention:
         return _plain_hooks([self], model, attention_mask, prompt_lengths, tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Observation:
     """`observer` reads at `site` (or at several, in the order of the forward) and notes readings over `scope`.
 
@@ -113,13 +116,16 @@ class Observation:
     """
 
     observer: Observer
-    site: Site | Sequence[Site]
-    scope: TokenScope = field(default_factory=TokenScope.all)
+    site: Site | tuple[Site, ...]
+    scope: TokenScope
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.observer, Observer):
-            raise ConfigError(f"{type(self.observer).__name__} is not an observer", "derive it from mechsteer.Observer")
-        object.__setattr__(self, "site", _as_sites(self.site, "site"))
+    def __init__(self, observer: Observer, site: Sites, scope: ScopeLike | None = None) -> None:
+        if not isinstance(observer, Observer):
+            raise ConfigError(f"{kind_of(observer)} is not an observer", "derive it from mechsteer.Observer")
+        set_fields(self, observer=observer, site=one_or_more(site), scope=as_scope(scope))
+
+    def __repr__(self) -> str:
+        return f"Observation({self.observer!r} at {names(self.site)}, {over(self.scope)})"
 
     @property
     def module(self) -> Observer:
@@ -129,7 +135,7 @@ class Observation:
     @property
     def reads(self) -> tuple[Site, ...]:
         """The sites it reads."""
-        return _tuple(self.site)
+        return as_tuple(self.site)
 
     @property
     def reads_one(self) -> bool:
@@ -165,7 +171,7 @@ class Observation:
         return _plain_hooks([self], model, attention_mask, prompt_lengths, tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class Steering:
     """An ordered set of interventions, trained and saved as one, with one coefficient over all of theirs.
 
@@ -177,17 +183,25 @@ class Steering:
     interventions: tuple[Intervention | Observation, ...]
     coeff: float = 1.0
 
-    def __init__(self, interventions: Intervention | Iterable[Intervention | Observation], coeff: float = 1.0) -> None:
-        ivs = (interventions,) if isinstance(interventions, (Intervention, Observation)) else tuple(interventions)
+    def __init__(
+        self,
+        interventions: Intervention | Observation | Iterable[Intervention | Observation],
+        coeff: float = 1.0,
+    ) -> None:
+        one = isinstance(interventions, (Intervention, Observation)) or not isinstance(interventions, Iterable)
+        given: Any = interventions
+        ivs = (given,) if one else tuple(given)
         for iv in ivs:
             if not isinstance(iv, (Intervention, Observation)):
                 raise ConfigError(
-                    f"a Steering is made of interventions and observations, not of {type(iv).__name__}",
+                    f"a Steering is made of interventions and observations, not of {kind_of(iv)}",
                     "take a Steering apart with mechsteer.steering.flatten, wrap a vector: "
                     "mechsteer.Intervention(mechsteer.adapters.Static(vector), site)",
                 )
-        object.__setattr__(self, "interventions", ivs)
-        object.__setattr__(self, "coeff", float(coeff))
+        set_fields(self, interventions=ivs, coeff=coefficient(coeff))
+
+    def __repr__(self) -> str:
+        return f"Steering([{', '.join(map(repr, self.interventions))}], coeff {self.coeff:.4g})"
 
     def flat(self) -> list[Intervention | Observation]:
         """The interventions with the common coefficient multiplied in, and the observations as they are."""
@@ -215,24 +229,9 @@ class Steering:
         return _plain_hooks(self.flat(), model, attention_mask, prompt_lengths, tokens)
 
 
-def _as_sites(site: Any, name: str) -> Site | tuple[Site, ...]:
-    """A site, or a tuple of them; raises ConfigError for anything else."""
-    if isinstance(site, Site):
-        return site
-    sites = tuple(site) if isinstance(site, Sequence) and not isinstance(site, str) else ()
-    if not sites or not all(isinstance(each, Site) for each in sites):
-        raise ConfigError(f"{name} is {site!r}", "pass mechsteer.Site(layer, point)")
-    return sites[0] if len(sites) == 1 else sites
-
-
-def _tuple(site: Site | Sequence[Site]) -> tuple[Site, ...]:
-    """One site or several as a tuple."""
-    return (site,) if isinstance(site, Site) else tuple(site)
-
-
 def _located(site: Site | Sequence[Site], model: Any) -> Site | tuple[Site, ...]:
     """The same with layers as indices of this model, checked that they can be read."""
-    sites = tuple(each.at(model) for each in _tuple(site))
+    sites = tuple(each.at(model) for each in as_tuple(site))
     for each in sites:
         each.resolve(model)
     return sites[0] if isinstance(site, Site) else sites

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,17 +31,18 @@ from mechsteer.studies.problems import Problems, room
 from mechsteer.studies.results import (
     CaptureResult,
     EvaluateResult,
+    TextPair,
     TokenReading,
     TracesResult,
     TrainResult,
     WhereResult,
 )
 from mechsteer.studies.train import median_norm
-from mechsteer.tokens import token_text
+from mechsteer.tokens import continuation_text, token_text
 
 N_RECORDED = 8  # dev prompts on which the norm of what a steering adds is measured
 N_NEUTRAL = 64  # dev questions on which harm is measured
-N_TEXTS, N_TOKENS = 4, 64  # of the texts on which it is shown where the steering acts
+N_TEXTS, N_TOKENS = 4, 128  # of the texts on which it is shown where the steering acts, and what it changes
 
 
 def evaluate(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult) -> EvaluateResult:
@@ -176,18 +178,41 @@ def _named(train: TrainResult) -> str:
 
 
 def where(desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult) -> WhereResult:
-    """What was added at which token of dev texts that the steered model writes, and what else its adapters noted."""
-    prompts = Problems(desk, traces.metric).prompts("dev", N_TEXTS)[:N_TEXTS]
+    """What was added at which token of dev texts that the steered model writes, beside what it writes as it is, and
+    what else its adapters noted. The first dev problems: none is chosen."""
+    problems = Problems(desk, traces.metric)
+    prompts = problems.prompts("dev", N_TEXTS)[:N_TEXTS]
     names = [f"dev problem {i + 1}" for i in range(len(prompts))]
     watched = [Kept(desk).steering(), *observations(desk.model, desk.settings.observers)]
-    return steered_texts(desk.model, watched, prompts, names, desk.settings.max_new_tokens)
+    result = steered_texts(desk.model, watched, prompts, names, desk.settings.max_new_tokens)
+    if problems.metric != "accuracy":
+        return result
+    return replace(result, pairs=tuple(judged(problems, i, pair) for i, pair in enumerate(result.pairs)))
+
+
+def judged(problems: Problems, i: int, pair: TextPair) -> TextPair:
+    """The pair on dev problem `i` with both answers verified."""
+    task = problems.task("dev", N_TEXTS)
+    base, steered = (task.trace(task.items[i], text, source="dev", sample=0) for text in (pair.base, pair.steered))
+    return replace(
+        pair,
+        base_correct=base.correct,
+        steered_correct=steered.correct,
+        base_style=base.style,
+        steered_style=steered.style,
+    )
 
 
 def steered_texts(
     model: Any, steering: Interventions, prompts: Sequence[list[int]], names: Sequence[str], most: int
 ) -> WhereResult:
-    """The prompts and what the steered model writes after them, with all readings; at most N_TOKENS, or `most`."""
-    out = generate(model, prompts, steering, max_new_tokens=room(model, prompts, min(N_TOKENS, most)), record=True)
+    """The prompts and what the steered model writes after them, with all readings; at most N_TOKENS, or `most`.
+
+    Beside it what the model writes as it is.
+    """
+    n_tokens = room(model, prompts, min(N_TOKENS, most))
+    out = generate(model, prompts, steering, max_new_tokens=n_tokens, record=True)
+    plain = generate(model, prompts, max_new_tokens=n_tokens)
     rows = [[*prompt, *new] for prompt, new in zip(out.prompt_tokens, out.tokens, strict=True)]
     readings = [
         TokenReading(
@@ -202,4 +227,14 @@ def steered_texts(
         texts=tuple(tuple(token_text(model.tokenizer, token) for token in row) for row in rows),
         names=tuple(names),
         readings=tuple(readings),
+        pairs=tuple(
+            TextPair(
+                name=names[i],
+                prompt=model.tokenizer.decode(prompt, skip_special_tokens=True),
+                base=continuation_text(model.tokenizer, plain.tokens[i]),
+                steered=continuation_text(model.tokenizer, out.tokens[i]),
+                cut=not (plain.stopped[i] and out.stopped[i]),
+            )
+            for i, prompt in enumerate(out.prompt_tokens)
+        ),
     )

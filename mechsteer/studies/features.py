@@ -76,7 +76,7 @@ def _trained(desk: Desk, acts: StoredActivations, at: Site, seed: int, out: Path
         d_in=desk.model.cfg.d_model,
         d_sae=how.d_sae,
         architecture=how.architecture,  # pyright: ignore[reportArgumentType]
-        k=min(how.k, how.d_sae),
+        k=how.k,
         n_tokens=how.n_tokens,
         seed=seed,
         metadata={"model_fingerprint": desk.fingerprint, "site": str(at)},

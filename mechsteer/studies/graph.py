@@ -24,8 +24,8 @@ class Declaration:
     steers: bool = False  # there is none of it where the data are ready-made traces
 
 
-PROBLEMS = ("data", "seed", "metric", "suffix", "prompt_tokens")  # what the prompts are
-SCORED = ("batch_size", "max_new_tokens", "positive", "negative")  # how answers to them are scored
+PROBLEMS = ("data", "seed", "metric", "truncate", "max_new_tokens", "suffix", "prompt_tokens")  # what the prompts are
+SCORED = ("batch_size", "positive", "negative")  # how answers to them are scored
 
 _TRIED = tuple(f"attribute.{key}" for key in ("nulls", "nulls_run", "outcome_k", "outcome_nulls"))
 _ATTRIBUTED = tuple(f"attribute.{key}" for key in ("n_prompts", "k", "folds", "nulls", "nulls_run", "integrated"))
@@ -33,7 +33,7 @@ _ATTRIBUTED = tuple(f"attribute.{key}" for key in ("n_prompts", "k", "folds", "n
 STAGES: dict[str, Declaration] = {
     "traces": Declaration(
         about="sample reasoning traces and judge them",
-        keys=("model", "backend", "dtype", *PROBLEMS, "batch_size", "max_new_tokens", "traces"),
+        keys=("model", "backend", "dtype", *PROBLEMS, "batch_size", "traces"),
         writes=("traces-train.jsonl", "traces-dev.jsonl"),
     ),
     "capture": Declaration(
@@ -84,7 +84,7 @@ STAGES: dict[str, Declaration] = {
     "where": Declaration(
         about="where the adapter acts: what is added at which token of dev texts",
         reads=("traces", "capture", "train"),
-        keys=(*PROBLEMS, "max_new_tokens", "positive", "negative", "batch_size", "observers"),
+        keys=(*PROBLEMS, "positive", "negative", "batch_size", "observers"),
         steers=True,
     ),
     "attribute": Declaration(

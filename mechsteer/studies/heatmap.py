@@ -21,6 +21,7 @@ from mechsteer.studies.evaluate import steered_texts
 from mechsteer.studies.graph import Declaration
 from mechsteer.studies.kept import Kept, states
 from mechsteer.studies.page import where_sections
+from mechsteer.studies.pages import note_heatmap
 from mechsteer.studies.places import observations
 from mechsteer.studies.results import ProbeResult, WhereResult
 from mechsteer.studies.run import Run
@@ -58,7 +59,9 @@ def heatmap(run: Run, n: int = 6) -> Path:
         name += f"-{hashlib.sha256(how.text.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
     title = f"mechsteer heatmap: {page[0].title} at {site}"
     report = Report(title=title, sections=page, question=page[0].title)
-    return report.save_html(run.folder / f"heatmap-{name}.html")
+    path = report.save_html(run.folder / f"heatmap-{name}.html")
+    note_heatmap(run.files, path)
+    return path
 
 
 def shown(values: Tensor, acts: Activations) -> Tensor:

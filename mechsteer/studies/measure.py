@@ -11,13 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import DataError
-from mechsteer.evaluation.trajectories import trajectory_topology
+from mechsteer.evaluation.trajectories import TrajectoryTopology, trajectory_topology
 from mechsteer.models.sites import Site
 from mechsteer.probes import LinearProbe, TokenCounts, evaluate_probe
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept
 from mechsteer.studies.results import CaptureResult, ProbeResult, SiteResult, TopologyResult, TracesResult
 from mechsteer.tasks import Trace, equation_counts
+from mechsteer.topology import TopologySummary, resample, summarize
 
 POOLING = "mean over the tokens of each trace, its prompt left out,"
 
@@ -92,17 +93,29 @@ def topology(desk: Desk, traces: TracesResult, capture: CaptureResult, site: Sit
     if not written:
         written, acts = kept.traces("train"), kept.responses(capture, site.site)
     try:
-        return TopologyResult(
-            topology=trajectory_topology(
-                acts,
-                [trace.correct for trace in written],
-                [trace.group for trace in written],
-                site=str(site.site),
-                n_points=desk.settings.topology.n_points,
-                limit=desk.settings.max_new_tokens,
-                covariates=covariates(written),
-                styles=[trace.style for trace in written],
-            )
+        found = trajectory_topology(
+            acts,
+            [trace.correct for trace in written],
+            [trace.group for trace in written],
+            site=str(site.site),
+            n_points=desk.settings.topology.n_points,
+            limit=desk.settings.max_new_tokens,
+            covariates=covariates(written),
+            styles=[trace.style for trace in written],
         )
     except DataError as error:
         return TopologyResult(dropped=error.message)
+    return TopologyResult(topology=found, examples=typical(found, acts))
+
+
+def typical(found: TrajectoryTopology, trajectories: Sequence[Tensor]) -> dict[str, TopologySummary]:
+    """Of right, wrong and unjudged trajectories the one with the median H0 entropy, at matched length."""
+    used = [points for points in trajectories if len(points) >= found.n_points]
+    kinds = {"right": True, "wrong": False, "not judged": None}
+    examples = {}
+    for name, verdict in kinds.items():
+        of_kind = [i for i, correct in enumerate(found.correct) if correct is verdict]
+        if of_kind:
+            middle = sorted(of_kind, key=lambda i: found.matched_entropy_nats[i])[len(of_kind) // 2]
+            examples[f"a {name} trace"] = summarize(resample(used[middle], found.n_points))
+    return examples

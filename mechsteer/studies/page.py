@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, changed
-from mechsteer.report import Note, Report, Section, Verdict
+from mechsteer.pocket.traces import STYLE_MEANINGS
+from mechsteer.report import Block, ComparedTexts, Note, Report, Section, Text, Verdict
 from mechsteer.report.sections import arms, features, parts, paths, probe, readings, training, trajectories, verdicts
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
+from mechsteer.report.sections.words import meanings, quoted
 from mechsteer.studies.results import (
     AttributeResult,
     CaptureResult,
@@ -23,12 +27,17 @@ from mechsteer.studies.results import (
     ReasonscoreResult,
     SaeResult,
     SiteResult,
+    TextPair,
     TopologyResult,
     TracesResult,
     TrainResult,
     WhereResult,
 )
 
+SHARED = (
+    "The steering was trained on {} behind {}, and it is tested on the same words behind the same words: what is held "
+    "out are the texts before them. A large difference is to be expected; read the side effects beside it."
+)
 KINDS = {"bias_only": "a trained vector behind every block", "own": "the given steering"}
 
 
@@ -66,10 +75,10 @@ def page(
 ) -> Report:
     """The report of whatever stages have run."""
     return Report(
-        title=f"mechsteer study: {settings.model} on {settings.data}",
-        question=question(results),
-        verdict=verdict(results),
-        sections=sections(results),
+        title=f"mechsteer study: {Path(settings.model).name} on {Path(settings.data).stem}",
+        question=question(results, contrast(settings, results)),
+        verdict=verdict(results, settings),
+        sections=sections(results, settings),
         config=as_tree(settings),
         versions=versions,
         seeds={"seed": settings.seed},
@@ -79,11 +88,22 @@ def page(
     )
 
 
-def question(results: StageResults) -> str:
+def contrast(settings: Settings, results: StageResults) -> tuple[str, str] | None:
+    """The continuation that is promoted and the other one, where log-odds are scored."""
+    is_contrast = results.traces is not None and results.traces.metric == "log_odds" and results.traces.steers
+    return (settings.positive, settings.negative) if is_contrast else None
+
+
+def style_meanings(settings: Settings) -> Mapping[str, str]:
+    """What the styles of the data mean, where that is known."""
+    return STYLE_MEANINGS if settings.data == "pocket" else {}
+
+
+def question(results: StageResults, contrast: tuple[str, str] | None = None) -> str:
     """What the page answers."""
     if results.evaluate is None or results.traces is None:
         return verdicts.QUESTION["traces"]
-    asked = verdicts.QUESTION[results.traces.metric]
+    asked = verdicts.asked(results.traces.metric, contrast)
     if results.train is None or results.train.kind == "static":
         return asked
     return asked.replace(
@@ -91,23 +111,37 @@ def question(results: StageResults) -> str:
     )
 
 
-def verdict(results: StageResults) -> Verdict | None:
+def verdict(results: StageResults, settings: Settings) -> Verdict | None:
     """The first screen: on the steering; where nothing was steered, on the probe; None where neither has run."""
     if results.evaluate is not None:
-        evaluated = results.evaluate
-        return verdicts.verdict(evaluated.evaluation, question=question(results), seeds=evaluated.seeds)
+        evaluated, between = results.evaluate, contrast(settings, results)
+        choice = None if results.train is None else results.train.choice
+        warnings = [] if choice is None else [training.at_the_edge(choice)]
+        if between is not None and results.train is not None and results.train.kind != "own":
+            warnings.append(SHARED.format(*map(quoted, (between[0], settings.suffix))))
+        return verdicts.verdict(
+            evaluated.evaluation,
+            question=question(results, between),
+            seeds=evaluated.seeds,
+            contrast=between,
+            kl=math.nan if choice is None else choice.strengths.kl,
+            warnings=[text for text in warnings if text],
+        )
     if results.probe is not None and results.probe.evaluation is not None:
         return verdicts.probe_verdict(results.probe.evaluation, site=str(results.probe.site))
     return None
 
 
-def sections(results: StageResults) -> list[Section]:
+def sections(results: StageResults, settings: Settings) -> list[Section]:
     """One or several per stage, in the order in which a reader asks."""
     found: list[Section] = []
+    styles = style_meanings(settings)
+    if results.where is not None:
+        found += written_sections(results.where, styles)
     if (evaluated := results.evaluate) is not None:
-        found += arms.arms(evaluated.evaluation)
+        found += arms.arms(evaluated.evaluation, styles=styles)
         if evaluated.seeds is not None:
-            found += arms.seeds(evaluated.seeds)
+            found += arms.seeds(evaluated.seeds, metric=evaluated.evaluation.metric)
     if results.where is not None:
         found += where_sections(results.where)
     if results.attribute is not None:
@@ -130,12 +164,47 @@ def sections(results: StageResults) -> list[Section]:
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
     if results.topology is not None:
-        found += trajectories.trajectories(results.topology.topology, dropped=results.topology.dropped)
+        found += trajectories.trajectories(
+            results.topology.topology, dropped=results.topology.dropped, examples=results.topology.examples
+        )
     if (trained := results.train) is not None:
         found += training.adapter(trained.choice, trained.fitted[0] if trained.fitted else None)
     if results.traces is not None:
-        found += training.traces(results.traces.splits, source=results.traces.source, left_out=results.traces.left_out)
+        found += training.traces(
+            results.traces.splits,
+            source=results.traces.source,
+            left_out=results.traces.left_out,
+            cut=results.traces.cut,
+            styles=styles,
+        )
     return found
+
+
+def written_sections(result: WhereResult, styles: Mapping[str, str]) -> list[Section]:
+    """What the model writes as it is and steered, side by side; nothing in results of a version that kept none."""
+    if not result.pairs:
+        return []
+    texts = ComparedTexts(
+        before=[pair.base for pair in result.pairs],
+        after=[pair.steered for pair in result.pairs],
+        prompts=[pair.prompt for pair in result.pairs],
+        caption="Greedy decoding, the first dev problems: none is chosen.",
+        notes=[pair_note(pair) for pair in result.pairs],
+    )
+    named = meanings((s for pair in result.pairs for s in (pair.base_style, pair.steered_style) if s), styles)
+    blocks: list[Block] = [Text(f"Styles of the texts. {named}"), texts] if named else [texts]
+    return [Section("What it writes, base beside steered", blocks)]
+
+
+def pair_note(pair: TextPair) -> str:
+    """Which of the two answers is right, and in what style each is; whether a text was cut."""
+    sides = [("base", pair.base_correct, pair.base_style), ("steered", pair.steered_correct, pair.steered_style)]
+    told = [
+        f"{name}: {', '.join([*([] if right is None else ['right' if right else 'wrong']), *([style] if style else [])])}"
+        for name, right, style in sides
+        if right is not None or style
+    ]
+    return f"{'; '.join(told)}{'. ' if told else ''}{'Cut at the token limit' if pair.cut else ''}".strip()
 
 
 def where_sections(result: WhereResult) -> list[Section]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.evaluation import LogOdds, Scoring, Verified
 from mechsteer.evaluation.likelihoods import continuation
-from mechsteer.models import tokenize
+from mechsteer.models import tokenize, tokenize_continuation
 from mechsteer.pocket import CAREFUL_PREFIX, HASTY_PREFIX
-from mechsteer.prompts import read_rows
+from mechsteer.prompts import Fit, fitted, read_rows
 from mechsteer.studies.desk import Desk
 from mechsteer.tasks import Item, Task, load_task
 
@@ -33,10 +34,21 @@ def is_ready_made(data: str) -> bool:
 
 
 def metric_of(data: str, wanted: str) -> Metric:
-    """How answers to some data are scored: as wanted, or as they allow."""
-    if wanted in ("accuracy", "log_odds"):
+    """How answers to some data are scored: as wanted, or as they allow. Raises ConfigError where they do not allow it."""
+    if wanted == "log_odds":
         return wanted
-    return "accuracy" if is_ready_made(data) or load_task(data, 1, split="train").can_verify else "log_odds"
+    if is_ready_made(data):
+        return "accuracy"
+    task = load_task(data, 1, split="train")
+    if task.has_options:
+        raise ConfigError(
+            f"{data} holds problems with options ({task.name}), which a study does not score",
+            "score them with mechsteer.evaluation.MultipleChoice (load_task reads them), or study their prompts: "
+            "metric=log_odds",
+        )
+    if wanted == "accuracy" and not task.can_verify:
+        raise ConfigError(f"metric is accuracy, and answers to {data} cannot be verified", "give metric=log_odds")
+    return "accuracy" if task.can_verify else "log_odds"
 
 
 class Problems:
@@ -44,6 +56,7 @@ class Problems:
 
     def __init__(self, desk: Desk, metric: Metric) -> None:
         self.desk, self.model, self.settings, self.metric = desk, desk.model, desk.settings, metric
+        self.left_out = self.cut = 0  # problems that are too long; texts of which a part is used
         self._tasks: dict[tuple[str, int], Task] = {}
 
     def task(self, split: Split, n: int) -> Task:
@@ -54,7 +67,46 @@ class Problems:
                 self._tasks[split, n] = load_task(data, n, seed=seed, split=split)
             except DataError:
                 self._tasks[split, n] = load_task(data, None, seed=seed, split=split)
+            self._tasks[split, n] = self.fitting(self._tasks[split, n], split)
         return self._tasks[split, n]
+
+    def fitting(self, task: Task, split: Split) -> Task:
+        """The task with every problem in the model's context; for log-odds a text is cut to its first tokens anyway.
+
+        Raises DataError where problems are too long and `truncate` is null.
+        """
+        how = self.settings.truncate
+        if self.metric != "accuracy":
+            return self._cut(task)
+        room = 1 if how is None else min(self.settings.max_new_tokens, self.model.cfg.n_ctx // 2)
+        try:
+            texts = fitted([item.prompt for item in task.items], self.model, cast("Fit | None", how), room=room)
+        except DataError as error:
+            raise DataError(f"{self.settings.data}, {split} split: {error.message}", error.hint) from error
+        self.left_out += sum(text is None for text in texts)
+        self.cut += sum(text not in (None, item.prompt) for item, text in zip(task.items, texts, strict=True))
+        items = [replace(item, prompt=text) for item, text in zip(task.items, texts, strict=True) if text is not None]
+        if not items:
+            raise DataError(
+                f"no problem of the {split} split of {self.settings.data} fits the context of {self.model.cfg.n_ctx}",
+                "truncate=left keeps their end, truncate=right their beginning; or use a model with a longer context",
+            )
+        return replace(task, items=tuple(items))
+
+    def _cut(self, task: Task) -> Task:
+        """The task, whose texts the prompts cut; raises ConfigError where what is left of one is still too long."""
+        s = self.settings
+        ends = max(map(len, self.ends())) if "positive" in self.desk.keys else 1  # sampling needs room for a token
+        sizes = [int(self.model.to_tokens(item.prompt, truncate=False).shape[-1]) for item in task.items]
+        self.cut += sum(size > s.prompt_tokens for size in sizes)
+        most = self.model.cfg.n_ctx - ends - len(tokenize_continuation(self.model, s.suffix))
+        if min(max(sizes), s.prompt_tokens) > most:
+            raise ConfigError(
+                f"prompt_tokens is {s.prompt_tokens}, which with the suffix and a continuation is more than the "
+                f"context of {self.model.cfg.n_ctx}",
+                f"give at most {most}: of longer texts the first prompt_tokens are used",
+            )
+        return task
 
     def items(self, split: Split, n: int) -> Sequence[Item]:
         return self.task(split, n).items

@@ -20,6 +20,7 @@ from mechsteer.features.reason_score import FeatureScores
 from mechsteer.models.sites import Site
 from mechsteer.probes.evaluation import ProbeEvaluation
 from mechsteer.results import Result
+from mechsteer.topology import TopologySummary
 from mechsteer.training import FitResult
 
 
@@ -30,7 +31,9 @@ class TracesResult(Result):
     source: Literal["sampled from the model", "ready-made"]
     metric: Literal["accuracy", "log_odds"]
     left_out: int
-    """traces too long for the model's context"""
+    """traces, or problems, too long for the model's context"""
+    cut: int
+    """problems of which the model was given a part alone: their first tokens, or as `truncate` says"""
     splits: tuple[TraceSummary, ...]
 
     @property
@@ -109,6 +112,8 @@ class TopologyResult(Result):
 
     topology: TrajectoryTopology | None = None
     dropped: str = ""
+    examples: dict[str, TopologySummary] = field(default_factory=dict)
+    """trajectories at matched length by what they are: of each kind the one with the median H0 entropy"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +136,32 @@ class TokenReading(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TextPair(Result):
+    """What the model writes after one prompt as it is, and what it writes when steered; greedily."""
+
+    name: str
+    prompt: str
+    base: str
+    steered: str
+    base_correct: bool | None = None
+    steered_correct: bool | None = None
+    base_style: str | None = None
+    steered_style: str | None = None
+    cut: bool = False
+    """one of them reached the limit of new tokens"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class WhereResult(Result):
-    """Where the steering acted in texts that it wrote."""
+    """Where the steering acted in texts that it wrote, and what the model writes without it."""
+
+    _rows = "pairs"
 
     texts: tuple[tuple[str, ...], ...]
     """their tokens"""
     names: tuple[str, ...]
     readings: tuple[TokenReading, ...]
+    pairs: tuple[TextPair, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
-import platform
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 
 import pandas as pd
 
-from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, explicit
 from mechsteer.errors import ConfigError
 from mechsteer.features import groups_for, sae_library
@@ -26,9 +23,10 @@ from mechsteer.studies import attribute, evaluate, features, measure, outcome, p
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.page import StageResults, page, verdict
+from mechsteer.studies.pages import versions, write_pages
 from mechsteer.studies.places import measured, observations, places, untrained
 from mechsteer.studies.problems import is_ready_made
-from mechsteer.studies.run import CONFIG, Run, Say, Stage, open_run
+from mechsteer.studies.run import Run, Say, Stage, open_run
 
 FUNCTIONS = {
     "traces": traces.traces,
@@ -46,17 +44,6 @@ FUNCTIONS = {
     "paths": paths.paths,
 }
 LONG = 100  # entries of a list that results.json leaves to the stage's own file
-PACKAGES = (
-    "mechsteer",
-    "torch",
-    "transformers",
-    "transformer-lens",
-    "sae-lens",
-    "scikit-learn",
-    "ripser",
-    "persim",
-    "circuitsvis",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +106,11 @@ def check(run: Run) -> None:
     for place in places(model, how.kind, how.sites, settings.layers):
         untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
     observations(model, settings.observers)
+    if settings.sae.path is None and settings.sae.k > settings.sae.d_sae:
+        raise ConfigError(
+            f"sae.k is {settings.sae.k}, more than sae.d_sae has features ({settings.sae.d_sae})",
+            "give fewer active features, or more features",
+        )
     if settings.sae.path is not None:
         load_sae(settings.sae.path, fingerprint=run.fingerprint)
 
@@ -134,19 +126,12 @@ def stage(run: Run, name: str) -> Any:
     return run.result(name)
 
 
-def require_run(given: Mapping[str, Any]) -> None:
-    """Raises ConfigError for a folder without a run."""
-    folder = Path(given.get("out", Settings().out))
-    if not (folder / CONFIG).is_file():
-        raise ConfigError(f"nothing has run in {folder}", "give the folder of a run with out=..., or run the study")
-
-
 def finish(run: Run) -> StudyResult:
     """Write results.json and report.html from whatever stages are up to date; raises ConfigError if none is."""
     results = StageResults(**run.finished())
     if not results.done():
         raise ConfigError(f"nothing has run in {run.folder}", "give the folder of a run with out=..., or run the study")
-    config, fingerprint = as_tree(run.settings), run.recorded_fingerprint() or ""
+    config, fingerprint = as_tree(run.settings), run.files.recorded_fingerprint() or ""
     summary = {
         "config": config,
         "model_fingerprint": fingerprint,
@@ -157,27 +142,21 @@ def finish(run: Run) -> StudyResult:
     report = page(results, settings=run.settings, versions=versions(), timings=run.timings(), fingerprint=fingerprint)
     report.save_html(run.folder / "report.html")
     report.save_markdown(run.folder / "report.md")
+    run.keep_settings()
+    loaded = run.model_files if run.model_files is not None and run.fingerprint == fingerprint else None
+    write_pages(run.files, model_files=loaded, told=told(run))
     return StudyResult(folder=run.folder, stages=results, metrics=summary["stages"])
 
 
 def told(run: Run) -> str | None:
     """The verdict in a sentence or three; None where nothing was steered or probed."""
-    first = verdict(StageResults(**run.finished()))
-    return None if first is None else first.statement
+    first = verdict(StageResults(**run.finished()), run.settings)
+    return None if first is None else f"{first.statement} {first.more}".strip()
 
 
 def to_json(value: Any) -> str:
     """Plain data as JSON text."""
     return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def versions() -> dict[str, str]:
-    """Of what the figures depend on, as far as it is installed."""
-    known = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            known[name] = importlib.metadata.version(name)
-    return known
 
 
 def brief(result: Any) -> Any:

@@ -36,23 +36,25 @@ def traces(desk: Desk) -> TracesResult:
                 f"no trace of {settings.data} fits the context of {desk.model.cfg.n_ctx}",
                 "use a model with a longer context",
             )
-        splits, left_out, source = {"train": fitting}, len(drawn) - len(fitting), "ready-made"
+        splits, source = {"train": fitting}, "ready-made"
+        left_out, cut = len(drawn) - len(fitting), 0
     else:
         problems = Problems(desk, metric)
-        splits, left_out, source = (
+        splits, source = (
             {
                 "train": sample(desk, problems, "train", how.n_problems, how.n_samples),
                 "dev": sample(desk, problems, "dev", how.n_dev, how.n_dev_samples),
             },
-            0,
             "sampled from the model",
         )
+        left_out, cut = problems.left_out, problems.cut
     for split, written in splits.items():
         write_traces(desk.write(f"traces-{split}.jsonl"), written)
     return TracesResult(
         source=source,
         metric=metric,
         left_out=left_out,
+        cut=cut,
         splits=tuple(trace_summary(split, written) for split, written in splits.items()),
     )
 

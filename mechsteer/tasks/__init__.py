@@ -1,7 +1,8 @@
 """Problems with formats and verifiers, and the traces that models write on them.
 
 `load_task("pocket", 500, split="test")` generates word problems, `load_task("gsm8k.jsonl")` reads GSM8K's own
-files, `load_task("stories.json")` reads free prompts, which have no right answer. Nothing here loads torch.
+files, `load_task("hellaswag.jsonl")` problems with options (ARC's and TruthfulQA's too), `load_task("stories.json")`
+free prompts, which have no right answer. Nothing here loads torch.
 """
 
 from mechsteer.tasks.base import Item, Task, Trace

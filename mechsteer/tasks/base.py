@@ -66,6 +66,11 @@ class Task:
     def can_verify(self) -> bool:
         return self.verifier is not None
 
+    @property
+    def has_options(self) -> bool:
+        """Every item has options to choose from in `meta["options"]`."""
+        return all("options" in item.meta for item in self.items)
+
     def verify(self, item: Item, text: str) -> bool | None:
         """Whether `text`, written after the item's prompt, ends in the right answer; None where nobody can tell."""
         return None if self.verifier is None or item.answer is None else self.verifier(item.answer, text)

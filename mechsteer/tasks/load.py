@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from typing import Any
 
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.pocket.problems import SPLITS, Split
-from mechsteer.prompts import malformed, read_rows, split_of
-from mechsteer.tasks import gsm8k, stories
+from mechsteer.prompts import is_dataset, is_dataset_folder, malformed, read_files, split_of
+from mechsteer.prompts.tables import IN_MEMORY
+from mechsteer.tasks import arc, gsm8k, hellaswag, stories, truthfulqa
 from mechsteer.tasks.base import Task, with_unique_ids
 from mechsteer.tasks.pocket import pocket_task
 
@@ -16,8 +18,12 @@ _ONE_FILE = (0.5, 0.1, 0.4)
 _TRAIN_FILE = (0.9, 0.1, 0.0)
 
 
-def load_task(name_or_path: str | Path, n: int | None = None, *, seed: int = 0, split: Split | None = "test") -> Task:
-    """A task by name ("pocket") or from a file: GSM8K's JSONL, or prompts (JSONL, a JSON list, a line each in .txt).
+def load_task(
+    name_or_path: str | Path | Any, n: int | None = None, *, seed: int = 0, split: Split | None = "test"
+) -> Task:
+    """A task by name ("pocket") or from a file: GSM8K's JSONL, problems with options (HellaSwag, ARC, TruthfulQA, in
+    their own files' forms and those of the Hugging Face datasets), or prompts (JSONL, a JSON list, a line each in .txt).
+    A Parquet or Arrow file, a folder of `save_to_disk` or a `datasets.Dataset` with such rows is read as well.
 
     `n` items are taken, in an order that `seed` draws; a shorter call begins a longer. None takes all in the order
     of the file. The splits of a file are by `group`, a function of the group's name alone: half of them train,
@@ -37,12 +43,13 @@ def load_task(name_or_path: str | Path, n: int | None = None, *, seed: int = 0, 
         if n is None or split is None:
             raise ConfigError("pocket problems have no end", "give n and a split")
         return pocket_task(n, seed=seed, split=split)
-    path, fractions = Path(name_or_path), _ONE_FILE
-    if path.is_dir():
+    source, fractions = name_or_path, _ONE_FILE
+    path = Path(IN_MEMORY) if is_dataset(source) else Path(source)
+    if path.is_dir() and not is_dataset_folder(path):
         if split is None:
             raise ConfigError(f"{path} is a folder", "give a split, or one of its files")
         path, fractions = (path / "test.jsonl", None) if split == "test" else (path / "train.jsonl", _TRAIN_FILE)
-    task = _read_task(path)
+    task = _read_task(source if is_dataset(source) else path)
     items = list(task.items)
     if split is not None and fractions is not None:
         items = [item for item in items if split_of(item.group, fractions=fractions) == split]
@@ -54,13 +61,18 @@ def load_task(name_or_path: str | Path, n: int | None = None, *, seed: int = 0, 
     return Task(name=task.name, items=tuple(items[:n]), verifier=task.verifier)
 
 
-def _read_task(path: Path) -> Task:
-    """All items of a file, whose first row tells the format."""
-    rows = read_rows(path)
-    for name, module, verifier in (("gsm8k", gsm8k, gsm8k.is_correct), (path.stem, stories, None)):
+def _read_task(source: Any) -> Task:
+    """All items of a file, a folder or a dataset, whose first row tells the format."""
+    files = read_files(source)
+    path, rows = files[0]
+    formats = [("gsm8k", gsm8k, gsm8k.is_correct), *((of.NAME, of, None) for of in (hellaswag, arc, truthfulqa))]
+    for name, module, verifier in (*formats, ("dataset" if is_dataset(source) else path.stem, stories, None)):
         if module.is_row(rows[0]):
-            items = [module.item_of(row, path) for row in rows]
+            items = [module.item_of(row, file) for file, some in files for row in some]
             return Task(name=name, items=with_unique_ids(items), verifier=verifier)
     found = f"its fields are {list(rows[0].data)}" if isinstance(rows[0].data, dict) else f"it is {rows[0].data!r:.60}"
-    hint = "give rows with 'question' and 'answer' (GSM8K), with 'prompt' or 'text', or a list of strings"
+    hint = (
+        "give rows of GSM8K ('question' and 'answer'), HellaSwag, ARC or TruthfulQA, rows with 'prompt' or 'text', "
+        "or a list of strings"
+    )
     raise DataError(malformed(path, rows[0].line, f"neither a problem nor a prompt: {found}").message, hint)

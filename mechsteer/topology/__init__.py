@@ -1,8 +1,10 @@
 """Topology of activation trajectories: persistent entropy of H0 and H1, matched windows, kinematics."""
 
+from mechsteer.signals.spanning import StreamingH0
 from mechsteer.topology.persistence import (
     betti_curve,
     bottleneck,
+    draw_diagrams,
     h1_bars,
     landscape,
     persistence_image,
@@ -17,6 +19,7 @@ __all__ = [
     "TopologySummary",
     "BarSummary",
     "H0Batch",
+    "StreamingH0",
     "prepare",
     "trace_frame",
     "windows",
@@ -29,4 +32,5 @@ __all__ = [
     "wasserstein",
     "persistence_image",
     "landscape",
+    "draw_diagrams",
 ]

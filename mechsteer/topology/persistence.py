@@ -6,6 +6,7 @@ threshold: a threshold turns entropy into a count of bars.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,25 @@ def landscape(
     tents = np.maximum(np.minimum(radii - births[:, None], deaths[:, None] - radii), 0.0)
     padded = np.concatenate([tents, np.zeros((depth, n_steps))])
     return -np.sort(-padded, axis=0)[:depth]
+
+
+def draw_diagrams(
+    diagrams: Mapping[str, Float[ndarray, "n_bars 2"]], axes: Any, *, span: tuple[float, float], style: Any = "default"
+) -> None:
+    """persim's persistence diagram of named bars (birth, death) on matplotlib `axes`, with the diagonal.
+
+    `span`: of both axes, so that several can be compared. persim sets matplotlib's style for the whole process:
+    `style` is what it sets; restore it with `matplotlib.rc_context`.
+    """
+    shown = {name: _finite(bars) for name, bars in diagrams.items()}
+    if not any(len(bars) for bars in shown.values()):
+        axes.plot(span, span, "--", color="black")
+        axes.set(xlim=span, ylim=span, aspect="equal")
+        axes.text(sum(span) / 2, sum(span) / 2, "no bars", ha="center", va="bottom")
+        return
+    persim.plot_diagrams(
+        list(shown.values()), labels=list(shown), xy_range=[*span, *span], colormap=style, ax=axes, show=False
+    )
 
 
 def _finite(bars: Float[ndarray, "n_bars 2"]) -> Float[ndarray, "n_bars 2"]:

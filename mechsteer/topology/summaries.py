@@ -137,6 +137,11 @@ def prepare(
     pca: int | None = None,
 ) -> Float[Tensor, "n_points d_cloud"]:
     """The points whose Euclidean distances the metric means; see `summarize`. Unchanged points keep their dtype."""
+    if hasattr(points, "trajectories"):
+        raise ShapeError(
+            f"these are the trajectories of several prompts ({type(points).__name__}).",
+            "take one: points.row(0); or all of them: trace_frame(points).",
+        )
     cloud = torch.as_tensor(points).detach().cpu()
     if cloud.ndim != 2 or 0 in cloud.shape:
         raise ShapeError(

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from mechsteer.errors import ConfigError, DataError
+from mechsteer.errors import ConfigError, DataError, ShapeError
 from mechsteer.results import Result
 from mechsteer.signals.spanning import lifetime_entropy
 from mechsteer.topology.summaries import Metric, h0_batch, prepare, summarize
@@ -99,7 +99,7 @@ def kinematics(points: Float[Tensor, "n_points d_model"] | Float[ndarray, "n_poi
 
 
 def trace_frame(
-    traces: Mapping[Any, Tensor | ndarray] | Sequence[Tensor | ndarray],
+    traces: Any,
     *,
     segments: Mapping[Any, Mapping[str, tuple[int, int]]] | None = None,
     window: int | None = None,
@@ -112,7 +112,9 @@ def trace_frame(
 ) -> pd.DataFrame:
     """Every summary of ragged trajectories [n d_model], one row per trace, segment and window.
 
-    `traces` are named by their keys (a sequence: by position); `segments[trace]` maps names (question, reasoning,
+    `traces`: the activations of one site, as `capture` gives them (`acts[site]`, `store[site]`: one trajectory per
+    prompt, named by its id), a mapping of trajectories by name, a sequence of them, or one alone; a sequence, and an
+    array [n_traces n_points d], is named by position. `segments[trace]` maps names (question, reasoning,
     answer) to half-open token ranges, default one segment "all". Pieces are whole segments, or windows of `window`
     tokens every `stride`, or segments resampled to `n_points`. A segment too short for that keeps one row, its
     true `n`, and nan in every summary, so that nothing disappears unseen.
@@ -124,11 +126,11 @@ def trace_frame(
     """
     if window is not None and n_points is not None:
         raise ConfigError("both window and n_points are given.", "windows have a length already: pass one of the two.")
-    named = traces if isinstance(traces, Mapping) else dict(enumerate(traces))
+    named = _named(traces)
     rows: list[dict[str, Any]] = []
     pieces: list[Tensor | None] = []
     for trace, points in named.items():
-        cloud = torch.as_tensor(points)
+        cloud = points
         for segment, (start, stop) in _segments(trace, len(cloud), segments).items():
             part = cloud[start:stop]
             for offset, piece in _pieces(part, window, stride, n_points):
@@ -142,6 +144,30 @@ def trace_frame(
     for index, values in zip(full, _summaries(clouds, dims), strict=True):
         rows[index].update(values)
     return pd.DataFrame(rows, columns=["trace", "segment", "start", "n", *names])
+
+
+def _named(traces: Any) -> Mapping[Any, Tensor]:
+    """Name -> points [n d] of every trajectory. Raises DataError for what holds none, ShapeError."""
+    if hasattr(traces, "trajectories"):
+        return traces.trajectories()
+    if isinstance(traces, (Tensor, ndarray)):
+        traces = [traces] if traces.ndim == 2 else list(traces) if traces.ndim == 3 else {"": traces}
+    if isinstance(traces, Mapping) and any(hasattr(value, "trajectories") for value in traces.values()):
+        raise DataError("these are activations of several sites.", "choose one: trace_frame(acts[site]).")
+    if not isinstance(traces, (Mapping, Sequence)) or isinstance(traces, str):
+        raise DataError(
+            f"{type(traces).__name__} holds no trajectories.",
+            "pass acts[site] or store[site], one [n_points d_model], or several in a list or a dict.",
+        )
+    named = traces if isinstance(traces, Mapping) else dict(enumerate(traces))
+    for name, points in named.items():
+        shape = list(points.shape) if isinstance(points, (Tensor, ndarray)) else type(points).__name__
+        if not isinstance(points, (Tensor, ndarray)) or points.ndim != 2:
+            raise ShapeError(
+                f"the trajectory{f' {name!r}' if name != '' else ''} is {shape}; [n_points d_model] is needed.",
+                "one row per token, padding left out.",
+            )
+    return {name: torch.as_tensor(points) for name, points in named.items()}
 
 
 def _segments(

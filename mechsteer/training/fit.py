@@ -71,6 +71,8 @@ def fit(
     (empty or too long samples), NonFiniteError (the loss is NaN or infinite), ModelMismatchError (the model's
     weights changed meanwhile).
     """
+    if not isinstance(config, FitConfig):
+        raise ConfigError(f"config is {config!r:.80}", "pass mechsteer.training.FitConfig(epochs=..., lr=..., ...)")
     if not isinstance(objective, Objective):
         objective = CrossEntropy(objective)
     trained = copy.deepcopy(steering if isinstance(steering, Steering) else Steering(flatten(steering)))

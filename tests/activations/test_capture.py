@@ -247,3 +247,15 @@ def test_bad_input(load) -> None:
         run(model, PROMPTS, [site], engine="fast")
     with pytest.raises(ConfigError, match="batch_size is 0"):
         run(model, PROMPTS, [site], batch_size=0)
+
+
+def test_prompts_that_are_too_long_are_cut_where_that_is_asked_for(load):
+    model, site = load("llama", "bridge"), ms.Site(1)
+    long, n = "a" * 200, load("llama", "bridge").cfg.n_ctx
+    with pytest.raises(DataError, match=r"prompt 1 has 201 tokens(?s:.*)truncate='right'"):
+        run(model, ["hi", long], [site])
+    with pytest.raises(DataError, match="prompt 300 has 201 tokens"):  # beyond the first piece that is tokenized
+        run(model, ["hi"] * 300 + [long], [site])
+    cut = run(model, ["hi", long], [site], truncate="right")[site]
+    assert cut.lengths.tolist() == [3, n]
+    torch.testing.assert_close(cut.values[1], run(model, ["a" * (n - 1)], [site])[site].values[0])

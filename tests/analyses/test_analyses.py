@@ -14,6 +14,7 @@ import yaml
 from common import Cells, Claim, Finding, Found, Settled
 
 from mechsteer.errors import ConfigError, DataError, FileFormatError
+from mechsteer.results import to_json
 
 FOLDERS = sorted(path.parent for path in common.HERE.glob("*/run.py"))
 ROOT = common.HERE.parent
@@ -182,6 +183,77 @@ def test_an_answer_is_written_read_and_equal_in_bytes(tmp_path):
 def test_verification(after, same_machine, told):
     before = Settled.of(CLAIM, finding())
     assert verify.compare(before, Settled.of(CLAIM, after), same_machine=same_machine) == told
+
+
+COUNTING = """
+from common import Claim, Finding, Found
+
+CLAIMS = (Claim(key="a", text="a holds", source="nobody", decides="more than one half", bound=0.5, least_seeds=1),)
+
+
+def measure(settings, cells):
+    value = cells.of({"seeds": settings["seeds"]}, lambda: {"value": VALUE})["value"]
+    kept = cells.of({"kept in": settings["study"]}, lambda: {"study": settings["study"]})["study"]
+    finding = Finding(value=value, low=value - 0.1, high=value + 0.1, n_seeds=settings["seeds"], null="none")
+    return Found(findings={"a": finding}, model="tiny", figures={"study": kept})
+"""
+
+
+@pytest.fixture
+def counting(tmp_path, monkeypatch):
+    """An analysis of one claim whose value is written in its run.py: counting(value) writes it."""
+    folder = tmp_path / "analyses" / "counting"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("seeds: 5\nstudy: runs/first\nquick: {}\n", "utf-8")
+    monkeypatch.setattr(verify, "HERE", tmp_path / "analyses")
+    monkeypatch.chdir(tmp_path)
+
+    def write(value):
+        (folder / "run.py").write_text(COUNTING.replace("VALUE", str(value)), "utf-8")
+        return folder
+
+    return write
+
+
+def test_verification_computes_again(counting, capsys):
+    folder = counting(0.8)
+    module = verify.load(folder)
+    answer, out = verify.settle(folder, module.CLAIMS, module.measure, {"seeds": 3, "study": "runs/first"}, common.OWN)
+    assert answer.command == "python analyses/counting/run.py seeds=3"
+    (folder / "answer.json").write_bytes((out / "answer.json").read_bytes())
+    assert verify.main(["counting"]) == 0
+    again = Path("runs/analyses/counting-again")
+    assert common.read_answer(again / "answer.json").figures == {
+        "study": str(again / "study")
+    }  # not the one that is kept
+    counting(0.75)  # another value: what the first verification kept says nothing
+    assert verify.main(["counting"]) == 1
+    told = capsys.readouterr().out
+    assert "different    a                      0.800 [0.700, 0.900] -> 0.750 [0.650, 0.850]" in told
+    assert verify.main(["counting", "--answer", str(out / "answer.json")]) == 1
+    (again / "answer.json").unlink()  # interrupted: what it had computed is read back
+    counting(0.8)
+    assert verify.main(["counting"]) == 1
+
+
+def test_what_cannot_be_verified_is_told(counting, capsys):
+    folder = counting(0.8)
+    module = verify.load(folder)
+    answer, out = verify.settle(folder, module.CLAIMS, module.measure, {"seeds": 3, "study": "x"}, common.OWN)
+    mine = ["counting", "--answer", str(out / "answer.json")]
+
+    def error():
+        assert verify.main(mine) == 2
+        return capsys.readouterr().err
+
+    (folder / "config.yaml").write_text("seeds: 5\nstudy: x\nmodel: pocket\nquick: {}\n", "utf-8")
+    assert "now differ in ['model']" in error()
+    (folder / "run.py").write_text(COUNTING.replace("bound=0.5", "bound=0.6"), "utf-8")
+    assert "answers other claims" in error()
+    (out / "answer.json").write_text(to_json(replace(answer, analysis="other")), "utf-8")
+    assert "answers other" in error()
+    mine[-1] = "runs/analyses/counting-again/answer.json"
+    assert "no answer at" in error()
 
 
 def test_what_is_missing_is_told(capsys, tmp_path):

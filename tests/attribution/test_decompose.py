@@ -95,7 +95,7 @@ def test_the_encoder_reads_the_change_of_its_features(dynamic):
     change = (sae.encode(h + rows) - sae.encode(h)).detach()
     torch.testing.assert_close(att.components.float(), change @ sae.W_dec.detach(), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(att.tokens.to_dense().float(), change * sae.W_dec.detach().norm(dim=1))
-    with pytest.raises(ConfigError, match="no encoder"):
+    with pytest.raises(ConfigError, match="no autoencoder behind it"):
         attribute_encoder(dynamic, orthonormal())
 
 

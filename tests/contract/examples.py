@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import toy_adapters  # noqa: F401  # registers the toys
+import toys
 from torch import Tensor, nn
 
 import mechsteer as ms
@@ -143,6 +144,8 @@ def fresh(name: str, site: ms.Site = BLOCK_1, read: ms.Site | None = None, **mor
 
 
 PLACED = {
+    "ablation": Case(lambda model: ms.adapters.Ablation(toys.vector(3)), noise=0.1),
+    "clamp": Case(lambda model: ms.adapters.Clamp(toys.vector(3), 2.0), noise=0.1),
     "toy_prompt_mlp": fresh("toy_prompt_mlp", ms.Site(0, "mlp_out")),
     "toy_low_rank": fresh("toy_low_rank", ms.Site(1, "down_out"), ms.Site(1, "down_in"), noise=0.3),
 }
@@ -154,6 +157,7 @@ EXAMPLES = {
     "low rank at q": fresh("toy_low_rank", ms.Site(1, "q_out"), ms.Site(1, "q_in"), noise=0.3),
     "gated, read at heads": fresh("toy_gated_gru", ms.Site(1, "attn_out"), ms.Site(1, "z")),
     "prompt network, written at heads": fresh("toy_prompt_mlp", ms.Site(1, "z"), ms.Site(0, "resid_post")),
+    "ablation at heads": Case(lambda model: ms.adapters.Ablation(toys.vector(3)), site=ms.Site(1, "z"), noise=0.1),
     "two sites": Case(
         lambda model: ReadsTwo(model.cfg.d_model), read=[ms.Site(1, "attn_out"), ms.Site(0, "mlp_out")], noise=0.2
     ),

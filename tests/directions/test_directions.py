@@ -88,7 +88,7 @@ def test_logistic_is_scikit_learns_normal_in_the_original_space() -> None:
     y = np.repeat([1, 0], 200)
     model = LogisticRegression(C=0.1, max_iter=5000, tol=1e-8).fit((x - mean) / std, y)
     assert cosine(found.vector, torch.from_numpy(model.coef_[0] / std)) > 1 - 1e-5
-    gap = (pos.mean(0) - neg.mean(0)) @ found.unit
+    gap = (pos.mean(0) - neg.mean(0)) @ found.unit().vector
     assert found.norm == pytest.approx(float(gap), rel=1e-9)
 
 
@@ -112,7 +112,7 @@ def test_explained_variance_and_separation_by_hand() -> None:
     pos, neg, _, _ = planted(noise=2.0)
     found = directions.mean_difference(pos, neg)
     x = torch.cat([pos, neg]).numpy()
-    share = (x @ found.unit.numpy()).var() / x.var(0).sum()
+    share = (x @ found.unit().vector.numpy()).var() / x.var(0).sum()
     assert found.provenance["explained_variance"] == pytest.approx(share, rel=1e-9)
     new_pos, new_neg, _, _ = planted(noise=2.0, seed=0)
     held = directions.separation(found, new_pos[:50], new_neg[:30])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from mechsteer.errors import DataError, ShapeError
 from mechsteer.evaluation import Scored, compare_scores, pool_seeds
@@ -27,8 +28,36 @@ def test_the_interval_covers_the_effect_and_that_of_items_alone_does_not():
         found = pool_seeds(base, treated, n_boot=400, seed=k)
         pooled += found.mean.low <= 0.3 <= found.mean.high
         alone += found.differences[0].low <= 0.3 <= found.differences[0].high
-    assert 0.87 <= pooled / 200 <= 0.99
+    assert 0.90 <= pooled / 200 <= 0.985
     assert alone / 200 < 0.75
+
+
+@pytest.mark.parametrize("between", [0.0, 0.05, 0.2])
+@pytest.mark.parametrize("n_seeds", [3, 8])
+def test_the_interval_is_as_wide_as_means_of_other_seeds_and_items_spread(n_seeds, between):
+    """Right and wrong answers vary most by seed and item at once, which a bootstrap of both counts three times."""
+    values, widths, inside = [], [], 0
+    for k in range(300):
+        rng, noise = np.random.default_rng([1, k]), 1.5 if n_seeds == 8 else 0.5
+        base, treated = simulated(rng, n_seeds, effect=0.1, between=between, noise=noise)
+        found = pool_seeds(base, treated, n_boot=2).mean
+        values.append(found.value)
+        widths.append(found.high - found.low)
+        inside += found.low <= 0.1 <= found.high
+    assert 0.915 <= inside / 300 <= 0.985
+    if n_seeds == 8:  # with three, Student's t is wider
+        assert 0.9 <= np.mean(widths) / (2 * 1.96 * np.std(values)) <= 1.2
+
+
+def test_the_mean_over_two_seeds_is_that_of_a_table_of_two_ways():
+    """By hand: 2 seeds and 3 items, means .2 and .6, of items 0, .5, .7."""
+    base, treated = scored(np.zeros(3)), [scored(np.array([0.0, 0.1, 0.5])), scored(np.array([0.0, 0.9, 0.9]))]
+    found = pool_seeds(base, treated).mean
+    seeds, items, alone = 0.08 / 2, (0.4**2 + 0.1**2 + 0.3**2) / (2 * 3), (2 * (0.2**2 + 0.2**2 + 0.0**2)) / (2 * 6)
+    variance = seeds + items - alone
+    free = variance**2 / (seeds**2 / 1 + items**2 / 2 + alone**2 / 2)
+    assert found.value == pytest.approx(0.4)
+    assert found.high - found.value == pytest.approx(stats.t.isf(0.025, free) * variance**0.5)
 
 
 def test_each_seed_and_the_spread_between_them():

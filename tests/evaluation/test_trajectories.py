@@ -36,7 +36,7 @@ def test_a_bent_length_is_no_topology():
 
 
 def test_a_planted_shape_is_found_at_matched_spacing():
-    clouds, right, groups, _ = walks(1, planted=0.9)
+    clouds, right, groups, _ = walks(1, planted=0.5)
     found = by_name(trajectory_topology(clouds, right, groups, site="s", n_points=16))
     effect = found["H0 entropy at matched spacing"]
     assert effect.within_problems.low > 0

@@ -110,6 +110,20 @@ def test_the_rank_among_random_directions():
     assert (found.kind, found.open) == ("cannot tell", "specific")  # random directions do not raise the score
 
 
+def test_the_best_of_equal_ones_is_not_special():
+    """Twenty directions that all raise the score: one of them is the best, by a hair."""
+    rng = np.random.default_rng(0)
+    base = Answers(scores=np.arange(400) < 200)
+    equal = [rng.permutation(400) < 260 for _ in range(19)]
+    treated = Answers(scores=np.arange(400) < 262)
+    found = judge(base, treated, randoms=equal, n_boot=300)
+    assert (found.random.p_value, found.random.n_as_good) == (0.05, 0)
+    assert found.random.beyond.value == pytest.approx(0.005)
+    assert found.random.beyond.low < 0
+    assert found.kind == "not specific"
+    assert judge(base, Answers(scores=np.arange(400) < 300), randoms=equal, n_boot=300).kind == "effect"
+
+
 def test_margins_decide_between_no_effect_and_cannot_tell():
     base = Answers(scores=np.arange(400) < 200)
     treated = Answers(scores=(np.arange(400) < 206) & (np.arange(400) >= 6))

@@ -94,3 +94,12 @@ def test_a_folder_that_cannot_be_is_one_clear_error(tmp_path):
     for _ in range(2):
         with pytest.raises(StorageError, match="cannot write in"), folder_lock(tmp_path / "file"):
             pass
+
+
+def test_folders_that_were_made_for_the_lock_go_again_unless_something_came_into_them(tmp_path):
+    with folder_lock(tmp_path / "a" / "b" / "c"):
+        assert (tmp_path / "a" / "b" / "c" / ".lock").exists()
+    assert list(tmp_path.iterdir()) == []
+    with folder_lock(tmp_path / "a" / "b" / "c"):
+        (tmp_path / "a" / "mine").write_text("")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["mine"]

@@ -4,9 +4,11 @@ import shutil
 import time
 
 import extras
+import huggingface_hub
 import pytest
 import torch
 import toys
+from huggingface_hub import constants
 from safetensors.torch import load_file
 
 import mechsteer as ms
@@ -158,11 +160,73 @@ def test_version_4_has_only_the_bridge():
     )
 
 
-def test_a_hub_name_offline_fails_soon():
-    start = time.monotonic()
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub that answers as it is told, after some seconds; what was loaded from it before lies in the folder."""
+    answer = {"raises": None, "after": 0.0}
+
+    class Hub:
+        def model_info(self, name, timeout):
+            time.sleep(answer["after"])
+            if answer["raises"] is not None:
+                raise answer["raises"]
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return answer
+
+
+def test_a_hub_name_offline_fails_soon(hub):
+    hub["raises"] = OSError("Name or service not known")
     for name in ("someone/some-model", "gpt-7"):
-        refused(r"(?s)cannot load (someone/some-model|gpt-7).*network", name)
-    assert time.monotonic() - start < 20
+        refused(
+            rf"cannot load {name}: it is no bundled model and no folder, and the hub cannot be asked \(Name or", name
+        )
+    hub |= {"raises": None, "after": 60}  # a name server that never answers
+    start = time.monotonic()
+    refused("cannot be asked .no answer within 3 seconds", "someone/some-model")
+    assert time.monotonic() - start < 5
+
+
+def test_a_name_that_the_hub_does_not_know(hub):
+    hub["raises"] = huggingface_hub.errors.HFValidationError("Repo id must use")
+    refused("(?s)cannot load a b: the hub has no model of this name.*check the spelling", "a b")
+
+
+def test_what_was_loaded_from_the_hub_before_loads_without_it(hub, tmp_path):
+    hub["raises"] = OSError("unreachable")
+    kept = tmp_path / "hub" / "models--someone--small"
+    shutil.copytree(toys.folder("llama"), kept / "snapshots" / "abc")
+    (kept / "refs").mkdir()
+    (kept / "refs" / "main").write_text("abc")
+    with torch.no_grad():
+        assert torch.equal(ms.load_model("someone/small")(TOKENS), toys.hf_model("llama")(TOKENS).logits)
+    refused("cannot load someone/other", "someone/other")
+
+
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [
+        ("gpu", "Expected one of cpu"),
+        ("meta", "holds no weights"),
+        ("cuda:99", "CUDA"),
+        pytest.param(
+            "cuda",
+            "sees no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one here"),
+        ),
+    ],
+)
+def test_a_device_that_is_not_there(device, why):
+    refused(rf"(?s)device '{device}'.*{why}", toys.folder("llama"), device=device)
+    assert ms.load_model(toys.folder("llama"), device="cpu").cfg.n_layers == toys.N_LAYERS
+
+
+def test_a_dtype_by_name_and_one_that_is_none():
+    model = ms.load_model(toys.folder("llama"), dtype="bfloat16")
+    assert {w.dtype for w in backend_of(model).weights.named_weights().values()} == {torch.bfloat16}
+    for dtype in ("int8", torch.int64, "bf16", 3):
+        refused("(?s)does not compute in .*'float32', 'float64', 'bfloat16'", toys.folder("llama"), dtype=dtype)
 
 
 @pytest.mark.parametrize("backend", ["bridge", "hooked"])
@@ -198,3 +262,21 @@ def test_tokenize(kind):
     ):
         with pytest.raises(DataError, match=match):
             tokenize(llama, prompts)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])  # with and without a BOS
+def test_prompts_that_are_too_long_are_cut_at_one_end(family):
+    model = toys.shared(family)
+    text = "".join(chr(ord("a") + i % 26) for i in range(200))
+    whole = model.to_tokens(text, truncate=False)[0].tolist()
+    n, n_bos = model.cfg.n_ctx, len(whole) - len(text)
+    assert tokenize(model, [text, "hi"], truncate="right") == [whole[:n], *tokenize(model, ["hi"])]
+    assert tokenize(model, [text], truncate="left") == [whole[:n_bos] + whole[n_bos - n :]]
+    assert tokenize(model, [text], truncate="left", room=28) == [whole[:n_bos] + whole[n_bos - n + 28 :]]
+    ids = list(range(150))
+    assert tokenize(model, [ids], truncate="right", room=n - 1) == [[0]]
+    with pytest.raises(DataError, match=r"prompt 1 has 200 tokens.*2 of 3 prompts(?s:.*)truncate='right'"):
+        tokenize(model, ["a", [1] * 200, [1] * 300])
+    for wrong in ({"truncate": "middle"}, {"truncate": "left", "room": n}):
+        with pytest.raises(DataError, match=r"truncate is 'middle'|leaves none of the context"):
+            tokenize(model, [text], **wrong)

@@ -74,6 +74,35 @@ def test_a_proxy_of_length_says_nothing_beyond_it(shape):
     assert max(found.values()) <= 5  # 1.5 expected
 
 
+@pytest.mark.parametrize("noise", [0.3, 0.5])
+def test_a_jump_of_length_is_found_where_it_is(noise):
+    """100 problems leave no rows for bins; a spline alone takes half a standard error of length's jump for an effect."""
+    found = []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        length, groups = lengths(rng, 100)
+        jump = (length > 37).astype(float)
+        jump = (jump - jump.mean()) / jump.std()
+        feature = jump + noise * rng.standard_normal(len(length))
+        y = (1.5 * jump + rng.logistic(size=len(length)) > 0).astype(int)
+        result = partial_effect(feature, y, {"length": length}, groups)
+        assert result.covariates["length"] > 5
+        found.append(
+            [interval.value / (interval.high - interval.low) * 4 for interval in (result.effect, result.within)]
+        )
+    z = np.array(found)
+    assert np.abs(z.mean(0)).max() < 0.3
+    assert (np.abs(z) > 2).mean(0).max() <= 0.11  # 99.5 % quantile of Binomial(100, 0.05)
+
+
+def test_a_line_has_no_jumps():
+    rng = np.random.default_rng(0)
+    length, groups = lengths(rng)
+    y = (0.1 * (length - 33) + rng.logistic(size=len(length)) > 0).astype(int)
+    feature = np.log(length) + 0.3 * rng.standard_normal(len(length))
+    assert partial_effect(feature, y, {"length": length}, groups).covariates == {"length": 5}
+
+
 def test_a_planted_effect_is_found_beside_length_and_within_problems():
     covered = 0
     for seed in range(30):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -74,7 +75,7 @@ def test_plain_lists_of_strings(tmp_path) -> None:
         ("p.csv", 'text,y\n"a" b,1\n', r"p\.csv, line 2: not CSV"),
         ("p.csv", "text,y\n", r"p\.csv holds no rows"),
         ("p.txt", "", r"p\.txt holds no rows"),
-        ("p.parquet", "", r"unknown kind '\.parquet'"),
+        ("p.xls", "", r"unknown kind '\.xls'"),
     ],
 )
 def test_malformed_rows_name_file_and_line(tmp_path, name, text, message) -> None:
@@ -161,3 +162,32 @@ def test_data_hash_tells_contents_apart() -> None:
     pairs = ContrastivePairs(["a", "b"], ["c", "d"])
     assert pairs.data_hash == ContrastivePairs(["a", "b"], ["c", "d"]).data_hash
     assert pairs.data_hash != ContrastivePairs(["a", "b"], ["c", "e"]).data_hash
+
+
+class Words:
+    """A model of ten tokens of context, whose tokens are words behind a BOS."""
+
+    cfg = SimpleNamespace(n_ctx=10)
+
+    def to_tokens(self, text, truncate):
+        assert not truncate
+        return np.zeros((1, 1 + len(text.split())))
+
+
+def test_texts_fit_a_context_or_are_refused_left_out_or_cut():
+    numbers = " ".join(map(str, range(100, 120)))
+    prompts = PromptSet(["one two", numbers, "three"], groups=["a", "b", "c"], labels=[1, 2, 3])
+    with pytest.raises(DataError, match=r"1 of 3 texts are too long for the context of 10: text 1 has 21 tokens"):
+        prompts.fit(Words())
+    dropped = prompts.fit(Words(), "drop")
+    assert (dropped.texts, dropped.groups, dropped.labels) == (("one two", "three"), ("a", "c"), (1, 3))
+    assert prompts.fit(Words(), "right")[1] == "100 101 102 103 104 105 106 107 108"
+    assert prompts.fit(Words(), "left", room=6)[1] == "117 118 119"
+    assert prompts.fit(Words(), "right").groups == prompts.groups
+    assert PromptSet(["one"]).fit(Words()) == PromptSet(["one"])
+    with pytest.raises(DataError, match="no rows are left"):
+        PromptSet([numbers]).fit(Words(), "drop")
+    with pytest.raises(DataError, match="truncate is 'middle'"):
+        prompts.fit(Words(), "middle")
+    with pytest.raises(DataError, match="room for 9 tokens leaves none"):
+        prompts.fit(Words(), "left", room=9)

@@ -66,7 +66,7 @@ def evaluation(arms: dict[str, Scored], *, n_boot: int = 1000) -> Evaluation:
         )
         for name in arms
     ]
-    return evaluate(None, made, Planted(arms), ITEMS, n_boot=n_boot)
+    return evaluate(torch.nn.Linear(1, 1), made, Planted(arms), ITEMS, n_boot=n_boot)
 
 
 def log_odds(change: float) -> Evaluation:
@@ -79,4 +79,4 @@ def log_odds(change: float) -> Evaluation:
         "adapter": Scored(scores=base + change + 0.1 * rng.normal(size=N), groups=groups),
     }
     made = [Arm(name="base", role="base"), Arm(name="adapter", role="treated")]
-    return evaluate(None, made, Planted(arms, "log_odds", "nats of log-odds"), ITEMS, n_boot=1000)
+    return evaluate(torch.nn.Linear(1, 1), made, Planted(arms, "log_odds", "nats of log-odds"), ITEMS, n_boot=1000)

@@ -27,8 +27,15 @@ def every_figure() -> list[Figure]:
     return [
         figures.bars(ARMS, unit="accuracy", reference=0.6, highlight="base", **WORDS),
         figures.bars(ARMS, unit="AUROC", reference=0.5, **WORDS),
-        figures.recovery_curve([1, 4, 16], [0.1, 0.5, 0.9], nans, ([0, 0, 0], [0.1, 0.2, 0.3]), **WORDS),
-        figures.recovery_curve([1, 4, 16], nans, nans, (nans, nans), **WORDS),
+        figures.recovery_curve(
+            [1, 4, 16],
+            [0.1, 0.5, 0.9],
+            nans,
+            ([0, 0, 0], [0.1, 0.2, 0.3]),
+            intervals=[([0.0, 0.4, 0.8], [0.2, 0.6, 1.0]), (nans, nans)],
+            **WORDS,
+        ),
+        figures.recovery_curve([1, 4, 16], nans, nans, (nans, nans), intervals=[(nans, nans)] * 2, **WORDS),
         figures.length_scatter(rng.random(9), rng.random(9), [1, 0, 1] * 3, matched_length=0.5, **WORDS),
         figures.training_curve([0, 1, 2], {"a": [3, 2, 1], "b": [1, 1, math.nan]}, chosen_step=1, **WORDS),
         figures.score_histogram([0, 0.1, 0.5, math.nan], cutoff=0.1, **WORDS),
@@ -82,7 +89,7 @@ def test_bars_end_at_the_values():
 
 def test_nothing_to_attribute_is_said():
     nans = [math.nan] * 2
-    figure = figures.recovery_curve([1, 2], nans, nans, (nans, nans), **WORDS)
+    figure = figures.recovery_curve([1, 2], nans, nans, (nans, nans), intervals=[(nans, nans)] * 2, **WORDS)
     assert "undefined: the total effect is within noise" in figure.html(Page())
     assert "undefined" in figure.alt
 
@@ -111,4 +118,4 @@ def test_a_figure_must_say_what_it_is():
 
 def test_wrong_shapes():
     with pytest.raises(ShapeError, match="necessity has shape \\(1,\\)"):
-        figures.recovery_curve([1, 2], [1, 2], [1], ([0, 0], [0, 0]), **WORDS)
+        figures.recovery_curve([1, 2], [1, 2], [1], ([0, 0], [0, 0]), intervals=[([0, 0], [1, 1])] * 2, **WORDS)

@@ -267,8 +267,8 @@ def test_choice_strengths_and_traces() -> None:
     text = written(training.adapter(choice))
     assert "trained on 9 of the model's own verified samples" in text
     assert "has the norm 2.50 beside a median residual norm of 10.0; it moves the model by 0.125 nats" in text
-    assert "| **resid_post@1** | **2.00** | **0.500** |" in text
-    assert "Layer and strength were chosen on dev (base there: 0.250)" in text
+    assert "| **resid_post@1** | **2.00** | **50.0** |" in text
+    assert "Layer and strength were chosen on dev (base there: 25.0 %)" in text
     assert "0.125 nats" in written(strengths.strengths(strength))
     traces = [
         Trace(item_id=str(i), group=str(i // 2), prompt="p", text="t", correct=i % 2 == 0, style="hasty")
@@ -283,10 +283,10 @@ def test_choice_strengths_and_traces() -> None:
     )
     text = written(training.traces([summary], source="sampled from the model", left_out=2))
     assert "2 were too long" in text
-    assert "| train | 6 | 3 | 0.500 | 3 | 1.00 |" in text
+    assert "| train | 6 | 3 | 50.0 | 3 | 100 |" in text
     unjudged = trace_summary("dev", [Trace(item_id="0", group="0", prompt="p", text="t", correct=None)])
     assert math.isnan(unjudged.accuracy)
-    assert "accuracy" not in written(training.traces([unjudged], source="s"))
+    assert "right (%)" not in written(training.traces([unjudged], source="s"))
 
 
 def test_where_it_was_steered() -> None:

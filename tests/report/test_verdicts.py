@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mechsteer.evaluation import Scored, pool_seeds
 from mechsteer.probes.evaluation import ProbeEvaluation, ProbeScores
 from mechsteer.report.sections import arms as sections
-from mechsteer.report.sections.verdicts import kind, probe_verdict, statement, verdict
+from mechsteer.report.sections.verdicts import kind, more, probe_verdict, statement, verdict
 from mechsteer.results import Interval
 from tests.report.evaluations import N, evaluation, first, log_odds, scored
 
@@ -21,22 +22,22 @@ def test_no_effect_is_said_where_a_larger_one_is_ruled_out() -> None:
     close = first(201) & ~first(1)  # 1 gained, 1 lost
     e = evaluation({"base": scored(first(200)), "adapter": scored(close), **RANDOM})
     assert kind(e) == "no effect"
-    assert "No effect larger than the margin of 0.03: accuracy stays from 0.500 to 0.500" in statement(e)
+    assert statement(e).startswith("No, or by less than the margin of 3 points: accuracy stays from 50.0 % to 50.0 %")
 
 
 def test_chance_that_rules_nothing_out_is_cannot_tell() -> None:
     noisy = first(222) & ~first(14)  # 22 gained, 14 lost
     e = evaluation({"base": scored(first(200)), "adapter": scored(noisy), **RANDOM})
     assert kind(e) == "cannot tell"
-    assert "Cannot tell: accuracy rises from 0.500 to 0.520, no more than chance gives" in statement(e)
-    assert "larger than the margin of 0.03 is not ruled out" in statement(e)
-    assert "in accuracy of 0." in statement(e)
+    assert "Cannot tell: accuracy rises from 50.0 % to 52.0 %, no more than chance gives" in statement(e)
+    assert "larger than the margin of 3 points is not ruled out" in statement(e)
+    assert re.search(r"A difference of \d\.\d points would have been detected", statement(e))
 
 
 def test_harm() -> None:
     e = evaluation({"base": scored(first(200)), "adapter": scored(first(100)), "random 1": scored(first(200))})
     assert kind(e) == "harm"
-    assert statement(e).startswith("It hurts: accuracy falls from 0.500 to 0.250 (95 % interval")
+    assert statement(e).startswith("No, it hurts, by 25.0 points: accuracy falls from 50.0 % to 25.0 % (95 % interval")
 
 
 @pytest.mark.parametrize(
@@ -53,15 +54,16 @@ def test_effect_beside_a_prompt(prompt: int, said: str) -> None:
         }
     )
     assert kind(e) == "effect"
-    assert "none of 19 random directions reaches its accuracy (rank p = 0.05)" in statement(e)
-    assert said in statement(e)
+    assert "none of 19 random directions reaches its accuracy (rank p = 0.05; less their mean:" in statement(e)
+    assert statement(e).startswith("Yes, by 25.0 points: accuracy rises from 50.0 % to 75.0 %;")
+    assert said in more(e)
 
 
 def test_a_random_direction_that_does_the_same_takes_the_claim_away() -> None:
     raised = {f"random {i}": scored(first(280 + i)) for i in range(1, 20)}
     e = evaluation({"base": scored(first(200)), "adapter": scored(first(290)), **raised})
     assert kind(e) == "not specific"
-    assert "Not specific: accuracy rises" in statement(e)
+    assert statement(e).startswith("Yes, by 22.5 points; but random directions do it too: accuracy rises")
     assert "10 of 19 random directions reach its accuracy" in statement(e)
     e = evaluation(
         {"base": scored(first(200)), "adapter": scored(first(300)), **RANDOM, "random 1": scored(first(300))}
@@ -70,7 +72,7 @@ def test_a_random_direction_that_does_the_same_takes_the_claim_away() -> None:
     lowered = {name: scored(first(190)) for name in RANDOM} | {"random 1": scored(first(300))}
     e = evaluation({"base": scored(first(200)), "adapter": scored(first(300)), **lowered})
     assert (kind(e), e.verdict.open) == ("cannot tell", "specific")
-    assert "whether it is this direction that counts stays open" in statement(e)
+    assert "; but whether it is this direction that counts cannot be told: " in statement(e)
 
 
 @pytest.mark.parametrize(
@@ -107,24 +109,24 @@ def test_a_switch_of_style_and_more(shift: int, forced: bool, found: str) -> Non
     assert kind(e) == found
     told = statement(e)
     starts = {
-        "style": "It only switches the style: accuracy rises",
-        "effect": "An effect: accuracy rises",
-        "style and possibly more": "A switch of style and possibly more: accuracy rises",
+        "style": "Yes, by 10.0 points; but it only switches the style: accuracy rises",
+        "effect": "Yes, by 22.5 points: accuracy rises",
+        "style and possibly more": "Yes, by 10.0 points; but a switch of style gives it, and whether there is more cannot be told: accuracy rises",
     }
     assert told.startswith(starts[found])
-    assert "Had both written in the same style on the same problems, accuracy would differ by" in told
+    assert "Had both written in the same style on the same problems, the accuracy would differ by" in more(e)
     (section,) = sections.arms(e)
-    assert "accuracy within one style, on the same problems" in section.markdown()
+    assert "Accuracy in % within one style, on the same problems" in section.markdown()
 
 
 def test_over_how_many_seeds_it_holds_is_said() -> None:
     arms = {"base": scored(first(200)), "adapter": scored(first(300)), **RANDOM}
     e = evaluation(arms)
-    assert "One adapter: how it varies with the seed" in verdict(e).statement
+    assert "One adapter: how it varies with the seed" in verdict(e).more
     pooled = pool_seeds(scored(first(200)), [scored(first(n)) for n in (300, 260, 202)], n_boot=300)
-    told = verdict(e, seeds=pooled).statement
-    assert "Of 3 adapter seeds 2 raise and 0 lower accuracy" in told
-    assert "the differences go from 0.005 to 0.250, mean 0.135" in told
+    told = verdict(e, seeds=pooled).more
+    assert "Of 3 adapter seeds 2 raise and 0 lower the accuracy" in told
+    assert "the differences go from 0.5 to 25.0 points, mean +13.5" in told
     assert "standard deviation" in told
 
 
@@ -132,8 +134,8 @@ def test_first_screen_has_every_arm_and_the_interval() -> None:
     e = evaluation({"base": scored(first(200)), "adapter": scored(first(300)), "random 1": scored(first(200))})
     v = verdict(e)
     assert [arm[0] for arm in v.arms] == ["base", "adapter", "random 1"]
-    assert v.difference == pytest.approx(0.25)
-    assert v.interval[0] < 0.25 < v.interval[1]
+    assert (v.difference, v.unit) == (pytest.approx(25.0), "points")
+    assert v.interval[0] < 25 < v.interval[1]
     assert np.isfinite(v.detectable)
     assert v.compared == f"adapter − base, {N} held-out problems, paired, greedy decoding"
     assert verdict(e, question="Mine?").question == "Mine?"
@@ -143,7 +145,7 @@ def test_scores_instead_of_right_and_wrong() -> None:
     v = verdict(log_odds(0.5))
     assert v.unit == "nats of log-odds"
     assert v.difference == pytest.approx(0.5, abs=0.02)
-    assert "the log-odds rises" in v.statement
+    assert "the log-odds rise" in v.statement
     assert "0 random" not in v.statement
 
 
@@ -163,8 +165,8 @@ def test_arms_section_has_every_arm_every_comparison_and_the_hook() -> None:
 
 def test_forest_of_differences_begins_with_base() -> None:
     e = evaluation({"base": scored(first(200)), "adapter": scored(first(300))})
-    assert [(a.name, round(a.value, 3)) for a in sections.differences(e)] == [("base", 0.0), ("adapter", 0.25)]
-    assert "| **adapter** | **0.250** |" in sections.forest(e).markdown()
+    assert [(a.name, round(a.value, 3)) for a in sections.differences(e)] == [("base", 0.0), ("adapter", 25.0)]
+    assert "| **adapter** | **25.0** |" in sections.forest(e).markdown()
 
 
 def probed(within: tuple[float, float, float], style: tuple[float, float, float]) -> ProbeEvaluation:

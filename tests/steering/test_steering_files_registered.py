@@ -176,11 +176,14 @@ def test_observers_that_are_not_registered_are_named(tmp_path, monkeypatch):
     assert [entry.kind for entry in read_header(path).entries].count("observation") == 3
 
 
-def test_version_2_without_observations_is_what_it_was(tmp_path):
-    """An entry of an intervention has the fields that it has had since version 2."""
-    path = ms.save_steering(steering(), tmp_path / "s", toys.shared("llama"))
-    _, header = read_tensors(path, kind="steering file")
-    assert header["format_version"] == 2
+def test_version_2_is_what_it_was(tmp_path):
+    """An entry of an intervention has the fields that it has had since version 2, and files of that are read."""
+    model = toys.shared("llama")
+    path = ms.save_steering(steering(), tmp_path / "s", model)
+    tensors, header = read_tensors(path, kind="steering file")
+    del header["model"]
+    write_tensors(path, tensors, header | {"format_version": 2}, kind="steering file")
+    assert ms.load_steering(path, model).coeff == steering().coeff
     fields = {"kind", "name", "config", "module", "site", "reads", "scope", "coeff"}
     assert [set(entry) for entry in header["entries"]] == [fields] * 4
     assert {entry["kind"] for entry in header["entries"]} == {"intervention"}
@@ -241,7 +244,7 @@ def test_entries_that_contradict_themselves_are_refused(tmp_path, number, change
     [
         (0, {"kind": "intervention"}, r"required field missing @ .*entries\[0\]\.site"),
         (0, {"coeff": 1.0}, r"extra fields found \(coeff\) @ .*entries\[0\]"),
-        (0, {"reads": []}, r"an observation .number 0. that cannot be: site is"),
+        (0, {"reads": []}, r"an observation .number 0. that cannot be: there is no site"),
         (
             0,
             {"reads": [{"layer": 99, "point": "resid_post"}]},

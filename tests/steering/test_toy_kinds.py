@@ -11,7 +11,7 @@ from steering_toys import TOKENS, Copy, noisy, run, static
 import mechsteer as ms
 from mechsteer.adapters import ADAPTERS, Adapter, Static, name_of, named, register
 from mechsteer.attribution import metrics
-from mechsteer.errors import ConfigError
+from mechsteer.errors import ConfigError, ScopeError, UnknownSiteError
 from mechsteer.models import backend_of
 from mechsteer.steering.presets import untrained, width
 
@@ -127,9 +127,9 @@ def test_what_is_neither_a_bias_nor_a_matrix_is_not_folded():
     low_rank = untrained(model, "toy_low_rank", **KINDS["toy_low_rank"])
     wide = dataclasses.replace(low_rank, adapter=toy_adapters.LowRank(48, 31))
     for iv, message in (
-        (untrained(model, "toy_gated_gru", ms.Site(1)), "a GatedGru adapter"),
-        (dataclasses.replace(low_rank, read=None, site=ms.Site(1)), "a LowRank adapter"),  # reads where it writes
-        (dataclasses.replace(low_rank, read=ms.Site(0, "down_in")), "a LowRank adapter"),  # another layer's input
+        (untrained(model, "toy_gated_gru", ms.Site(1)), "the adapter GatedGru"),
+        (dataclasses.replace(low_rank, read=None, site=ms.Site(1)), "the adapter LowRank"),  # reads where it writes
+        (dataclasses.replace(low_rank, read=ms.Site(0, "down_in")), "the adapter LowRank"),  # another layer's input
         (dataclasses.replace(low_rank, scope=S.generated()), "the scope"),
         (wide, r"the weight change is \(31, 48\), the map down is \(32, 48\)"),
         (ms.Observation(toy_adapters.Drift(), ms.Site(1)), "an observation"),
@@ -160,7 +160,7 @@ def test_another_adapter_with_a_constant_delta_folds_and_is_exported(tmp_path):
     ms.unfold(model)
     assert ms.export_gguf(iv, tmp_path / "unit.gguf").exists()
     for other, message in (
-        (untrained(model, "toy_gated_gru", ms.Site(1)), "a GatedGru adapter"),
+        (untrained(model, "toy_gated_gru", ms.Site(1)), "the adapter GatedGru"),
         (ms.Observation(toy_adapters.Drift(), ms.Site(1)), "an observation"),
     ):
         with pytest.raises(ConfigError, match=message):
@@ -221,8 +221,15 @@ def test_names():
 
 
 def test_half_made_classes_are_refused():
-    class NoTags(Copy):
-        linear_in_coeff = None
+    with pytest.raises(ConfigError, match=r"(?s)NoTags does not declare \['linear_in_coeff'\].*linear_in_coeff = True"):
+
+        class NoTags(Copy):
+            linear_in_coeff = None
+
+    with pytest.raises(ConfigError, match=r"NeverSaid does not declare \['linear_in_coeff', 'identity_at_init'\]"):
+
+        class NeverSaid(Adapter):
+            delta, config, blank = Copy.delta, Copy.config, Copy.blank
 
     class NoConfig(Adapter):
         linear_in_coeff = identity_at_init = True
@@ -235,8 +242,10 @@ def test_half_made_classes_are_refused():
             return None
 
     before = dict(ADAPTERS)
-    with pytest.raises(ConfigError, match=r"NoTags does not declare \['linear_in_coeff'\]"):
-        register("no_tags", NoTags)
+    with pytest.raises(ConfigError, match=r"NoConfig does not define"):
+        ADAPTERS["no_config"] = NoConfig
+    with pytest.raises(ConfigError, match="is not a class of Adapters"):
+        ADAPTERS["no_adapter"] = torch.nn.Linear
     with pytest.raises(ConfigError, match=r"NoConfig does not define \['blank', 'config'\]"):
         register("no_config", NoConfig)
     with pytest.raises(ConfigError, match=r"NoBlank does not define \['config', 'blank'\]"):
@@ -260,11 +269,13 @@ def test_interventions_and_steerings_are_plain_dataclasses():
     assert dataclasses.replace(st, interventions=[iv]) == ms.Steering(iv, 0.5)
     with pytest.raises(dataclasses.FrozenInstanceError):
         iv.coeff = 3.0
-    with pytest.raises(ConfigError, match="scope is 'all'"):
-        ms.Intervention(iv.adapter, iv.site, scope="all")
-    with pytest.raises(ConfigError, match="read is 'resid_post'"):
+    with pytest.raises(ScopeError, match=r"(?s)scope is 'al'.*did you mean 'all'"):
+        ms.Intervention(iv.adapter, iv.site, scope="al")
+    with pytest.raises(
+        UnknownSiteError, match=r"(?s)'resid_post' is no hook.*a point needs its layer: Site\(3, 'resid_post'"
+    ):
         ms.Intervention(iv.adapter, iv.site, read="resid_post")
-    with pytest.raises(ConfigError, match=r"read is \[\]"):
+    with pytest.raises(UnknownSiteError, match="no site among these"):
         ms.Intervention(iv.adapter, iv.site, read=[])
     with pytest.raises(ConfigError, match="coeff is inf"):
         dataclasses.replace(iv, coeff=float("inf"))

@@ -1,7 +1,10 @@
 """Commands on a run folder: it keeps its settings; what is lost is made again, what is damaged is named; sweeps."""
 
+import html
 import json
+import re
 import shutil
+from pathlib import Path
 
 import extras
 import pandas as pd
@@ -9,6 +12,7 @@ import pytest
 from study_toys import TEXTS, files, prompts_file, stage_result
 
 from mechsteer import cli
+from mechsteer.studies import study as study_room
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +36,58 @@ def test_commands_read_back_what_is_done(run, capsys):
     assert " ...\n" not in told.err  # no stage ran
     assert cli.main(["report", f"out={run}"]) == 0
     assert " ...\n" not in capsys.readouterr().err
+
+
+def test_a_finished_study_is_not_opened(run, capsys, monkeypatch):
+    assert cli.main(["study", f"out={run}"]) == 0
+    told = capsys.readouterr().out
+    page = run / "heatmap-f1.html"
+    drawn = ["heatmap", f"out={run}", "heatmap.show=feature", "heatmap.feature=1"]
+    assert cli.main(drawn) == 0
+    before = page.read_bytes()
+    monkeypatch.setattr(study_room, "opened", None)  # calling it is a TypeError
+    assert cli.main(["study", f"out={run}"]) == 0
+    assert cli.main(["report", f"out={run}"]) == 0
+    assert capsys.readouterr().out == f"heatmap: {page}\n{told}"
+    assert cli.main(drawn) == 0
+    assert capsys.readouterr().out == f"heatmap: {page}\n"
+    assert page.read_bytes() == before
+    page.write_bytes(before + b"x")
+    for arguments in (drawn, [*drawn, "heatmap.text=other"], ["probe", f"out={run}", "--again"]):
+        with pytest.raises(TypeError):
+            cli.main(arguments)
+    page.unlink()
+
+
+@pytest.mark.parametrize("text", ["Lily: she's happy, [ok]", 'He said "no": {a}', "a=b, c=d", "costs ${x} \\"])
+def test_a_heatmap_of_any_text(run, text, capsys):
+    assert cli.main(["heatmap", f"out={run}", "heatmap.show=feature", "heatmap.feature=3", f"heatmap.text={text}"]) == 0
+    path = Path(capsys.readouterr().out.removeprefix("heatmap: ").strip())
+    shown = html.unescape(re.sub(r"<[^>]*>", "", path.read_text(encoding="utf-8")))
+    assert re.sub(r"\W", "", text) in re.sub(r"\W", "", shown)
+    path.unlink()
+
+
+def test_settings_of_a_file_with_keys_over_them(tmp_path, capsys):
+    data = prompts_file(tmp_path / "texts.json")
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        f"data: {data}\ntraces: {{n_problems: 8, n_dev: 4, n_samples: 1}}\nmax_new_tokens: 8\nlayers: [1]\n"
+    )
+    assert cli.main(["traces", f"out={tmp_path / 'run'}", f"config={file}", "traces.n_dev=2", "preset=quick"]) == 0
+    dev, train = sorted(json.loads(capsys.readouterr().out)["splits"], key=lambda split: split["split"])
+    assert (dev["n_problems"], train["n_problems"]) == (2, 8)
+    settings = json.loads((tmp_path / "run" / "config.json").read_text())["settings"]
+    assert settings["sae"]["d_sae"] == 256  # the preset's, below both
+
+
+def test_a_lost_settings_file_is_written_again(run, copy, capsys):
+    (copy / "config.json").unlink()
+    assert cli.main(["study", f"out={copy}"]) == 0
+    told = capsys.readouterr().err
+    assert "config.json is gone" in told
+    assert " ...\n" not in told
+    assert (copy / "config.json").read_bytes() == (run / "config.json").read_bytes()
 
 
 def test_heatmaps_do_not_overwrite_each_other(run, capsys):

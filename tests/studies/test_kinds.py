@@ -48,6 +48,19 @@ def test_free_texts_are_scored_by_log_odds(texts):
     assert "no trace has a verified answer" in stage_result(texts, "probe")["dropped"]
 
 
+def test_the_report_names_what_it_contrasts(texts):
+    """Both continuations are in title, answer and warning; the title names no path."""
+    page = (texts / "report.md").read_text().replace("\N{NO-BREAK SPACE}", " ").replace("\\", "")
+    settings = json.loads((texts / "config.json").read_text())["settings"]
+    positive, negative = f'"{settings["positive"]}"', f'"{settings["negative"]}"'
+    assert page.startswith("# mechsteer study: pocket on texts\n")
+    assert f"move the model from {negative} towards {positive}?" in page
+    assert f"the log-odds of {positive} against {negative} rise" in page
+    assert f"trained on {positive} behind" in page
+    assert "KL from the model as it is" in page
+    assert str(texts.parent) not in page[: page.index("## How to reproduce")]
+
+
 def vector_of(arm):
     (iv,) = arm.steering.flat() if isinstance(arm.steering, ms.Steering) else [arm.steering]
     return iv.adapter.as_bias(iv.coeff).detach()
@@ -175,6 +188,7 @@ def test_a_steering_and_an_sae_of_ones_own(texts, tmp_path, capsys):
     ("options", "message"),
     [
         (["adapter.kind=toy_gated_grou"], r"no adapter 'toy_gated_grou'"),
+        (["adapter.kind=ablation"], r"ablation takes a direction that is known"),
         (["adapter.sites=[resid_psot]"], r"no point 'resid_psot'"),
         (["adapter.sites=[mlp_out@x]"], r"adapter.sites holds 'mlp_out@x'"),
         (["adapter.sites=[q_in+k_in]"], r"say what is written"),

@@ -66,8 +66,27 @@ def test_what_a_study_leaves(undisturbed):
     html = (undisturbed / "report.html").read_text()
     assert 'http-equiv="Content-Security-Policy"' in html
     assert "Where it was steered" in html
+    assert "What it writes, base beside steered" in html
+    assert "careful: works step by step and then checks itself" in html
+    assert results["stages"]["topology"]["examples"]
     model = ms.load_model("pocket")
     assert ms.load_steering(undisturbed / "adapter.safetensors", model).interventions[0].site.point == "resid_post"
+
+
+def test_texts_are_shown_as_both_models_write_them(undisturbed):
+    """Both texts of the page come back from the model itself, and each is verified on its own problem."""
+    pairs = json.loads((undisturbed / "results.json").read_text())["stages"]["where"]["pairs"]
+    assert len(pairs) == 4
+    model = ms.load_model("pocket")
+    steering = ms.load_steering(undisturbed / "adapter.safetensors", model)
+    page = (undisturbed / "report.md").read_text().replace("\\", "")
+    for pair in pairs:
+        for name, added in (("base", ()), ("steered", steering)):
+            (text,) = ms.generate(model, [pair["prompt"]], added, max_new_tokens=80).texts
+            assert pair[name].startswith(text) or text.startswith(pair[name]), name
+            assert len(text) > 20, name
+            assert pair[f"{name}_correct"] in (True, False)
+        assert f"base: {'right' if pair['base_correct'] else 'wrong'}, {pair['base_style']}" in page
 
 
 def test_base_arm_is_the_model_that_never_saw_us(undisturbed):

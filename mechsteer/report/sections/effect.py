@@ -13,7 +13,8 @@ from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.figures import Figure
 from mechsteer.report.report import Section
-from mechsteer.report.sections.directions import contexts, known
+from mechsteer.report.sections.checks import check_tables, in_words
+from mechsteer.report.sections.directions import contexts, known, silent
 from mechsteer.report.sections.words import interval
 from mechsteer.report.tables import Table, decimal
 from mechsteer.results import Interval
@@ -60,6 +61,7 @@ def effect_blocks(
         Note(_capital(result.sentence(_the(name), metric))),
         Text(_accounting(result, metric)),
         Table(_contributions(top, unit, facts), caption=_reading(result)),
+        *([Note(said, kind="warning")] if (said := _silent(top, facts)) else []),
         _recovery(name, metric, result),
         Text(_check(name, metric, result)),
     ]
@@ -73,11 +75,8 @@ def effect_blocks(
     ]
     if seen:
         blocks.append(Details("The directions with the largest shares, in context", seen))
-    caption = (
-        f"Shares of the effect on {metric}, selected on some contexts and checked on others: kept alone (sufficiency), "
-        "removed (necessity), beside the same in meaningless bases (null)"
-    )
-    blocks.append(Details(f"The check in figures ({name})", [Table(result.check, caption=caption)]))
+    caption = f"Shares of the effect on {metric}, selected on some contexts and checked on others,"
+    blocks.append(Details(f"The check in figures ({name})", check_tables(result.check, caption)))
     return blocks
 
 
@@ -92,7 +91,7 @@ def compared(effects: Mapping[str, EffectAttribution], metric: str = "the metric
     verb = "say" if len(good) > 1 else "says"
     said = f"{_capital(words)} {verb} more than noise about the effect on {metric}, with Holm's correction over bases and k."
     caption = f"Sufficiency for the effect on {metric}, beside meaningless bases; p after Holm over all rows"
-    return [Text(said), Details("All bases side by side", [Table(table, caption=caption)])]
+    return [Text(said), Details("All bases side by side", [Table(in_words(table), caption=caption)])]
 
 
 def _contributions(top: pd.DataFrame, unit: str, facts: Mapping[int, DirectionFacts]) -> pd.DataFrame:
@@ -102,14 +101,19 @@ def _contributions(top: pd.DataFrame, unit: str, facts: Mapping[int, DirectionFa
             {
                 "direction": row["label"],
                 "coefficient": row["coefficient"],
-                unit or "effect": decimal(row["contribution"]),
-                "share": decimal(row["share"]),
+                unit or "effect": row["contribution"],
+                "share": row["share"],
                 **({"taken back": "perhaps" if row["illusion"] else ""} if marks else {}),
                 **known(facts.get(row["direction"])),
             }
             for row in top.to_dict("records")
         ]
     )
+
+
+def _silent(top: pd.DataFrame, facts: Mapping[int, DirectionFacts]) -> str:
+    pairs = zip(top["label"], top["direction"], strict=True)
+    return silent((str(label), facts.get(direction)) for label, direction in pairs)
 
 
 def _reading(result: EffectAttribution) -> str:
@@ -123,8 +127,9 @@ def _reading(result: EffectAttribution) -> str:
 def _accounting(result: EffectAttribution, metric: str) -> str:
     """What the shares add up to, and what no direction holds."""
     said = (
-        f"All shares and the residual's add up to {decimal(result.completeness)} of the effect on {metric}; what no "
-        f"direction holds has a share of {decimal(result.residual_share)}."
+        f"All shares and the residual's add up to {decimal(result.completeness)} of the effect on {metric} (1 where the "
+        f"integration is fine enough: a check of the sums, not a finding); what no direction holds has a share of "
+        f"{decimal(result.residual_share)}."
     )
     marked = [result.labels[i] for i in result.illusions.nonzero()[:, 0].tolist()]
     if marked:
@@ -180,7 +185,8 @@ def _recovery(name: str, metric: str, result: EffectAttribution) -> Figure:
         control_label="sufficiency in meaningless bases (95 %)",
         title=f"Does keeping or removing the top {name} keep or remove the effect on {metric}?",
         caption=(
-            "The model really ran with the edited vector, on other contexts than those that selected the directions. Band: "
+            "The model really ran with the edited vector, on other contexts than those that selected the directions. "
+            "Vertical lines: 95 % intervals over contexts. Band: "
             f"the same procedure in {n} meaningless bases of the same size and geometry, {how}."
         ),
     )

@@ -15,12 +15,14 @@ from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Section
-from mechsteer.report.sections.words import p_value, spoken
+from mechsteer.report.sections.words import count, listed, p_value, spoken
 from mechsteer.report.tables import Table, number
 
 TITLE = "Features of reasoning"
 QUANTILE = 0.997
+ALPHA = 0.05
 DETECTS = 0.9  # of a feature's mass on five tokens
+NEVER = "never, on these traces"
 
 
 def features(
@@ -46,7 +48,10 @@ def features(
         blocks.append(Text(beside_ordinary(scores, matched)))
     elif not_matched:
         blocks.append(Note(f"Not compared with ordinary words: {not_matched}."))
-    if said := token_detectors(seen):
+    shown = [(f"f{i}", words.get(i), None if matched is None else float(matched.p_any[i])) for i in top]
+    if said := failing(shown):
+        blocks.append(Note(said, kind="warning"))
+    if said := below_zero(scores, top):
         blocks.append(Text(said))
     caption = "Features with the highest ReasonScore"
     if matched is not None:
@@ -59,7 +64,7 @@ def features(
             scores.score.numpy(),
             cutoff=float(scores.score.quantile(QUANTILE)),
             title="ReasonScore of all features",
-            caption=f"Window −{scores.window[0]}/+{scores.window[1]} tokens, alpha {scores.alpha}; line: quantile {QUANTILE}.",
+            caption=f"Each feature counted once, undefined scores left out. Window −{scores.window[0]}/+{scores.window[1]} tokens, alpha {scores.alpha}; line: quantile {QUANTILE}.",
         ),
         _matches(scores.counts),
     ]
@@ -91,7 +96,7 @@ def feature_in_words(feature: FeatureInWords) -> list[Section]:
     row = {
         "density": feature.density,
         "mass on 5 tokens": feature.top5_share,
-        "fires on": spoken(token for token, _ in feature.fires_on),
+        "fires on": NEVER if never_fires(feature) else spoken(token for token, _ in feature.fires_on),
     }
     name = f"f{feature.feature}"
     blocks = [Table([row], caption=f"Feature {name}"), *contexts(name, feature, len(feature.contexts))]
@@ -140,13 +145,62 @@ def beside_ordinary(scores: FeatureScores, matched: MatchedWords) -> str:
     return f"{beyond} feature{'s score' if beyond > 1 else ' scores'} higher around the vocabulary than any does around ordinary words. {text}."
 
 
-def token_detectors(seen: Sequence[FeatureInWords]) -> str:
-    """How many of the features shown fire on a handful of tokens, in words; empty where none does."""
-    few = [f"f{feature.feature}" for feature in seen if feature.top5_share >= DETECTS]
-    if not few:
+def never_fires(feature: FeatureInWords) -> bool:
+    """Whether the feature is active on no token that was read."""
+    return feature.density == 0
+
+
+def failing(shown: Sequence[tuple[str, FeatureInWords | None, float | None]]) -> str:
+    """How many of the features shown (name, in words, p among ordinary words) fail the page's own criteria; empty
+    where none does.
+
+    A feature of reasoning does not put nearly all its mass on a handful of tokens, and scores higher than features do
+    around ordinary words.
+    """
+    detectors = [name for name, feature, _ in shown if feature is not None and feature.top5_share >= DETECTS]
+    ordinary = [name for name, _, p in shown if p is not None and not p <= ALPHA]
+    silent = [name for name, feature, _ in shown if feature is not None and never_fires(feature)]
+    failed = [name for name, _, _ in shown if name in {*detectors, *ordinary, *silent}]
+    if not failed:
         return ""
-    which = f"All {len(few)} features shown" if len(few) == len(seen) > 1 else ", ".join(few)
-    return f"{which}: at least {DETECTS:.0%} of the mass on five tokens or fewer."
+    n, of = len(failed), len(shown)
+    which = (
+        f"All {count(n)} of these features fail"
+        if n == of > 1
+        else f"{count(n).capitalize()} of these {count(of)} features {'fails' if n == 1 else 'fail'}"
+    )
+    reasons = [
+        f"{_they(names, of)} {verb}"
+        for names, verb in (
+            (
+                detectors,
+                f"with at least {100 * DETECTS:.0f} % of the mass on five tokens or fewer: detectors of these tokens, not reasoning",
+            ),
+            (ordinary, "no higher than features score around ordinary words"),
+            (silent, "active on no token of the traces"),
+        )
+        if names
+    ]
+    return f"{which} the criteria of this page for a feature of reasoning: {'; '.join(reasons)}."
+
+
+def _they(names: Sequence[str], of: int) -> str:
+    return f"all {count(of)}" if len(names) == of > 1 else listed(names)
+
+
+def _of_them(names: Sequence[str], of: int) -> str:
+    return f"{_they(names, of)} {'is' if len(names) == 1 else 'are'}"
+
+
+def below_zero(scores: FeatureScores, top: Sequence[int]) -> str:
+    """Where even the highest scores are not positive, in words; else empty."""
+    negative = [f"f{i}" for i in top if float(scores.score[i]) <= 0]
+    if not negative:
+        return ""
+    return (
+        f"Of the highest scores {_of_them(negative, len(top))} not above 0: no more active around the vocabulary than "
+        "elsewhere."
+    )
 
 
 def _row(
@@ -160,7 +214,7 @@ def _row(
     return row | {
         "density": feature.density,
         "mass on 5 tokens": feature.top5_share,
-        "fires on": spoken(token for token, _ in feature.fires_on),
+        "fires on": NEVER if never_fires(feature) else spoken(token for token, _ in feature.fires_on),
     }
 
 

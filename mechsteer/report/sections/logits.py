@@ -7,7 +7,7 @@ import pandas as pd
 from mechsteer.attribution import LogitAttribution
 from mechsteer.report.blocks import Block, Text
 from mechsteer.report.report import Section
-from mechsteer.report.tables import Table, decimal
+from mechsteer.report.tables import Table, Tokens, decimal
 
 
 def logits(result: LogitAttribution) -> list[Section]:
@@ -27,8 +27,8 @@ def logit_blocks(result: LogitAttribution, k: int = 12) -> list[Block]:
     return [Table(words, caption=caption)]
 
 
-def _tokens(rows: pd.DataFrame) -> list[str]:
+def _tokens(rows: pd.DataFrame) -> list[Tokens]:
     return [
-        f"{token!r} {'+' if direct >= 0 else ''}{decimal(direct)}"
+        Tokens((str(token),), (f"{'+' if direct >= 0 else ''}{decimal(direct)}",))
         for token, direct in zip(rows["token"], rows["direct"], strict=True)
     ]

@@ -11,6 +11,7 @@ from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.forest import Arm
 from mechsteer.report.report import Section
+from mechsteer.report.sections.checks import in_words
 from mechsteer.report.sections.words import interval
 from mechsteer.report.tables import Table, decimal
 from mechsteer.results import Interval
@@ -43,9 +44,12 @@ def paths(result: PathAttribution, *, metric: str = "", unit: str = "", n: int =
         Details(
             "The check in figures",
             [
-                Table(result.node_check, caption=_check_caption("nodes", result)),
-                Table(result.edge_check, caption=_check_caption("edges", result)),
-                Table(result.patterns, caption="Share of the effect lost with the patterns of a layer held, or of all"),
+                Table(in_words(result.node_check), caption=_check_caption("nodes", result)),
+                Table(in_words(result.edge_check), caption=_check_caption("edges", result)),
+                Table(
+                    _patterns_in_words(result.patterns),
+                    caption="Share of the effect lost with the patterns of a layer held, or of all",
+                ),
             ],
         ),
     ]
@@ -63,6 +67,10 @@ def _patterns(result: PathAttribution, metric: str) -> str:
         f"rest comes through fixed patterns (the values that heads move), MLPs and the direct path. Layer by layer, "
         f"layer {largest['layer']} matters most: {_interval(largest, 'share', 'low', 'high')}."
     )
+
+
+def _patterns_in_words(patterns: pd.DataFrame) -> pd.DataFrame:
+    return in_words(patterns.rename(columns={"low": "share_low", "high": "share_high"}))
 
 
 def _nodes(result: PathAttribution) -> str:
@@ -142,7 +150,7 @@ def _check_caption(name: str, result: PathAttribution) -> str:
     null = "random sets" if name == "nodes" else "sets made of random whole paths"
     return (
         f"The top k {name}, chosen on the other half of the prompts, alone (sufficiency) and held (necessity), beside "
-        f"{null} of k ({result.settings.n_random} draws)"
+        f"{null} of k ({result.settings.n_random} draws); all of them together recover everything by construction"
     )
 
 

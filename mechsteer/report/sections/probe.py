@@ -37,8 +37,8 @@ def probe(result: ProbeEvaluation | None, *, site: str = "", pooling: str = "", 
         blocks.append(Text(said))
     blocks += [
         Text(
-            f"Is the answer going to be right? Probe{where}; trained and tested on different problems, each tested after all "
-            f"that was trained on. {result.n_samples} traces of {result.n_groups} problems, base rate {result.base_rate:.3f}."
+            f"Is the answer right? Probe{where}: of the finished text, its answer included; trained and tested on different "
+            f"problems, each tested after all that was trained on. {result.n_samples} traces of {result.n_groups} problems, base rate {result.base_rate:.3f}."
         ),
         Table(
             _rows(result),

@@ -8,16 +8,17 @@ import pandas as pd
 
 from mechsteer.attribution import Attribution, EffectAttribution, LogitAttribution
 from mechsteer.attribution.facts import DirectionFacts
-from mechsteer.report.blocks import Block, Details, Text
+from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.report import Section
-from mechsteer.report.sections.directions import known
+from mechsteer.report.sections.directions import known, silent
 from mechsteer.report.sections.effect import compared, effect_blocks
 from mechsteer.report.sections.logits import logit_blocks
-from mechsteer.report.sections.words import Cells
+from mechsteer.report.sections.words import Cells, listed
 from mechsteer.report.tables import Table, decimal
 
 Facts = Mapping[int, DirectionFacts]
 _NONE: Mapping[str, Facts] = {}
+SPANS = 1e-4  # of the delta's norm: a residual that is rounding alone
 _EXPLAINED = "How much of the delta each reading explains; components + residual = delta in all of them"
 
 
@@ -27,6 +28,7 @@ def attribution(result: Attribution, *, name: str = "", facts: Facts | None = No
     blocks = [
         Text(f"The deltas at {result.site}: {result.n_tokens} tokens, expressed as {result.expressed}."),
         Table([shares(name, result)], caption=_EXPLAINED),
+        *by_construction({name: result}),
         top_directions(result, facts or {}, 10, caption=f"{name}: the directions with the most energy"),
     ]
     return [Section("What the delta is made of", blocks)]
@@ -53,10 +55,15 @@ def made_of(
     blocks: list[Block] = [Text(f"The delta at {site}, over {n_prompts} contexts. Metric of the effect: {metric}.")]
     rows = [shares(name, each) for name, each in {**readings, **maps}.items()]
     if rows:
-        blocks.append(Table(rows, caption=_EXPLAINED))
+        blocks += [Table(rows, caption=_EXPLAINED), *by_construction({**readings, **maps})]
     for name, each in readings.items():
         caption = f"{name}: the directions with the most energy"
-        blocks.append(top_directions(each, facts.get(name, {}), 10, caption=caption))
+        known_here = facts.get(name, {})
+        blocks.append(top_directions(each, known_here, 10, caption=caption))
+        shown = each.top(10)
+        pairs = zip(shown["label"], shown["direction"], strict=True)
+        if said := silent((str(label), known_here.get(direction)) for label, direction in pairs):
+            blocks.append(Note(said, kind="warning"))
     if logits is not None:
         blocks += logit_blocks(logits)
     for name, each in effects.items():
@@ -72,13 +79,38 @@ def shares(name: str, result: Attribution) -> Cells:
     """The row of a reading in the table of shares."""
     return {
         "reading": name,
-        "explained share": result.explained,
+        "explained share": f"{decimal(result.explained)}{' (by construction)' if is_complete(result) else ''}",
         **_null(result),
         "residual norm": result.residual,
         "delta norm": result.norm,
         "expressed": result.expressed,
         "atoms": "all" if result.k is None else str(result.k),
     }
+
+
+def is_complete(result: Attribution) -> bool:
+    """Whether the basis spans the whole space, so that any delta is explained by it: 1.00 says nothing then.
+
+    Told by an orthonormal basis that leaves no residual, of the delta or of any that was turned at random.
+    """
+    if result.reading != "projection" or not result.residual <= SPANS * result.norm:
+        return False
+    return result.beside_null is None or result.beside_null.null.low >= 1 - SPANS
+
+
+def by_construction(readings: Mapping[str, Attribution]) -> list[Block]:
+    """A note that names the readings which are complete, where there are any."""
+    names = [name for name, each in readings.items() if is_complete(each)]
+    if not names:
+        return []
+    does = "explains" if len(names) == 1 else "explain"
+    bases = "basis is" if len(names) == 1 else "bases are"
+    return [
+        Note(
+            f"True by construction: {listed(names, 8)} {does} 1.00 of the delta because the {bases} complete; any delta "
+            "is explained so. Which directions hold the energy is the finding there."
+        )
+    ]
 
 
 def _null(result: Attribution) -> Cells:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mechsteer.report.blocks import Text
+from mechsteer.report.diagrams import persistence_diagram
 from mechsteer.report.report import Section
 from mechsteer.report.tables import Table
 from mechsteer.topology.summaries import TopologySummary
@@ -29,6 +30,10 @@ def summary(result: TopologySummary) -> list[Section]:
     return [
         Section(
             "Topology of one trajectory",
-            [Text(f"{result.n_points} points, {', '.join(how)}."), Table(rows, caption="Lifetimes of the bars")],
+            [
+                Text(f"{result.n_points} points, {', '.join(how)}."),
+                Table(rows, caption="Lifetimes of the bars"),
+                persistence_diagram(result),
+            ],
         )
     ]

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
 from mechsteer.report import figures
-from mechsteer.report.blocks import Block, Text
+from mechsteer.report.blocks import Block, Note, Text
 from mechsteer.report.figures import Figure
 from mechsteer.report.report import Section
 from mechsteer.report.sections.strengths import table
-from mechsteer.report.tables import Table, decimal, number
+from mechsteer.report.sections.units import unit_of
+from mechsteer.report.sections.words import meanings
+from mechsteer.report.tables import Table, number
 from mechsteer.training import FitResult
 
-_CURVES = "Loss and what it is made of, per epoch; epoch 0 is the state before training."
+_CURVES = (
+    "The loss, terms and weights added up, as a mean over the samples; epoch 0 is the state before training. How much "
+    "it varies from sample to sample is not kept, so that the curves have no intervals."
+)
+_NONE: Mapping[str, str] = {}
 
 
 def training(result: FitResult, *, caption: str = _CURVES) -> list[Section]:
@@ -65,23 +71,30 @@ def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Sec
     """The chosen steering: what was tried, how strong it is, how it was trained."""
     verified = choice.metric == "accuracy"
     samples = "of the model's own verified samples" if verified else "prompts with the wanted continuation"
-    sites, strengths = choice.chosen.sites, choice.strengths
+    sites, strengths, unit = choice.chosen.sites, choice.strengths, unit_of(choice.metric)
     raw = ", ".join(number(value) for value in strengths.raw)
     beside = (
         ""
         if math.isnan(choice.median_resid_norm)
         else f" beside a median residual norm of {number(choice.median_resid_norm)}"
     )
+    heading = "solved (%)" if unit.mark else f"score ({unit.difference})"
     what = "Layer and strength were" if len({c.coeff for c in choice.tried}) > 1 else "The layer was"
     blocks: list[Block] = [
         Text(
             f"An adapter at {', '.join(sites)}, trained on {choice.n_samples} {samples}. What it adds has the norm {raw}{beside}; "
             f"it moves the model by {number(strengths.kl)} nats (mean KL per token of the model's own greedy continuations). "
-            f"{what} chosen on dev (base there: {decimal(choice.base_score)})."
+            f"{what} chosen on dev (base there: {unit.score(choice.base_score)})."
         ),
+        *([Note(warning, kind="warning")] if (warning := at_the_edge(choice)) else []),
         Table(
             [
-                {"site": ", ".join(c.sites), "coeff": c.coeff, "score": c.score, "dev problems": c.n_items}
+                {
+                    "site": ", ".join(c.sites),
+                    "coeff": c.coeff,
+                    heading: unit.factor * c.score,
+                    "dev problems": c.n_items,
+                }
                 for c in choice.tried
             ],
             caption="Dev score of each layer and strength; the poorer half is left after each part of the problems",
@@ -91,20 +104,59 @@ def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Sec
     ]
     if fitted is not None:
         left = "questions" if verified else "prompts"
-        caption = f"Cross-entropy on its samples, KL to the model as it is on the {left}, size of what is added."
+        summed = " + ".join(named for term, named in _terms(left).items() if _has(fitted, term)) or "the objective"
+        caption = f"One sum, by weights: {summed}. A mean over the samples; how much it varies among them is not kept."
         blocks += curves(fitted, title="Training of the chosen adapter", caption=caption)
     return [Section("The adapter", blocks)]
 
 
-def traces(splits: Sequence[TraceSummary], *, source: str, left_out: int = 0) -> list[Section]:
-    """What is measured on. `source`: where the traces come from; `left_out`: too long for the context."""
+def _terms(left: str) -> dict[str, str]:
+    """The terms of the objective in words; `left`: what the model is to predict as it did."""
+    return {
+        "cross_entropy": "cross-entropy on its samples",
+        "kl": f"KL to the model as it is on the {left}",
+        "square_norm": "the squared norm of what is added",
+    }
+
+
+def _has(fitted: FitResult, term: str) -> bool:
+    return any(term in (getattr(epoch, split) or {}) for epoch in fitted.history for split in ("train", "dev"))
+
+
+def at_the_edge(choice: SteeringChoice) -> str:
+    """A warning where the strongest of several strengths was taken: a stronger one may be better, or harm more."""
+    tried = sorted({abs(candidate.coeff) for candidate in choice.tried})
+    if len(tried) < 2 or abs(choice.chosen.coeff) < tried[-1]:
+        return ""
+    return (
+        f"The strength chosen, {choice.chosen.coeff:g}, is the largest that was tried ({', '.join(f'{c:g}' for c in tried)}): "
+        "the best one may lie beyond the grid. Try more with adapter.coeffs."
+    )
+
+
+def traces(
+    splits: Sequence[TraceSummary],
+    *,
+    source: str,
+    left_out: int = 0,
+    cut: int = 0,
+    styles: Mapping[str, str] = _NONE,
+) -> list[Section]:
+    """What is measured on. `source`: where the traces come from; `left_out`: too long for the context; `cut`: problems
+    of which a part was given; `styles`: what each style means, in words."""
     judged = any(not math.isnan(split.accuracy) for split in splits)
     rows = []
     for split in splits:
         row: dict[str, object] = {"split": split.split, "n traces": split.n_traces, "n problems": split.n_problems}
         if judged:
-            row |= {"accuracy": split.accuracy, "problems with both": split.problems_with_both}
-        rows.append(row | {f"style: {name}": share for name, share in split.styles.items()})
-    caption = "What the figures above are measured on; problems never cross splits"
-    blocks = [Text(f"Traces: {source}. {left_out} were too long for the context."), Table(rows, caption=caption)]
+            row |= {"right (%)": 100 * split.accuracy, "problems with both": split.problems_with_both}
+        rows.append(row | {f"{name} (%)": 100 * share for name, share in split.styles.items()})
+    caption = "What the figures above are measured on; problems never cross splits. With both: right and wrong traces"
+    named = meanings((name for split in splits for name in split.styles), styles)
+    told = f"Traces: {source}. {left_out} were too long for the context and left out."
+    if cut:
+        told += f" Of {cut} problems only a part was given to the model: its first tokens (prompt_tokens), or what truncate keeps."
+    blocks: list[Block] = [Text(told)]
+    blocks += [Text(f"Styles of the texts. {named}")] if named else []
+    blocks.append(Table(rows, caption=caption))
     return [Section("Traces", blocks)]

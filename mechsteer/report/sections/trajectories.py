@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
 from mechsteer.evaluation.trajectories import Outcomes, TrajectoryEffect, TrajectoryTopology
 from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Note, Text
+from mechsteer.report.diagrams import persistence_diagram
 from mechsteer.report.report import Section
 from mechsteer.report.sections.words import interval
 from mechsteer.report.tables import Table, decimal
+from mechsteer.topology import TopologySummary
 
 TITLE = "Topology of trajectories"
 
 
-def trajectories(result: TrajectoryTopology | None, *, dropped: str = "") -> list[Section]:
-    """What topology says beyond the text, raw and matched. Without a result the section says why, `dropped`."""
+_NONE: Mapping[str, TopologySummary] = {}
+
+
+def trajectories(
+    result: TrajectoryTopology | None, *, dropped: str = "", examples: Mapping[str, TopologySummary] = _NONE
+) -> list[Section]:
+    """What topology says beyond the text, raw and matched; `examples`: trajectories at matched length, as diagrams.
+
+    Without a result the section says why, `dropped`.
+    """
     if result is None:
         return [Section(TITLE, [Note(f"No topology: {dropped}.")])]
     blocks: list[Block] = [Text(claim(result))] if result.effects else []
@@ -38,6 +50,13 @@ def trajectories(result: TrajectoryTopology | None, *, dropped: str = "") -> lis
                 caption="Each dot is one trace. This is why entropies are compared between clouds of one size only.",
             )
         )
+    if examples:
+        caption = (
+            f"At matched length ({result.n_points} points), of each kind the trajectory with the median H0 entropy. Each "
+            "point is a bar: components (H0) are born at 0, loops (H1) later; length is the height above the diagonal."
+        )
+        title = "What the entropies summarise: persistence diagrams"
+        blocks.append(persistence_diagram(examples, title=title, caption=caption))
     if not result.effects:
         blocks.append(Note(f"No claim about right answers: {result.no_effects}."))
         return [Section(TITLE, blocks)]

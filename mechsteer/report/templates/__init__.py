@@ -11,14 +11,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from mechsteer.report.escaping import visible
+from mechsteer.report.escaping import unbroken, visible
 
 _FOLDER = Path(__file__).parent
 
 
 def _shown(value: Any) -> Any:
-    """What cannot be seen is made visible; the escaping comes after."""
-    return value if isinstance(value, Markup) else visible(str(value))
+    """What cannot be seen is made visible, tokens and intervals stay on one line; the escaping comes after."""
+    return value if isinstance(value, Markup) else unbroken(visible(str(value)))
 
 
 _ENVIRONMENT = Environment(

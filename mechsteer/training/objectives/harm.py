@@ -10,7 +10,7 @@ the KL is identically zero and is not counted.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -68,6 +68,8 @@ class Harmless(Objective):
 
 def as_samples(items: Sequence[SampleLike]) -> list[Sample]:
     """Samples as they are, (prompt, target) pairs as samples. Raises DataError for anything else."""
+    if isinstance(items, (str, bytes)) or not isinstance(items, Iterable):
+        raise DataError(f"samples are {items!r:.80}", "pass a list of Sample(prompt, target), or of pairs of the two")
     samples = []
     for i, item in enumerate(items):
         if isinstance(item, Sample):
