@@ -174,6 +174,7 @@ _READERS: dict[str, Callable[[str, Path], Iterator[Row]]] = {
 
 
 def field_of(row: Row, name: str, path: str | os.PathLike[str]) -> Any:
+    """The field `name` of a row of the file `path`. Raises DataError naming file and line where there is none."""
     if not isinstance(row.data, Mapping):
         raise malformed(path, row.line, f"a row with fields was expected, this is a {type(row.data).__name__}")
     if name not in row.data:
