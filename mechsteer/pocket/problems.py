@@ -226,6 +226,10 @@ def stream(rng: random.Random, split: Split) -> Iterator[Problem]:
             yield problem
 
 
+MOST = 1_000_000
+"""problems of a call: a million take minutes already"""
+
+
 def problems(n: int, *, seed: int, split: Split = "train") -> list[Problem]:
     """`n` different problems of one split, a function of `seed` alone.
 
@@ -238,6 +242,8 @@ def problems(n: int, *, seed: int, split: Split = "train") -> list[Problem]:
     >>> [p.answer for p in problems(3, seed=0)] == [p.answer for p in problems(9, seed=0)][:3]
     True
     """
+    if n > MOST:
+        raise DataError(f"{n} problems of the split {split!r} are too many.", f"ask for at most {MOST}")
     found: dict[str, Problem] = {}
     misses = 0
     source = stream(random.Random(f"problems/{seed}"), split)

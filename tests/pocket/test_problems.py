@@ -219,6 +219,8 @@ def test_persona_statements_are_answered_by_the_persona() -> None:
 def test_errors() -> None:
     with pytest.raises(ConfigError, match="no split 'valid'"):
         pocket.problems(1, seed=0, split="valid")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="ask for at most 1000000"):
+        pocket.problems(10**8, seed=0)
     with pytest.raises(ConfigError, match="no contrast 'hapy'"):
         pocket.contrast_pairs("hapy", 1, 0)
     with pytest.raises(DataError, match="100000 asked for"):
