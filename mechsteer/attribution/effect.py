@@ -34,7 +34,6 @@ from mechsteer.attribution.tabulating import table
 from mechsteer.bases import Basis, NullKind, as_basis
 from mechsteer.errors import ConfigError, DataError, ShapeError
 from mechsteer.models.sites import SiteLike
-from mechsteer.runtime.threads import side_by_side
 from mechsteer.steering.interventions import Interventions
 
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -95,19 +94,18 @@ def attribute_effect(
     options: dict[str, Any] = {"k": k, "nulls": nulls, "nulls_run": nulls_run, "null_kind": null_kind}
     options |= {"null_contexts": null_contexts, "selection": selection, "n_random": n_random, "atoms": atoms}
     asked(basis, k, nulls, nulls_run, selection, n_random, atoms)  # before anything runs
-    with side_by_side(model):
-        ground = effect_ground(
-            *(model, iv, prompts, metric),
-            folds=folds,
-            groups=groups,
-            integrated=integrated,
-            seed=seed,
-            n_bootstrap=n_bootstrap,
-            site=site,
-            continuations=continuations,
-            batch_size=batch_size,
-        )
-        return attribute_on(ground, basis, progress=progress, **options)
+    ground = effect_ground(
+        *(model, iv, prompts, metric),
+        folds=folds,
+        groups=groups,
+        integrated=integrated,
+        seed=seed,
+        n_bootstrap=n_bootstrap,
+        site=site,
+        continuations=continuations,
+        batch_size=batch_size,
+    )
+    return attribute_on(ground, basis, progress=progress, **options)
 
 
 def attribute_on(

@@ -20,7 +20,6 @@ from torch import Tensor
 
 from mechsteer.attribution.replay import Prepared, Runner
 from mechsteer.errors import ConfigError, NonFiniteError
-from mechsteer.runtime.threads import each_of
 
 FIRST_PIECES, MOST_STEPS = 8, 512
 _TOLERANCE = 0.01  # Σ |errors of the pieces| of a row beside its effect, or a tenth of the mean |effect|
@@ -75,11 +74,8 @@ def record(runner: Runner, steps: Steps) -> Recorded:
     """
     deltas, gradients, prompts, most = [], [], [], 0
     least = 0.1 * float((runner.gather("steered") - runner.gather("base")).abs().mean())
-
-    def of(each: Prepared) -> tuple[Tensor, int]:
-        return _refined(runner, each, least) if steps == "auto" else _uniform(runner, each, steps)
-
-    for each, (gradient, n_taken) in zip(runner.batches, each_of(of, runner.batches), strict=True):
+    for each in runner.batches:
+        gradient, n_taken = _refined(runner, each, least) if steps == "auto" else _uniform(runner, each, steps)
         if not bool(torch.isfinite(gradient[each.touched]).all()):
             raise NonFiniteError("a gradient of the metric is NaN or infinite", "look at the metric's derivative")
         most = max(most, n_taken)

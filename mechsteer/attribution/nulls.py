@@ -21,7 +21,6 @@ from mechsteer.attribution.gradients import Recorded
 from mechsteer.attribution.replay import Runner
 from mechsteer.attribution.selection import Evidence, Selection, evidence, kept, spanned, weighted
 from mechsteer.bases import Basis, NullKind, meaningless
-from mechsteer.runtime.threads import each_of
 
 N_DRAWS = 200  # of a bootstrap that selects anew in every resample
 
@@ -96,23 +95,14 @@ def run_nulls(
     """`n` meaningless bases by recorded gradients, the first `n_run` also on the contexts `rows`, those of `runner`."""
     curves, checked, moved, spans = [], [], [], []
     drawn: Iterator[Basis] = meaningless(basis, n, seed, kind=kind)
-
-    def shown(numbered: tuple[int, Basis]) -> tuple[np.ndarray, tuple[Checked, np.ndarray, Tensor] | None]:
-        number, null = numbered
+    for number, null in enumerate(tqdm(drawn, total=n, desc="nulls", disable=not progress, leave=False)):
         found = procedure.evidence(null)
-        if number >= n_run:
-            return procedure.curve(found), None
-        chosen = procedure.chosen(found)
-        ran = really_run(runner, base, found, chosen, procedure.fold_of[rows], procedure.sizes)
-        return procedure.curve(found), (ran, procedure.reselected(found, chosen), procedure.span(found))
-
-    every = each_of(shown, enumerate(drawn))
-    for curve, ran in tqdm(every, total=n, desc="nulls", disable=not progress, leave=False):
-        curves.append(curve)
-        if ran is not None:
-            checked.append(ran[0])
-            moved.append(ran[1])
-            spans.append(ran[2])
+        curves.append(procedure.curve(found))
+        if number < n_run:
+            chosen = procedure.chosen(found)
+            checked.append(really_run(runner, base, found, chosen, procedure.fold_of[rows], procedure.sizes))
+            moved.append(procedure.reselected(found, chosen))
+            spans.append(procedure.span(found))
     recorded = np.stack(curves) if curves else np.zeros((0, len(procedure.sizes)))
     return Nulls(recorded, tuple(checked), tuple(moved), tuple(spans))
 

@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 from mechsteer.attribution.path_runs import PathRuns
 from mechsteer.attribution.replay import Runner
 from mechsteer.results import Interval
-from mechsteer.runtime.threads import each_of
 
 MEASURED = ("sufficiency", "necessity")
 Draw = Callable[[int, torch.Generator], Tensor]  # k members at random, as numbers
@@ -58,7 +57,7 @@ class Shares:
 
     def measured(self, run: Callable[[PathRuns], Tensor]) -> np.ndarray:
         """[n_prompts] effects of runs, one per batch."""
-        return self.runner.in_order(list(each_of(run, self.runs))).numpy() - self.base
+        return self.runner.in_order([run(each) for each in self.runs]).numpy() - self.base
 
 
 def halves(n_prompts: int, seed: int) -> Tensor:

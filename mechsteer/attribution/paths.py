@@ -36,7 +36,6 @@ from mechsteer.errors import ConfigError, DataError
 from mechsteer.models.sites import Site, SiteLike
 from mechsteer.results import Interval, Result, cluster_weights
 from mechsteer.runtime.session import open_sessions
-from mechsteer.runtime.threads import each_of
 from mechsteer.steering.interventions import Interventions
 
 RESOLVED = 0.05  # the share that may be missing from the sum of all flows
@@ -166,7 +165,7 @@ def attribute_paths(
     effect = (steered - base).numpy()
     draws = cluster_weights(len(effect), n_bootstrap, np.random.default_rng(seed)) / len(effect)
     total = Interval.from_draws(effect.mean(), draws @ effect)
-    runs = list(each_of(lambda each: _runs(runner, graph, each), runner.batches))
+    runs = [_runs(runner, graph, each) for each in runner.batches]
     found, steps = _flow(runner, runs, integrated, total.value)
     reason = _nothing(total, found)
     shares = Shares(runner, runs, base.numpy(), effect, draws)
@@ -254,7 +253,7 @@ def _flow(runner: Runner, runs: Sequence[PathRuns], n_steps: int, total: float) 
     """(flows of all prompts, steps), in more steps where they do not add up."""
     most = 8 * n_steps
     while True:
-        parts = list(each_of(lambda each, n=n_steps: flow(each, n), runs))
+        parts = [flow(each, n_steps) for each in runs]
         found = Flow(*(_gathered(runner, [getattr(p, name) for p in parts]) for name in Flow.__dataclass_fields__))
         ends = (float(found.arrived.mean()), float(found.edges[:, 0].sum(1).mean()))
         if n_steps >= most or max(abs(total - end) for end in ends) <= RESOLVED * abs(total):

@@ -20,7 +20,6 @@ from mechsteer.runtime.batches import Batch, encode_pairs
 from mechsteer.runtime.reach import n_untouched_blocks, touched
 from mechsteer.runtime.restart import Start, start_from
 from mechsteer.runtime.scopes import Context
-from mechsteer.runtime.threads import each_of
 from mechsteer.steering.interventions import Intervention, Interventions
 
 
@@ -79,8 +78,7 @@ class Runner:
     @torch.no_grad()
     def run(self, edited: Sequence[Tensor]) -> Tensor:
         """The metric of every prompt with these deltas (one tensor per batch) in place of the recorded ones."""
-        pairs = list(zip(self.batches, edited, strict=True))
-        return self.in_order(list(each_of(lambda pair: self.score(*pair), pairs)))
+        return self.in_order([self.score(each, delta) for each, delta in zip(self.batches, edited, strict=True)])
 
     def score(self, each: Prepared, delta: Tensor) -> Tensor:
         """[batch] metric of one batch with this delta; differentiable in it."""
@@ -143,8 +141,7 @@ def prepare(
         [each for other, group in groups.items() if other != site for each in group],
     )
     n_skipped = n_untouched_blocks(model, everything)
-
-    def prepared(batch: Batch) -> Prepared:
+    for batch in batches_of(model, pairs, batch_size, other_order=other_order):
         own = metric.of(batch.rows.tolist())
         start = start_from(model, batch, n_skipped)
         base = runner._score(batch, own, start, runner.others)
@@ -161,9 +158,7 @@ def prepare(
         if delta is None:  # coeff 0 registers no hook
             shape = (*batch.tokens.shape, backend_of(model).cfg.d_model)
             delta = torch.zeros(shape, dtype=logits.dtype, device=logits.device)
-        return Prepared(batch, own, start, touched(groups[site], batch.context()), delta, base, steered)
-
-    runner.batches += each_of(prepared, batches_of(model, pairs, batch_size, other_order=other_order))
+        runner.batches.append(Prepared(batch, own, start, touched(groups[site], batch.context()), delta, base, steered))
     return runner
 
 

@@ -6,7 +6,6 @@ keeps what it has. As with `Runner.attach`, only the context that asked is affec
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +15,6 @@ from mechsteer.models.protocol import Hook, Remove
 from mechsteer.models.record import record_of
 from mechsteer.models.runner import in_this_context
 
-_AROUND = "_mechsteer_around"
 NORMS = ("ln1", "ln2")  # in front of the attention, in front of the MLP
 
 
@@ -57,46 +55,23 @@ def around_block(model: Any, layer: int, fn: Callable[[Callable[[], Any]], Any])
     Not with a KV cache, which every run would extend.
     """
     block, (is_here, end) = model.blocks[layer], in_this_context()
-    entry = (is_here, fn)
     with record_of(model).lock:
-        standing = block.__dict__.get(_AROUND)
-        if standing is None:
-            standing = block.__dict__[_AROUND] = _stand_for_forward(block)
-        standing.entries = (*standing.entries, entry)
+        former, inner = block.__dict__.get("forward"), block.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return fn(lambda: inner(*args, **kwargs)) if is_here() else inner(*args, **kwargs)
+
+        block.__dict__["forward"] = forward
 
     def remove() -> None:
         end()
         with record_of(model).lock:
-            standing.entries = tuple(each for each in standing.entries if each is not entry)
-            if not standing.entries and block.__dict__.pop(_AROUND, None) is not None:
-                if standing.former is None:
-                    block.__dict__.pop("forward", None)
-                else:
-                    block.__dict__["forward"] = standing.former
+            if former is None:
+                block.__dict__.pop("forward", None)
+            else:
+                block.__dict__["forward"] = former
 
     return remove
-
-
-class _Standing:
-    """What stands for a block's forward, for as long as anybody, in any thread, has something around it."""
-
-    def __init__(self, former: Callable[..., Any] | None) -> None:
-        self.former = former  # an instance's own forward; None: its class'
-        self.entries: tuple[tuple[Callable[[], bool], Callable[[Callable[[], Any]], Any]], ...] = ()
-
-
-def _stand_for_forward(block: nn.Module) -> _Standing:
-    standing, inner = _Standing(block.__dict__.get("forward")), block.forward
-
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        run: Callable[[], Any] = lambda: inner(*args, **kwargs)  # noqa: E731
-        for is_here, fn in standing.entries:  # the last one attached is the outermost
-            if is_here():
-                run = functools.partial(fn, run)
-        return run()
-
-    block.__dict__["forward"] = forward
-    return standing
 
 
 def n_heads_and_size(z: Tensor, n_heads: int) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 Operations on a small model are too short to be shared out. Two torch threads gain a tenth on them when nothing else
 runs, and where both processors are busy elsewhere they spin while they wait for each other: four to eight times the
-time of one (`python scripts/bench.py threads`). Pieces that need nothing of each other (arms, batches, trainings,
-meaningless bases) gain more from running at once, wait for nobody, and give the same bits however many run.
+time of one (`python scripts/bench.py threads`). Pieces that write texts or train (arms, batches of prompts, trainings)
+gain as much or more from running at once, wait for nobody, and give the same bits however many run. Short passes
+through hooked models, as attribution makes them, gain nothing: Python is most of their time, and it takes turns.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ class Declaration:
     keys: tuple[str, ...]
     writes: tuple[str, ...] = ()
     steers: bool = False  # there is none of it where the data are ready-made traces
+    has_pieces: bool = False  # that gain from running side by side: see mechsteer.runtime.threads
 
 
 PROBLEMS = ("data", "seed", "metric", "truncate", "max_new_tokens", "suffix", "prompt_tokens")  # what the prompts are
@@ -35,6 +36,7 @@ STAGES: dict[str, Declaration] = {
         about="sample reasoning traces and judge them",
         keys=("model", "backend", "dtype", *PROBLEMS, "batch_size", "traces"),
         writes=("traces-train.jsonl", "traces-dev.jsonl"),
+        has_pieces=True,
     ),
     "capture": Declaration(
         about="keep the activations of the traces",
@@ -48,6 +50,7 @@ STAGES: dict[str, Declaration] = {
         keys=(*PROBLEMS, *SCORED, "layers", "traces.n_problems", "traces.n_dev", "adapter"),
         writes=("adapter.safetensors", "adapter-seeds"),
         steers=True,
+        has_pieces=True,
     ),
     "site": Declaration(
         about="where SAE, probe and topology read: behind the adapter, or in the middle",
@@ -80,6 +83,7 @@ STAGES: dict[str, Declaration] = {
         reads=("traces", "capture", "train"),
         keys=(*PROBLEMS, *SCORED, "traces.n_problems", "traces.n_dev", "evaluate"),
         steers=True,
+        has_pieces=True,
     ),
     "where": Declaration(
         about="where the adapter acts: what is added at which token of dev texts",

@@ -184,7 +184,7 @@ class Run:
             shutil.rmtree(desk.checkpoints, ignore_errors=True)
         with self._claim(desk):
             results = {need: None if need not in inputs else inputs[need].result for need in stage.declared.reads}
-            with side_by_side(self.model):
+            with side_by_side(self.model) if stage.declared.has_pieces else contextlib.nullcontext():
                 result = to_plain(stage.function(desk, **results), stage.kind)
             desk.clear()
             files = {file: self.files.digest(file) for file in stage.declared.writes if (self.folder / file).exists()}

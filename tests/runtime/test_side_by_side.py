@@ -9,7 +9,6 @@ import torch
 import toys
 
 import mechsteer as ms
-from mechsteer.models.reads import around_block
 from mechsteer.runtime.batches import Sample
 from mechsteer.runtime.threads import SMALL, each_of, side_by_side
 from mechsteer.training import FitConfig, fit
@@ -112,32 +111,3 @@ def test_trainings_at_once_are_the_trainings_in_a_row(model):
     for a, b in zip(alone, at_once, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not np.array_equal(alone[0], alone[1])
-
-
-def test_what_stands_around_a_block_is_taken_off_in_any_order(model):
-    """Two threads put something around one block and take it off again, the first one first."""
-    block, tokens = model.blocks[1], torch.tensor(toys.prompts(5, 5))
-    former = block.__dict__.get("forward")
-    with torch.no_grad():
-        plain = model(tokens)
-        calls = []
-
-        def counted(name):
-            def fn(run):
-                calls.append(name)
-                return run()
-
-            return fn
-
-        first, second = around_block(model, 1, counted("first")), around_block(model, 1, counted("second"))
-        torch.testing.assert_close(model(tokens), plain, rtol=0, atol=0)
-        assert calls == ["second", "first"], "the last one is the outermost"
-        first()
-        calls.clear()
-        model(tokens)
-        assert calls == ["second"]
-        second()
-        calls.clear()
-        model(tokens)
-    assert calls == []
-    assert block.__dict__.get("forward") is former
