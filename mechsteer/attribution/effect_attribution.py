@@ -167,6 +167,13 @@ class EffectAttribution(Result):
             )
         if not self.says_more_than_noise:
             best = self.check.iloc[int(np.argmin(self.check["p_holm"].to_numpy(float)))]
+            if best["p_holm"] < ALPHA:
+                return (
+                    f"{name[0].upper()}{name[1:]} says no more than noise about the effect of this intervention on "
+                    f"{metric}: by recorded gradients its top {int(best['k'])} do better than {settings.nulls} meaningless "
+                    f"bases (p = {best['p_holm']:.3f} after Holm), but of the {settings.nulls_run} that really ran more "
+                    "than one in twenty do as well."
+                )
             return (
                 f"{name[0].upper()}{name[1:]} says no more than noise about the effect of this intervention on {metric}: "
                 f"{settings.nulls} meaningless bases of the same size, selected from in the same way, do as well "

@@ -52,7 +52,8 @@ def side_by_side(model: Any) -> Iterator[None]:
 
 
 def _is_small(model: Any) -> bool:
-    first = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    parameters = getattr(model, "parameters", None)  # None for what is no model
+    first = None if parameters is None else next(parameters(), None)
     return first is not None and first.device.type == "cpu" and model.cfg.d_model <= SMALL
 
 

@@ -183,7 +183,10 @@ def verdict_of(p: float, p_run: float, nulls: int) -> EffectAttribution:
     ],
 )
 def test_words_need_both_ranks(p, p_run, nulls, verdict):
-    assert verdict_of(p, p_run, nulls).verdict == verdict
+    found = verdict_of(p, p_run, nulls)
+    assert found.verdict == verdict
+    if verdict == "no more than noise":  # the words name the rank that it fails
+        assert ("that really ran more than one in twenty do as well" in EffectAttribution.sentence(found)) == (p < 0.05)
 
 
 def test_bases_of_different_effects_are_not_compared():
