@@ -32,7 +32,7 @@ _OURS = "mechsteer, attribute_effect"
 CLAIMS = (
     Claim(
         key="finds what carries",
-        text="Pursuing the integrated effect over directions finds those that carry it",
+        text="Ranking directions by their share of the integrated effect finds those that carry it",
         source=_OURS,
         decides=f"{_RECALL} other than saturated ones, at least .95",
         bound=0.95,

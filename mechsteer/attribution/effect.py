@@ -53,7 +53,7 @@ def attribute_effect(
     null_contexts: int = 64,
     folds: int = 2,
     groups: Sequence[Hashable] | None = None,
-    selection: str | Selection = "effect",
+    selection: str | Selection = "share",
     n_random: int = 20,
     integrated: Steps = "auto",
     seed: int = 0,
@@ -77,7 +77,7 @@ def attribute_effect(
     function of `seed`.
 
     `k`: numbers of directions kept and removed; default 1, 2, 4, ..., 32, as far as the basis goes. `selection`:
-    "effect", "share" (see `selection`), or a function like those. `folds`: directions are selected on all folds but
+    "share", "effect" (see `selection`), or a function like those. `folds`: directions are selected on all folds but
     one and checked on that; prompts with one label in `groups` (of one problem, say) are in one fold. `nulls`: so many
     meaningless bases of `null_kind` by recorded gradients, `nulls_run` of them really run, on `null_contexts` contexts
     drawn from all. p-values cannot be under 1 / (1 + nulls), times the number of k after Holm. For a delta with more
@@ -117,7 +117,7 @@ def attribute_on(
     nulls_run: int = 20,
     null_kind: NullKind = "rotated",
     null_contexts: int = 64,
-    selection: str | Selection = "effect",
+    selection: str | Selection = "share",
     n_random: int = 20,
     atoms: int = 32,
     progress: bool = False,

@@ -6,8 +6,8 @@ one. Its sign: directions kept alone do more than the whole, and many small ones
 
 Shares here are those of the check: what each next direction adds to the effect of the kept span. A direction is marked
 if its share is large (.1), and the share of the rest, the residual and all directions with less than half of its
-share, has the other sign and at least a third of its size. So opposite directions of like size, a true mixture of signs, do
-not mark each other. Several may be marked for one rest. Where contexts differ the rest tells which it takes back: its
+share and less than a fifth of the effect, has the other sign and at least a third of its size. So opposite directions of
+like size, or large in themselves, a true mixture of signs, do not mark each other. Several may be marked for one rest. Where contexts differ the rest tells which it takes back: its
 effect on each context follows minus theirs (least squares, coefficients between 0 and 1), and a direction with a
 coefficient under one half is cleared. Where contexts do not differ nothing can clear it: in a linear model a rotation
 turns a true share beside an illusion into an illusion beside a true share, so the mark says "perhaps".
@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import lsq_linear
 from torch import Tensor
 
-LARGE, HALF, THIRD = 0.1, 0.5, 1 / 3
+LARGE, HALF, THIRD, NAMED = 0.1, 0.5, 1 / 3, 0.2
 _VARIES = 0.05  # standard deviation over contexts, in means, from which on contexts are taken to differ
 
 
@@ -32,11 +32,13 @@ def marked(gains: Float[Tensor, "n_prompts n_dirs"], effect: Float[Tensor, " n_p
     [True, True, False]
     >>> marked(one * torch.tensor([1.0, 0.8, -0.8]), one[:, 0]).tolist()  # a third direction does
     [False, False, False]
+    >>> marked(one * torch.tensor([0.6, 0.5, 0.45, -0.28, -0.27]), one[:, 0]).tolist()  # two that are large themselves do
+    [False, False, False, False, False]
     """
     shares = gains.mean(0) / effect.mean()
     rests, suspects = [], []
     for i in (shares.abs() >= LARGE).nonzero()[:, 0].tolist():
-        rest = effect - gains[:, shares.abs() >= HALF * shares[i].abs()].sum(1)
+        rest = effect - gains[:, shares.abs() >= min(HALF * abs(float(shares[i])), NAMED)].sum(1)
         of_rest = float(rest.mean() / effect.mean())
         if of_rest * float(shares[i]) < 0 and abs(of_rest) >= THIRD * abs(float(shares[i])):
             suspects.append(i)

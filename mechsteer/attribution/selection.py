@@ -3,10 +3,11 @@
 A selection is a function (evidence, weights [n_draws n_prompts], k) -> [n_draws k] of candidates, best first: the
 evidence of the prompts that weigh something, and nothing else. It is the same function for a basis and for its nulls.
 
-    share    the largest |share|, one direction at a time: both signs matter
+    share    the largest |share|, one direction at a time: both signs matter. The default: on planted mechanisms
+             (`scripts/court.py attribution --seeds 200-219`) it is at least as good, but for .01 in superposed dictionaries
     effect   pursuit of the effect: each next direction is the one whose addition changes the effect of the kept part
-             most, given those taken; a near-copy of one that is taken adds nothing. The default: on planted mechanisms
-             (`scripts/court.py attribution`) it finds what shares find, and more in superposed dictionaries
+             most, given those taken; a near-copy of one that is taken adds nothing. In overcomplete dictionaries with
+             large inert directions it takes some of those
 """
 
 from __future__ import annotations

@@ -147,9 +147,9 @@ def with_nulls(model: Any, iv: Intervention, contexts: Sequence[Sequence[int]], 
     return of_effect(attribute_effect(model, iv, contexts, basis, metric))
 
 
-def by_share(model: Any, iv: Intervention, contexts: Sequence[Sequence[int]], basis: Basis, metric: Metric) -> Claims:
-    """The same ranked by |share|, one direction at a time, in place of pursuit of the effect."""
-    return of_effect(attribute_effect(model, iv, contexts, basis, metric, selection="share", nulls=0, nulls_run=0))
+def by_effect(model: Any, iv: Intervention, contexts: Sequence[Sequence[int]], basis: Basis, metric: Metric) -> Claims:
+    """The same with pursuit of the effect in place of ranking by |share|."""
+    return of_effect(attribute_effect(model, iv, contexts, basis, metric, selection="effect", nulls=0, nulls_run=0))
 
 
 def of_effect(found: EffectAttribution) -> Claims:
@@ -163,7 +163,7 @@ def of_effect(found: EffectAttribution) -> Claims:
 COMPETITORS: dict[str, Competitor] = {
     "default": default,
     "default with nulls": with_nulls,
-    "share": by_share,
+    "effect pursuit": by_effect,
     "shapley": shapley,
     "integrated gradients": integrated_gradients,
     "gradient x delta": gradient_times_delta,

@@ -39,7 +39,7 @@ from mechsteer.studies.results import (
 
 DECODER, ENCODER, FEATURES = "SAE features by the decoder", "SAE features by the encoder", "SAE features"
 OF_OTHER_SEEDS = (4, 16)  # how many directions of these SAEs are kept or removed
-N_NULL_CONTEXTS = 40  # contexts on which meaningless bases really run
+N_NULL_CONTEXTS = 48  # contexts on which meaningless bases really run
 N_TOP, N_OF_MAP, N_OF_EFFECT = 10, 5, 12  # directions of a reading, a map and an effect that are told in words
 
 

@@ -33,7 +33,6 @@ def test_the_order_rests_on_every_token(model_of):
     iv = ms.Intervention(Linear(size=0.3), SITE)
     eff = ms.attribute_effect(
         *(model_of("bridge-llama"), iv, prompts, ms.bases.from_directions(rows), ODDS),
-        selection="share",
         k=8,
         nulls=0,
         nulls_run=0,
