@@ -24,7 +24,10 @@ _PLACES = {
 
 def has_hooked() -> bool:
     """There is a HookedTransformer in the TransformerLens that is installed: up to version 3."""
-    return hasattr(importlib.import_module("transformer_lens"), "HookedTransformer")
+    try:
+        return hasattr(importlib.import_module("transformer_lens"), "HookedTransformer")
+    except ImportError:  # what version 4 raises for names that are gone
+        return False
 
 
 def __getattr__(name: str) -> Any:
