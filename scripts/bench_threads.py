@@ -3,7 +3,7 @@
     python scripts/bench_threads.py [--rounds 3]
 
 In a row: one piece after another, each on all torch threads, as torch does it. Side by side: as many pieces at once,
-each on one thread (`mechsteer.runtime.threads`). Traces (8 batches of 64 sampled), training (3 vectors, one epoch) and
+each on one thread (`mechsteer.runtime.threads`). Traces (8 batches of 64 sampled), training (3 vectors, four epochs) and
 evaluation (4 arms x 200 problems) on pocket; "busy" has one other process per processor that never waits.
 Wanted: side by side, idle, at most the time in a row; busy at most 2.5 times idle.
 """
@@ -49,7 +49,7 @@ def works(model: Any) -> dict[str, Callable[[], Any]]:
         return ms.generate(model, rows, max_new_tokens=200, temperature=0.9, generator=generator)
 
     def training(seed: int) -> Any:
-        return fit(model, iv, CrossEntropy(samples), FitConfig(lr=1.0, epochs=1, seed=seed))
+        return fit(model, iv, CrossEntropy(samples), FitConfig(lr=1.0, epochs=4, seed=seed), progress=False)
 
     return {
         "traces": lambda: list(each_of(traces, range(0, 512, 64))),
