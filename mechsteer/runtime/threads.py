@@ -54,7 +54,8 @@ def side_by_side(model: Any) -> Iterator[None]:
 def _is_small(model: Any) -> bool:
     parameters = getattr(model, "parameters", None)  # None for what is no model
     first = None if parameters is None else next(parameters(), None)
-    return first is not None and first.device.type == "cpu" and model.cfg.d_model <= SMALL
+    d_model = getattr(getattr(model, "cfg", None), "d_model", None)
+    return first is not None and first.device.type == "cpu" and d_model is not None and d_model <= SMALL
 
 
 def each_of(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
