@@ -1,5 +1,6 @@
 """The whole loop on the bundled model, small: its files, a kill in the middle, ready-made traces."""
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -20,6 +21,7 @@ from mechsteer import cli
 from mechsteer.models.sites import Site
 from mechsteer.pocket import problems
 from mechsteer.results import to_plain
+from mechsteer.runtime.threads import side_by_side
 from mechsteer.studies import traces
 from mechsteer.studies.contexts import contexts
 from mechsteer.studies.graph import STAGES, before
@@ -133,7 +135,9 @@ def test_a_stage_needs_nothing_but_what_it_declares(undisturbed, tmp_path):
                     shutil.copy(undisturbed / file, bare / file)
         with desk_of(undisturbed, name) as (desk, results):
             alone = dataclasses.replace(desk, folder=bare, checkpoints=bare / "checkpoints")
-            again = to_plain(FUNCTIONS[name](alone, **results))
+            # as a run does it: on as many threads
+            with side_by_side(desk.model) if declared.has_pieces else contextlib.nullcontext():
+                again = to_plain(FUNCTIONS[name](alone, **results))
         assert json.dumps(again) == json.dumps(stage_result(undisturbed, name)), name
 
 
