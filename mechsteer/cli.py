@@ -132,9 +132,9 @@ def _presets() -> list[str]:
 def _models(rest: list[str]) -> int:
     if rest:
         raise MechsteerError(f"models takes no settings, got {rest}", "mechsteer models")
-    for folder in sorted((Path(__file__).parent / "pocket" / "models").glob("*/config.json")):
-        size = sum(f.stat().st_size for f in folder.parent.iterdir()) / 1e6
-        print(f"{folder.parent.name:16} {size:5.1f} MB  {folder.parent}")
+    for name, folder in importlib.import_module("mechsteer.files.bundled").bundled_models().items():
+        size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
+        print(f"{name:16} {size:5.1f} MB  {folder}")
     return 0
 
 

@@ -9,23 +9,24 @@ from __future__ import annotations
 import contextlib
 import difflib
 import threading
-from collections.abc import Mapping
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants
 
 from mechsteer.errors import ModelLoadError
+from mechsteer.files.bundled import bundled_models
 
 PATIENCE = 3.0  # seconds for an answer
 
 
-def find_model(name: str, bundled: Mapping[str, Path]) -> Path | str:
+def find_model(name: str) -> Path | str:
     """The folder of a model: a bundled one, one's own, or one of the hub that was loaded before and cannot be asked
     for now; else the name, which the hub knows.
 
     Raises ModelLoadError: nothing of the name, a folder without config.json, no answer from the hub.
     """
+    bundled = bundled_models()
     if name in bundled:
         return bundled[name]
     if not name.strip() or "\0" in name:

@@ -3,12 +3,13 @@
 The only package that knows HookedTransformer from TransformerBridge, and that imports transformer_lens.
 """
 
+from mechsteer.files.bundled import bundled_models
 from mechsteer.models.backend import Backend, Engine
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.fingerprint import model_fingerprint, model_name, require_fingerprint
 from mechsteer.models.library import has_hooked
 from mechsteer.models.likeness import Differences, Look, differences
-from mechsteer.models.load import Truncate, bundled_models, load_model, tokenize, tokenize_continuation
+from mechsteer.models.load import Truncate, load_model, tokenize, tokenize_continuation
 from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
 from mechsteer.models.record import ModelRecord, record_of
 from mechsteer.models.saving import save_folder

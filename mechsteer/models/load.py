@@ -25,12 +25,6 @@ from mechsteer.tokens import continuation_ids
 
 Truncate = Literal["left", "right"]  # which end of a prompt that is too long goes
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
-BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "models"
-
-
-def bundled_models() -> dict[str, Path]:
-    """Name -> folder of the models that come with the package."""
-    return {p.parent.name: p.parent for p in sorted(BUNDLED.glob("*/config.json"))}
 
 
 def load_model(
@@ -61,7 +55,7 @@ def load_model(
         raise ModelLoadError(f"unknown backend {backend!r}", "backend is 'bridge' or 'hooked'")
     dtype, device = _dtype(dtype), None if device is None else _device(device)
     if isinstance(name_path_or_model, (str, os.PathLike)):
-        source = str(find_model(str(name_path_or_model), bundled_models()))
+        source = str(find_model(str(name_path_or_model)))
         with quiet(), _readable(source):
             model = _load_bridge(source, device, dtype) if backend == "bridge" else load_hooked(source, device, dtype)
     elif isinstance(name_path_or_model, library.PreTrainedModel):

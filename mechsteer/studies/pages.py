@@ -22,6 +22,7 @@ from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import over
 from mechsteer.errors import FileFormatError
 from mechsteer.files import digest_of, read_record, write_record
+from mechsteer.files.bundled import bundled_models
 from mechsteer.files.hub import find_model, kept_folder
 from mechsteer.studies.folder import CONFIG, Folder, file_digest, made_from_of, now_changed, outcome, read_settings
 from mechsteer.studies.graph import STAGES, before
@@ -29,7 +30,6 @@ from mechsteer.studies.graph import STAGES, before
 PAGES = "pages.json"
 FORMAT = 1  # of it
 REPORT = ("results.json", "report.html", "report.md")
-BUNDLED = Path(__file__).resolve().parents[1] / "pocket" / "models"
 WHOLE = 64 * 2**20  # bytes of a file that is read to its end
 END = 2**20  # bytes of each end of a larger one
 PACKAGES = (
@@ -133,7 +133,7 @@ def note_heatmap(folder: Folder, page: Path) -> None:
 
 def model_files(model: str) -> str | None:
     """A digest of the files of a model by its name in the settings; None where they are not on this machine."""
-    folder = BUNDLED / model if (BUNDLED / model / CONFIG).is_file() else Path(model).expanduser()
+    folder = bundled_models().get(model, Path(model).expanduser())
     if not folder.is_dir():
         folder = kept_folder(model)
     if folder is None:
@@ -148,7 +148,7 @@ def model_files(model: str) -> str | None:
 def require_model(given: Mapping[str, Any]) -> None:
     """Raises ModelLoadError where there is no model of the name that is given, before what loads one is imported."""
     if "model" in given:
-        find_model(given["model"], {path.parent.name: path.parent for path in BUNDLED.glob("*/config.json")})
+        find_model(given["model"])
 
 
 def versions() -> dict[str, str]:

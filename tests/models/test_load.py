@@ -108,7 +108,7 @@ def bundled(monkeypatch, tmp_path):
     """Two bundled models, whatever the package really has."""
     for name in ("pocket", "pocket-teacher"):
         shutil.copytree(toys.folder("qwen3"), tmp_path / name)
-    monkeypatch.setattr("mechsteer.models.load.BUNDLED", tmp_path)
+    monkeypatch.setattr("mechsteer.files.bundled.BUNDLED", tmp_path)
 
 
 @pytest.mark.usefixtures("bundled")
