@@ -38,14 +38,15 @@ def test_pieces_run_at_once_on_one_torch_thread_each_and_come_in_order(model):
     def piece(i):
         meeting.wait(timeout=20)
         time.sleep(0.05 * (i % 2 == 0))
-        seen.append((torch.get_num_threads(), list(each_of(lambda k: threading.get_ident(), range(2)))))
+        here = threading.get_ident()
+        seen.append((torch.get_num_threads(), here, set(each_of(lambda _: threading.get_ident(), range(2)))))
         return i
 
     with side_by_side(model):
         assert list(each_of(piece, range(8))) == list(range(8))
-    for n_threads, inner in seen:
+    for n_threads, here, inner in seen:
         assert n_threads == 1
-        assert len(set(inner)) == 1, "a piece's own pieces run in a row, where it runs"
+        assert inner == {here}, "a piece's own pieces run in a row, where it runs"
 
 
 @pytest.mark.usefixtures("two_threads")
