@@ -1,1 +1,1 @@
-"""What runs while a model is steered: scopes, sessions, batches, restarts."""
+"""What runs while a model is steered: scopes, sessions, batches, restarts, threads."""

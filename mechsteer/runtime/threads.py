@@ -1,10 +1,11 @@
 """Small models, side by side: independent pieces of work at once, each on one torch thread.
 
-Operations on a small model are too short to be shared out. Two torch threads gain a tenth on them when nothing else
-runs, and where both processors are busy elsewhere they spin while they wait for each other: four to eight times the
-time of one (`python scripts/bench.py threads`). Pieces that write texts or train (arms, batches of prompts, trainings)
-gain as much or more from running at once, wait for nobody, and give the same bits however many run. Short passes
-through hooked models, as attribution makes them, gain nothing: Python is most of their time, and it takes turns.
+Operations on a small model are too short to be shared out: where both processors are busy elsewhere, two torch threads
+spin while they wait for each other, and a piece takes four to twenty times as long. Pieces that write texts or train
+(arms, batches of prompts, trainings), each on one thread, wait for nobody, give the same bits however many run, and
+take about as long as in a row when nothing else runs; an odd one out leaves a processor idle (`python scripts/bench.py
+threads` measures all of this). Short passes through hooked models, as attribution makes them, gain nothing: Python is
+most of their time, and it takes turns.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 SMALL = 512
-"""d_model up to which a model's operations gain nothing from a second torch thread worth its waiting"""
+"""d_model up to which pieces run side by side; measured at 128 (the pocket models), nothing above it has been tried"""
 
 _WORKERS: ContextVar[int] = ContextVar("mechsteer_workers", default=1)
 
