@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from mechsteer.errors import ConfigError
@@ -91,6 +92,14 @@ class Adapter(nn.Module, abc.ABC):
 
     def weight_change(self, coeff: float, weight: Tensor) -> Tensor | None:
         """dW [d_out d_in] so that the delta is dW x, read at the input x of the map W and written at its output; else None."""
+        return None
+
+    def shuffled(self, generator: torch.Generator) -> Adapter | None:
+        """The same with its router's output permuted: each weight goes to an atom that is not its own; None without a router.
+
+        A new adapter; what is permuted is drawn from the generator. Its control: if it scores as well, it does not matter
+        which atom is chosen when.
+        """
         return None
 
     def select_rows(self, state: Any, index: Tensor) -> Any:

@@ -12,10 +12,15 @@ from typing import Any, TypeVar
 
 from mechsteer.adapters.ablation import Ablation
 from mechsteer.adapters.base import Adapter
+from mechsteer.adapters.cast import Cast
 from mechsteer.adapters.clamp import Clamp
+from mechsteer.adapters.clas import Clas
 from mechsteer.adapters.dictionary import Dictionary
 from mechsteer.adapters.drab import Drab
 from mechsteer.adapters.gated import Gated
+from mechsteer.adapters.loreft import LoReft
+from mechsteer.adapters.prototypes import Prototypes
+from mechsteer.adapters.sadi import Sadi
 from mechsteer.adapters.static import Static
 from mechsteer.errors import ConfigError, closest
 from mechsteer.runtime.observers import Observer
@@ -49,6 +54,11 @@ ADAPTERS: _Registry[type[Adapter]] = _Registry(
         "drab": Drab,
         "dictionary": Dictionary,
         "gated": Gated,
+        "cast": Cast,
+        "sadi": Sadi,
+        "loreft": LoReft,
+        "clas": Clas,
+        "prototypes": Prototypes,
     },
 )
 OBSERVERS: _Registry[type[Observer]] = _Registry(Observer, {})

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.adapters import Adapter
+from mechsteer.adapters import Adapter, Wrapper
 from mechsteer.errors import ConfigError, ShapeError
 from mechsteer.models.sites import SiteLike, as_site
 from mechsteer.runtime.scopes import Context
@@ -23,16 +23,12 @@ from mechsteer.steering.interventions import Intervention, Interventions, Steeri
 What = Literal["kept", "removed"]
 
 
-class Part(Adapter):
+class Part(Wrapper):
     """What `adapter` adds, projected on the rows of `axes` (orthonormal), or less that projection. It has no file."""
 
-    linear_in_coeff, identity_at_init = False, False  # each instance has those of what it wraps
-
     def __init__(self, adapter: Adapter, axes: Float[Tensor, "k d"], what: What) -> None:
-        super().__init__()
-        self.adapter, self.axes, self.what = adapter, axes, what
-        for tag in ("linear_in_coeff", "identity_at_init", "per_prompt", "stateful", "summary"):
-            setattr(self, tag, getattr(adapter, tag))
+        super().__init__(adapter)
+        self.axes, self.what = axes, what
 
     def delta(self, acts: Any, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
         whole, state = self.adapter.delta(acts, state, coeff, ctx)
@@ -41,9 +37,6 @@ class Part(Adapter):
     def as_bias(self, coeff: float) -> Tensor | None:
         whole = self.adapter.as_bias(coeff)
         return None if whole is None else self._of(whole)
-
-    def select_rows(self, state: Any, index: Tensor) -> Any:
-        return self.adapter.select_rows(state, index)
 
     def _of(self, whole: Tensor) -> Tensor:
         axes = self.axes.to(whole.device, torch.float64)

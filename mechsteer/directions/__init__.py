@@ -1,21 +1,38 @@
 """Directions in activation space, as values: methods on samples, extraction from pairs on a model, files."""
 
 from mechsteer.directions.direction import Direction, from_sae, random_direction, separation
-from mechsteer.directions.extract import extract
+from mechsteer.directions.extract import extract, pooled_pairs
 from mechsteer.directions.files import load_direction, save_direction
 from mechsteer.directions.methods import METHODS, logistic, mean_difference, pairwise_pca, singular_space
+from mechsteer.directions.prototypes import cluster_differences
+from mechsteer.directions.steps import (
+    LabelledSteps,
+    labelled_steps,
+    seal_direction,
+    separator_ids,
+    step_direction,
+    step_kind,
+)
 
 __all__ = [
     "METHODS",
     "Direction",
+    "LabelledSteps",
+    "cluster_differences",
     "extract",
     "from_sae",
+    "labelled_steps",
     "load_direction",
     "logistic",
     "mean_difference",
     "pairwise_pca",
+    "pooled_pairs",
     "random_direction",
     "save_direction",
+    "seal_direction",
     "separation",
+    "separator_ids",
     "singular_space",
+    "step_direction",
+    "step_kind",
 ]

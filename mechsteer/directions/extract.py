@@ -16,6 +16,7 @@ from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import Truncate, model_fingerprint, model_name
 from mechsteer.models.sites import Site, SiteLike, as_site
 from mechsteer.prompts import ContrastivePairs, uniform_hash
+from mechsteer.shapes import Samples
 
 
 def extract(
@@ -48,9 +49,7 @@ def extract(
     if not 0 <= held_out < 1:
         raise ConfigError(f"held_out is {held_out}", "it is a share in [0, 1)")
     pairs = _as_pairs(pairs)
-    pos, neg = (
-        _pooled(model, texts, site, position, batch_size, truncate) for texts in (pairs.positive, pairs.negative)
-    )
+    pos, neg = pooled_pairs(model, pairs, site, position=position, batch_size=batch_size, truncate=truncate)
     test = torch.tensor(_held_out(pairs.groups, held_out, seed))
     found = METHODS[method](pos, neg)
     measured = separation(METHODS[method](pos[~test], neg[~test]), pos[test], neg[test]) if bool(test.any()) else None
@@ -64,6 +63,23 @@ def extract(
         "held_out": measured,
     }
     return replace(found, provenance={**found.provenance, **more})
+
+
+def pooled_pairs(
+    model: Any,
+    pairs: ContrastivePairs | Sequence[tuple[str, str]],
+    site: SiteLike,
+    *,
+    position: Literal["last", "mean"] = "last",
+    batch_size: int = 16,
+    truncate: Truncate | None = None,
+) -> tuple[Samples, Samples]:
+    """(positive, negative) samples [n_pairs d_model] at `site`, of each text as `extract` takes it. Raises as `capture`."""
+    pairs, site = _as_pairs(pairs), as_site(site)
+    pos, neg = (
+        _pooled(model, texts, site, position, batch_size, truncate) for texts in (pairs.positive, pairs.negative)
+    )
+    return pos, neg
 
 
 def _as_pairs(pairs: Any) -> ContrastivePairs:

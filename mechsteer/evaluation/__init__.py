@@ -14,6 +14,7 @@ from mechsteer.evaluation.arms import (
     random_arms,
     treated_arm,
 )
+from mechsteer.evaluation.control_arms import magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.decompositions import SwitchAndRest, style_share, switch_and_rest
 from mechsteer.evaluation.evaluation import ArmResult, Comparison, Evaluation, evaluate
 from mechsteer.evaluation.halving import Tried, halve
@@ -60,6 +61,8 @@ __all__ = [
     "mean_difference_steerings",
     "forced_arms",
     "random_arms",
+    "magnitude_only_arm",
+    "shuffled_router_arm",
     "delta_vectors",
     "AddsZero",
     "Scoring",

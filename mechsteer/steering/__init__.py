@@ -8,7 +8,7 @@ from mechsteer.steering.folding import fold, save_folded, unfold
 from mechsteer.steering.generation import Generation, generate
 from mechsteer.steering.imports import as_steering, load_vectors
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
-from mechsteer.steering.presets import bias_only
+from mechsteer.steering.presets import Sized, at_parameters, bias_only, prototype_steering, seal
 from mechsteer.steering.streaming import Stream, stream
 
 __all__ = [
@@ -16,9 +16,11 @@ __all__ = [
     "Intervention",
     "Interventions",
     "Observation",
+    "Sized",
     "Steering",
     "Stream",
     "as_steering",
+    "at_parameters",
     "bias_only",
     "calibrate",
     "calibrate_sign",
@@ -29,9 +31,11 @@ __all__ = [
     "kl_divergence",
     "load_steering",
     "load_vectors",
+    "prototype_steering",
     "read_header",
     "save_folded",
     "save_steering",
+    "seal",
     "steer",
     "stream",
     "strengths",

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 
-from mechsteer.adapters import Static, named
+from mechsteer.adapters import Prototypes, Static, named
+from mechsteer.adapters.prototypes import Weights
+from mechsteer.directions import cluster_differences, pooled_pairs, seal_direction, separator_ids, step_kind
+from mechsteer.directions.steps import BLANK_LINE, StepKind
+from mechsteer.errors import ConfigError
 from mechsteer.models import backend_of
 from mechsteer.models.sites import Site, SiteLike, Sites, as_site, as_sites
+from mechsteer.prompts import ContrastivePairs
+from mechsteer.results import Result
 from mechsteer.runtime.scope_words import ScopeLike
+from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.interventions import Intervention, Steering
+from mechsteer.tasks import Trace
+
+RivalKind = Literal["loreft", "clas", "bias_only"]
 
 
 def bias_only(
@@ -60,3 +72,77 @@ def width(model: Any, site: SiteLike) -> int:
     if end not in ("in", "out") or name in ("attn", "mlp"):
         return model.cfg.d_model
     return weights.map_weight(site.layer, name).shape[1 if end == "in" else 0]
+
+
+def seal(
+    model: Any,
+    traces: Sequence[Trace],
+    site: SiteLike,
+    *,
+    separator: str = BLANK_LINE,
+    kind_of: Callable[[str], StepKind] = step_kind,
+    coeff: float = 1.0,
+    batch_size: int = 16,
+) -> Intervention:
+    """SEAL (arXiv 2504.07986): execution less reflection and transition, added at the separators the model writes.
+
+    Nothing is trained: see `mechsteer.directions.steps` for how steps are found and named. The scope is every generated
+    token that holds the separator, which is where a next step begins; the paper's coefficient is 1. Raises as
+    `mechsteer.directions.seal_direction`.
+    """
+    direction = seal_direction(model, traces, site, separator=separator, kind_of=kind_of, batch_size=batch_size)
+    scope = TokenScope.generated() & TokenScope.token_ids(separator_ids(model, separator))
+    return Intervention(Static(direction), site, scope=scope, coeff=coeff)
+
+
+def prototype_steering(
+    model: Any,
+    pairs: ContrastivePairs | Sequence[tuple[str, str]],
+    site: SiteLike,
+    n_prototypes: int = 8,
+    *,
+    weights: Weights = "projection",
+    scope: ScopeLike | None = None,
+    coeff: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 16,
+) -> Intervention:
+    """PDS (arXiv 2510.05498): k-means prototypes of (chain-of-thought prompt, neutral prompt) pairs at their last tokens.
+
+    Nothing is trained: see `mechsteer.adapters.prototypes`, also for what of the paper has not been verified. `scope` is
+    by default the last prompt token and all that is generated, ours too. Raises as `cluster_differences` and `capture`.
+    """
+    pos, neg = pooled_pairs(model, pairs, site, batch_size=batch_size)
+    adapter = Prototypes(cluster_differences(pos, neg, n_prototypes, seed=seed), weights=weights)
+    scope = TokenScope.generated(include_last_prompt=True) if scope is None else scope
+    return Intervention(adapter.to(backend_of(model).device), site, scope=scope, coeff=coeff)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sized(Result):
+    """How large a rival is to be: what it trains, and how many numbers that are."""
+
+    kind: str
+    n_parameters: int
+    rank: int | None
+    """of loreft, at one site; None for others"""
+    n_layers: int
+    """how many sites it stands at"""
+
+
+def at_parameters(kind: RivalKind, n_parameters: int, d_model: int) -> Sized:
+    """The size of "loreft", "clas" or "bias_only" whose parameter count is nearest to `n_parameters`, never nothing.
+
+    loreft at one site has 2 · d_model · rank + rank parameters; of clas (d_model + 1 per site) and bias_only (d_model)
+    there are several sites. Of two that are as near the smaller. Raises ConfigError for another kind or count.
+    """
+    unit = {"loreft": 2 * d_model + 1, "clas": d_model + 1, "bias_only": d_model}.get(kind)
+    if unit is None or d_model < 1:
+        raise ConfigError(f"no size for {kind!r} of width {d_model}", "kinds are loreft, clas and bias_only")
+    if n_parameters < 1:
+        raise ConfigError(f"n_parameters is {n_parameters}", "give the count of what it is compared with")
+    n = max(1, -(-(2 * n_parameters - unit) // (2 * unit)))
+    if kind == "loreft":
+        rank = min(n, d_model)
+        return Sized(kind=kind, n_parameters=rank * unit, rank=rank, n_layers=1)
+    return Sized(kind=kind, n_parameters=n * unit, rank=None, n_layers=n)

@@ -210,6 +210,9 @@ def gradients_reach_the_adapter_alone(case: Case, model) -> None:
     adapter = case.perturbed(model)
     with ms.steer(model, case.at(adapter), [len(p) for p in PROMPTS]):
         logits = forward(model, ROWS)
+    if not any(p.requires_grad for p in adapter.parameters()):  # all of it is frozen
+        assert not logits.requires_grad
+        return
     weights = torch.randn(logits.shape, generator=torch.Generator().manual_seed(0))
     (real(logits, ROWS) * real(weights, ROWS)).sum().backward()
     for name, p in adapter.named_parameters():

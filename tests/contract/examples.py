@@ -20,6 +20,7 @@ from mechsteer.adapters import Adapter
 from mechsteer.steering.presets import untrained
 
 BLOCK_1 = ms.Site(1, "resid_post")
+PROTOTYPES = torch.stack([toys.vector(seed) for seed in (3, 4, 5)])
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,17 @@ def fresh(
     )
 
 
+def magnitude_only(adapter: Adapter) -> Adapter:
+    return ms.adapters.MagnitudeOnly(adapter, toys.vector(6))
+
+
 PLACED = {
     "ablation": Case(lambda model: ms.adapters.Ablation(toys.vector(3)), noise=0.1),
     "clamp": Case(lambda model: ms.adapters.Clamp(toys.vector(3), 2.0), noise=0.1),
+    "cast": Case(lambda model: ms.adapters.Cast(toys.vector(3), toys.vector(4), 0.1)),  # meets some rows, not all
+    "sadi": Case(lambda model: ms.adapters.Sadi(toys.vector(3), 7)),
+    "clas": Case(lambda model: ms.adapters.Clas(toys.vector(3)), noise=0.1),
+    "prototypes": Case(lambda model: ms.adapters.Prototypes(PROTOTYPES)),
     "toy_prompt_mlp": fresh("toy_prompt_mlp", ms.Site(0, "mlp_out")),
     "toy_low_rank": fresh("toy_low_rank", ms.Site(1, "down_out"), ms.Site(1, "down_in"), noise=0.3),
     "drab": fresh("drab", d_hidden=6, noise=0.1),
@@ -167,6 +176,22 @@ EXAMPLES = {
     "ablation at heads": Case(lambda model: ms.adapters.Ablation(toys.vector(3)), site=ms.Site(1, "z"), noise=0.1),
     "two sites": Case(
         lambda model: ReadsTwo(model.cfg.d_model), read=[ms.Site(1, "attn_out"), ms.Site(0, "mlp_out")], noise=0.2
+    ),
+    "cast, read below": Case(
+        lambda model: ms.adapters.Cast(
+            toys.vector(3), toys.vector(4), 0.043, rule="score_below", score="cosine", pooling="last", bos=False
+        ),
+        read=ms.Site(0, "mlp_out"),
+    ),
+    "clas at heads": Case(
+        lambda model: ms.adapters.Clas(toys.vector(3), model.cfg.d_model), site=ms.Site(1, "z"), noise=0.1
+    ),
+    "prototypes by cosine": Case(lambda model: ms.adapters.Prototypes(PROTOTYPES, weights="cosine", pooling="mean")),
+    "magnitude of a prompt network": Case(
+        lambda model: magnitude_only(untrained(model, "toy_prompt_mlp", BLOCK_1).adapter)
+    ),
+    "magnitude of a recurrent gate": Case(
+        lambda model: magnitude_only(untrained(model, "toy_gated_gru", BLOCK_1).adapter)
     ),
     "recurrent, read below": Case(lambda model: Recurrent(model.cfg.d_model), read=ms.Site(1, "attn_out")),
     "drab, hybrid": fresh("drab", form="hybrid", s_max=0.5, d_hidden=6, noise=0.1, pooling="last"),
