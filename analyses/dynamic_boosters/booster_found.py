@@ -65,7 +65,8 @@ def readings(shop: Workshop, every: Mapping[str, Make], coeffs: Mapping[str, Any
     trained = loss(drab, [c["coeff"] for c in coeffs["chosen"]["drab"]], False)
     still = of(lambda i: shop.read(quiet, mixture, i, equal["dictionary"][i], texts))
     weights = of(lambda i: shop.read(moved, mixture, i))
-    one = Make(name="universal", kind="dictionary", args={"n_atoms": s["universal_atoms"]}, n_samples=s["n_universal"])
+    args = {**mixture.args, "n_atoms": s["universal_atoms"]}
+    one = Make(name="universal", kind="dictionary", args=args, n_samples=s["n_universal"])
     atoms = of(lambda i: shop.read(universal, one, i))
     found = {
         "quiet": over_seeds([r["neutral"] / r["traces"] for r in still], "a static vector: 1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -61,7 +62,7 @@ class Workshop:
         self.dev = problems.task("dev", settings["n_dev"])
         self.prompts = problems.prompts("dev", N_KL)
         self.seeds = range(settings["seeds"])
-        self.key = {"of": desk.fingerprint, "layer": settings["layer"], "epochs": settings["epochs"]}
+        self.key = {"of": desk.fingerprint, **{name: settings[name] for name in ("layer", "epochs", "rates")}}
 
     # -- training ----------------------------------------------------------------------------------------------
 
@@ -106,15 +107,18 @@ class Workshop:
         neutral: Sequence[list[int]] = (),
         scope: TokenScope | None = None,
     ) -> Steering:
-        """A training."""
+        """Trained at each learning rate that is tried; the one whose dev loss is lowest."""
         start = self.start(make, seed, scope)
         modules = [iv.adapter for iv in writing(start)]
         lr = modules[0].default_lr
         if all(module.as_bias(1.0) is not None for module in modules):
             lr *= self.rms  # vectors are activations: a step is a share of their size
         objective = CrossEntropy(train, dev=dev, neutral=neutral, l2_weight=1e-4 / self.rms**2)
-        config = FitConfig(lr=lr, epochs=self.settings["epochs"], seed=self._drawn(seed))
-        return fit(self.model, start, objective, config, progress=False).steering
+        tried = []
+        for factor in self.settings["rates"]:
+            config = FitConfig(lr=factor * lr, epochs=self.settings["epochs"], seed=self._drawn(seed))
+            tried.append(fit(self.model, start, objective, config, progress=False))
+        return min(tried, key=lambda made: min(epoch.dev["loss"] for epoch in made.history if epoch.dev)).steering
 
     def start(self, make: Make, seed: int, scope: TokenScope | None = None) -> Steering:
         """The untrained adapter; what it draws is the seed's."""
@@ -188,6 +192,9 @@ class Workshop:
 
     def neutral(self, make: Make | None, seed: int, coeff: float, texts: Sequence[Any], *, everywhere: bool) -> float:
         """Loss on neutral texts in nats per token; of the model as it is without a make."""
+
+        if not math.isfinite(coeff):  # the divergence is out of its reach
+            return math.nan
 
         def compute() -> dict[str, Any]:
             steering: Any = () if make is None else self.trained(make, seed).with_coeff(coeff)

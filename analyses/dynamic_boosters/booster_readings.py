@@ -40,6 +40,8 @@ def readings(model: Any, steering: Steering, pairs: Sequence[Any], name: str) ->
 
 def quiet(shop: Workshop, make: Make, seed: int, coeff: float, texts: Sequence[Any]) -> dict[str, Any]:
     """Mean ‖delta‖ per token, steered everywhere: on neutral texts, and on what the traces of dev problems say."""
+    if not math.isfinite(coeff):
+        return {"neutral": math.nan, "traces": math.nan}
     steering = everywhere_of(shop.trained(make, seed).with_coeff(coeff))
     apart = encode_samples(shop.model, shop.samples("dev", "all", 100))
     plain = [(row, []) for row in tokenize(shop.model, list(texts), truncate="right", room=0)]

@@ -24,9 +24,10 @@ BOOSTERS = ("drab of equal size", "drab", "hybrid", "dictionary", "gated")
 Tables = dict[str, list[dict[str, Any]]]
 
 
-def makes(model: Any, s: Mapping[str, Any]) -> dict[str, Make]:
+def makes(shop: Workshop) -> dict[str, Make]:
     """All kinds; those "of equal size" have about as many parameters as bias_only."""
-    d, n = model.cfg.d_model, model.cfg.n_layers * model.cfg.d_model
+    s, d = shop.settings, shop.model.cfg.d_model
+    n = shop.model.cfg.n_layers * d
     sized: dict[str, tuple[str, dict[str, Any]]] = {
         "bias_only": ("bias_only", {}),
         "static": ("static", {}),
@@ -34,7 +35,7 @@ def makes(model: Any, s: Mapping[str, Any]) -> dict[str, Make]:
         "loreft of equal size": ("loreft", {"rank": at_parameters("loreft", n, d).rank}),
         "drab": ("drab", {"d_hidden": s["d_hidden"]}),
         "hybrid": ("drab", {"d_hidden": s["d_hidden"], "form": "hybrid"}),
-        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"]}),
+        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"], "scale": round(shop.rms, 3)}),
         "gated": ("gated", {"d_hidden": s["d_hidden"]}),
     }
     return {

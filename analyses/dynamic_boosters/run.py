@@ -48,7 +48,7 @@ def measure(settings: Mapping[str, Any], cells: Cells) -> Found:
                 f"answers to {settings['data']} cannot be verified", "give problems: pocket, GSM8K's files"
             )
         shop = Workshop(desk, Problems(desk, results["traces"].metric), Kept(desk), settings, cells)
-        every = makes(desk.model, settings)
+        every = makes(shop)
         coeffs = strengths(shop, every)
         findings, tables = accuracies(shop, every, coeffs)
         more, told = readings(shop, every, coeffs)
