@@ -96,7 +96,12 @@ def test_another_number_of_bits_is_refused(tmp_path):
 
 
 def test_bytes_are_counted_before_they_are_stored():
-    tensors = {**without(MATRICES, "rows of all sizes"), "v": torch.zeros(7), "n": torch.tensor([3, 4]), "one": torch.tensor(1.0)}
+    tensors = {
+        **without(MATRICES, "rows of all sizes"),
+        "v": torch.zeros(7),
+        "n": torch.tensor([3, 4]),
+        "one": torch.tensor(1.0),
+    }
     for name, tensor in tensors.items():
         for to in ("float16", "int8"):
             stored, _ = quantised({"w": tensor}, to)
