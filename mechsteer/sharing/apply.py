@@ -338,7 +338,7 @@ def main() -> None:
     try:
         file = load(given.file)
         tokenizer = transformers.AutoTokenizer.from_pretrained(given.model)
-        model = transformers.AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
+        model: Any = transformers.AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
         inputs = tokenizer(given.prompt, return_tensors="pt")
         how = {"max_new_tokens": given.max_new_tokens, "do_sample": False}
         base = model.generate(**inputs, **how)

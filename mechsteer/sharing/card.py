@@ -17,7 +17,7 @@ from mechsteer.report.escaping import escape_markdown
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.sharing.apply import why_not
 from mechsteer.steering.files import read_header
-from mechsteer.steering.header import SavedObservation, SavedSite, SteeringHeader
+from mechsteer.steering.header import SavedModule, SavedObservation, SavedSite, SteeringHeader
 
 STEERING, CARD, SCRIPT = "steering.safetensors", "README.md", "apply.py"
 _LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "gpl-3.0")
@@ -79,24 +79,25 @@ def _acts_on(header: SteeringHeader) -> Block:
     modules = {module.number: module for module in header.modules}
     rows = []
     for entry in header.entries:
-        module, is_observer = modules.get(entry.module), isinstance(entry, SavedObservation)
-        site = None if is_observer else entry.site
-        pooled = "nothing" if module is None or module.pooling is None else f"{module.pooling} over its {module.source}"
-        if pooled != "nothing":
-            pooled += ", BOS included" if module is not None and module.bos else ", BOS left out"
-        rows.append(
-            (
-                f"{entry.name} (observer)" if is_observer else entry.name,
-                "nothing" if site is None else _site(site),
-                ", ".join(map(_site, entry.reads)) or (_site(site) if site else ""),
-                repr(TokenScope.from_dict(entry.scope)),
-                pooled,
-                "" if is_observer else f"{entry.coeff:g}",
-                ", ".join(f"{name}={value}" for name, value in entry.config.items()),
-            )
-        )
+        if isinstance(entry, SavedObservation):
+            name, writes, strength = f"{entry.name} (observer)", "nothing", ""
+        else:
+            name, writes, strength = entry.name, _site(entry.site), f"{entry.coeff:g}"
+        reads = ", ".join(map(_site, entry.reads)) or writes
+        arguments = ", ".join(f"{name}={value}" for name, value in entry.config.items())
+        scope, pooled = repr(TokenScope.from_dict(entry.scope)), _pooled(modules.get(entry.module))
+        rows.append((name, writes, reads, scope, pooled, strength, arguments))
     columns = ["adapter", "writes", "reads", "tokens", "of the prompt", "coefficient", "arguments"]
     return Table(rows, "The adapters, in the order in which they act.", columns=columns)
+
+
+def _pooled(module: SavedModule | None) -> str:
+    if module is None:
+        return "not told"
+    if module.pooling is None:
+        return "nothing"
+    source = "embeddings" if module.source == "embedding" else "activations"
+    return f"{module.pooling} of its {source}, BOS {'included' if module.bos else 'left out'}"
 
 
 def _site(site: SavedSite) -> str:

@@ -38,7 +38,7 @@ def test_a_card_says_what_the_file_says(tmp_path):
     for words in (
         *(header.model_fingerprint, header.model.checkpoint, f"{path.n_bytes:,} bytes", f"{path.n_parameters:,}"),
         *("resid\\_post of layer 1", "attn\\_out of layer 2", "resid\\_post of layer 0", "0.25", "1.5", "int8"),
-        *("generated(include\\_last\\_prompt=True)", "mean over its site, BOS left out", "d\\_hidden=6"),
+        *("generated(include\\_last\\_prompt=True)", "mean of its activations, BOS left out", "d\\_hidden=6"),
         *("| accuracy | 0.612 | 0.5 to 0.75 |", "| train | 0f3a |", "    seed: 3", "toy\\_drift (observer)"),
         *(f"mechsteer {ms.__version__}", "    model = ms.load_model('someone/small')", "| MIT |"),
         *("apply.py cannot apply this file", "rounded (int8)", "the adapter 'toy\\_prompt\\_mlp'"),
