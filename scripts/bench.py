@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 import bench_attribution
+import bench_boosters
 import bench_capture
 import bench_evaluation
 import bench_features
@@ -24,7 +25,7 @@ import bench_training
 
 BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
-    "threads",
+    *("threads", "boosters"),
 )
 
 
@@ -49,6 +50,7 @@ def main() -> None:
         "attribution": lambda: bench_attribution.main([]),
         "evaluation": lambda: bench_evaluation.main([]),
         "threads": lambda: bench_threads.main([]),
+        "boosters": lambda: bench_boosters.main([]),
     }
     for name in arguments.benches or BENCHES:
         print(f"\n== {name}", flush=True)

@@ -3,6 +3,10 @@
 from mechsteer.adapters.ablation import Ablation
 from mechsteer.adapters.base import Adapter
 from mechsteer.adapters.clamp import Clamp
+from mechsteer.adapters.dictionary import Dictionary
+from mechsteer.adapters.drab import Drab
+from mechsteer.adapters.gated import Gated
+from mechsteer.adapters.networks import n_parameters, size
 from mechsteer.adapters.registry import ADAPTERS, OBSERVERS, name_of, named, named_observer, register
 from mechsteer.adapters.static import Static
 
@@ -12,9 +16,14 @@ __all__ = [
     "Ablation",
     "Adapter",
     "Clamp",
+    "Dictionary",
+    "Drab",
+    "Gated",
     "Static",
+    "n_parameters",
     "name_of",
     "named",
     "named_observer",
     "register",
+    "size",
 ]

@@ -24,16 +24,17 @@ TAGS = ("linear_in_coeff", "identity_at_init", "per_prompt", "stateful")
 
 
 class Adapter(nn.Module, abc.ABC):
-    """Base of all adapters. The four tags are what the contract tests read.
+    """Base of all adapters. The four tags are what the contract tests read: a class says its own, and an instance that
+    its arguments make otherwise says so on itself.
 
     A class that defines delta, config and blank has to say its tags: without them it raises ConfigError where it is
     defined. One that leaves out some of the three is a base of others, and may leave out tags too.
     """
 
-    linear_in_coeff: ClassVar[bool]  # delta(2c) == 2 delta(c)
-    identity_at_init: ClassVar[bool]  # a blank adapter adds exactly nothing
-    per_prompt: ClassVar[bool] = False  # runs once per prompt; its result is reused at every later token
-    stateful: ClassVar[bool] = False  # must see every forward, also those its scope does not touch
+    linear_in_coeff: bool  # delta(2c) == 2 delta(c)
+    identity_at_init: bool  # a blank adapter adds exactly nothing
+    per_prompt: bool = False  # runs once per prompt; its result is reused at every later token
+    stateful: bool = False  # must see every forward, also those its scope does not touch
 
     summary: PromptSummary | None = None  # of the first site it reads, handed in as ctx.summary [batch d]
     default_lr: ClassVar[float] = 1e-3  # what `fit` trains it with

@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 from mechsteer.adapters.ablation import Ablation
 from mechsteer.adapters.base import Adapter
 from mechsteer.adapters.clamp import Clamp
+from mechsteer.adapters.dictionary import Dictionary
+from mechsteer.adapters.drab import Drab
+from mechsteer.adapters.gated import Gated
 from mechsteer.adapters.static import Static
 from mechsteer.errors import ConfigError, closest
 from mechsteer.runtime.observers import Observer
@@ -43,6 +46,9 @@ ADAPTERS: _Registry[type[Adapter]] = _Registry(
         "static": Static,
         "ablation": Ablation,
         "clamp": Clamp,
+        "drab": Drab,
+        "dictionary": Dictionary,
+        "gated": Gated,
     },
 )
 OBSERVERS: _Registry[type[Observer]] = _Registry(Observer, {})

@@ -56,6 +56,10 @@ class Weights(abc.ABC):
             resid = resid - resid.mean(-1, keepdim=True)
         return resid * torch.rsqrt(resid.pow(2).mean(-1, keepdim=True) + self.cfg.eps)
 
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Embeddings [batch pos d_model] of token ids [batch pos]: rows of the embedding matrix, without positions."""
+        return self.model.W_E[tokens]
+
     def unembed(self, resid: Tensor) -> Tensor:
         """Logits [... d_vocab] of a final residual [... d_model], through the real final norm."""
         flat = resid.reshape(1, -1, resid.shape[-1])

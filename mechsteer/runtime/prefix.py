@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from mechsteer.models import Engine, Forward
+from mechsteer.models import Engine, Forward, backend_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.context import Context
 from mechsteer.runtime.observers import Observer
@@ -21,12 +21,12 @@ from mechsteer.runtime.summary import PartialSummary, PromptSummary
 class _Gatherer(Observer):
     """Its state is the partial summary."""
 
-    def __init__(self, spec: PromptSummary, bos_id: int | None) -> None:
+    def __init__(self, spec: PromptSummary, bos_id: int | None, embed: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.spec, self.bos_id = spec, bos_id
+        self.spec, self.bos_id, self.embed = spec, bos_id, embed
 
     def observe(self, acts: Tensor, state: PartialSummary | None, ctx: Context) -> PartialSummary:
-        return self.spec.gather(state, acts, ctx, self.bos_id)
+        return self.spec.gather(state, self.spec.pooled_from(acts, ctx, self.embed), ctx, self.bos_id)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def collecting_summaries(
     model, collected = backend.model, {}
     own = [iv.at(model) for iv in interventions if getattr(iv.module, "summary", None) is not None]
     bos_id = getattr(model.tokenizer, "bos_token_id", None)
-    session = Session(backend, [_Gathering(_Gatherer(iv.module.summary, bos_id), iv.reads[0]) for iv in own])
+    embed = backend_of(model).weights.embed
+    session = Session(backend, [_Gathering(_Gatherer(iv.module.summary, bos_id, embed), iv.reads[0]) for iv in own])
     session.open()
     try:
         yield collected

@@ -23,7 +23,7 @@ from typing import Any
 from torch import Tensor
 
 from mechsteer.errors import HookNeverFiredError, MechsteerWarning, ScopeError, UnknownSiteError
-from mechsteer.models import Engine, Forward
+from mechsteer.models import Engine, Forward, backend_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.applying import apply, flatten_heads, observe
 from mechsteer.runtime.context import Context
@@ -343,6 +343,7 @@ class Session:
             if spec is not None and run.ctx.holds_prompt:
                 assert run.ctx.is_prefill or run.summaries[i] is not None, "a prefix was announced without summaries"
                 flat = flatten_heads(sources[0], iv.reads[0], run.ctx)
+                flat = spec.pooled_from(flat, run.ctx, backend_of(self.owner).weights.embed)
                 run.summaries[i] = spec.gather(run.summaries[i], flat, run.ctx, self._bos_id)
             ctx = self._context(i, run)
             changed, delta, run.states[i] = apply(iv, sources, acts, run.states[i], ctx, touched)

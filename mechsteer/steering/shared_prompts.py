@@ -44,9 +44,12 @@ def sharing_prompts(*, budget_bytes: int = 2 << 30) -> Iterator[None]:
 def leave_prompts_alone(interventions: Interventions) -> bool:
     """None of these reads or changes anything before the last token of a prompt."""
     return all(
-        iv.scope in _WRITTEN and iv.writes is not None and not (iv.module.stateful or iv.module.per_prompt)
-        for iv in flatten(interventions)
+        iv.scope in _WRITTEN and iv.writes is not None and not _reads_prompt(iv.module) for iv in flatten(interventions)
     )
+
+
+def _reads_prompt(module: Any) -> bool:
+    return module.stateful or module.per_prompt or module.summary is not None
 
 
 def shared_prefix(engine: Engine, sessions: Sequence[Session], tokens: Tensor, mask: Tensor | None) -> Any:

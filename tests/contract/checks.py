@@ -94,7 +94,9 @@ def example(case, model):
     iv = case.at(case.fresh(model))
     reads = tuple(acts_at(model, site, ROWS) for site in iv.reads)
     if iv.adapter.summary is not None:
-        summary = iv.adapter.summary.gather(None, reads[0], ctx, model.tokenizer.bos_token_id)
+        spec = iv.adapter.summary
+        pooled = spec.pooled_from(reads[0], ctx, backend_of(model).weights.embed)
+        summary = spec.gather(None, pooled, ctx, model.tokenizer.bos_token_id)
         ctx = dataclasses.replace(ctx, summary=summary.value)
     return reads[0] if iv.reads_one else reads, acts_at(model, case.site, ROWS), ctx
 
@@ -110,9 +112,10 @@ def close(a, b, atol=5e-5):
 
 @check
 def tags_are_declared(case: Case, model) -> None:
-    cls = type(case.fresh(model))
+    adapter = case.fresh(model)
     for tag in ("linear_in_coeff", "identity_at_init", "per_prompt", "stateful"):
-        assert isinstance(getattr(cls, tag), bool), tag
+        for owner in (type(adapter), adapter):  # an instance may have its own
+            assert isinstance(getattr(owner, tag), bool), tag
 
 
 @check

@@ -138,9 +138,13 @@ class ReadsTwo(WithConfig):
         return (coeff * (first + second).to(self.weight.dtype) @ self.weight.T).to(first.dtype), None
 
 
-def fresh(name: str, site: ms.Site = BLOCK_1, read: ms.Site | None = None, **more: Any) -> Case:
-    """The registered adapter `name`, made for where it reads and writes."""
-    return Case(lambda model: untrained(model, name, site, read=read).adapter, site=site, read=read, **more)
+def fresh(
+    name: str, site: ms.Site = BLOCK_1, read: ms.Site | None = None, *, noise: float = 0.5, **options: Any
+) -> Case:
+    """The registered adapter `name` with these options, made for where it reads and writes."""
+    return Case(
+        lambda model: untrained(model, name, site, read=read, **options).adapter, site=site, read=read, noise=noise
+    )
 
 
 PLACED = {
@@ -148,6 +152,9 @@ PLACED = {
     "clamp": Case(lambda model: ms.adapters.Clamp(toys.vector(3), 2.0), noise=0.1),
     "toy_prompt_mlp": fresh("toy_prompt_mlp", ms.Site(0, "mlp_out")),
     "toy_low_rank": fresh("toy_low_rank", ms.Site(1, "down_out"), ms.Site(1, "down_in"), noise=0.3),
+    "drab": fresh("drab", d_hidden=6, noise=0.1),
+    "dictionary": fresh("dictionary", n_atoms=4, d_hidden=6, noise=0.3),
+    "gated": fresh("gated", d_hidden=6, noise=0.1),
 }
 REGISTERED = {name: PLACED.get(name) or fresh(name) for name in ms.adapters.ADAPTERS}
 EXAMPLES = {
@@ -162,5 +169,16 @@ EXAMPLES = {
         lambda model: ReadsTwo(model.cfg.d_model), read=[ms.Site(1, "attn_out"), ms.Site(0, "mlp_out")], noise=0.2
     ),
     "recurrent, read below": Case(lambda model: Recurrent(model.cfg.d_model), read=ms.Site(1, "attn_out")),
+    "drab, hybrid": fresh("drab", form="hybrid", s_max=0.5, d_hidden=6, noise=0.1, pooling="last"),
+    "drab, scaled add of low rank": fresh("drab", form="scaled_add", d_hidden=6, rank=3, noise=0.1, bos=False),
+    "drab of the embeddings, look-back": fresh(
+        "drab", form="hybrid", d_hidden=6, noise=0.1, look_back=True, pooling="embedding"
+    ),
+    "drab, written at heads": fresh("drab", ms.Site(1, "z"), ms.Site(0, "mlp_out"), d_hidden=6, noise=0.1),
+    "dictionary per prompt": fresh("dictionary", n_atoms=4, d_hidden=6, noise=0.3, look_back=False, null_atom=True),
+    "dictionary of sigmoids": fresh(
+        "dictionary", n_atoms=4, d_hidden=6, noise=0.3, weighting="sigmoid", rank=3, pooling="first"
+    ),
+    "gated, look-back": fresh("gated", d_hidden=6, noise=0.1, look_back=True, rank=3, bos=False),
 }
 CASES = REGISTERED | EXAMPLES

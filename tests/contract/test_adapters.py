@@ -152,6 +152,14 @@ class TagWithoutAState(Vector):
     per_prompt = True
 
 
+class TagOfItsOwnWithoutAState(Vector):
+    """The class is right, the instance says something else."""
+
+    def __init__(self, d_model):
+        super().__init__(d_model)
+        self.per_prompt = True
+
+
 class ForgetsAnArgument(Vector):
     def __init__(self, d_model, sign=1):
         super().__init__(d_model)
@@ -226,6 +234,7 @@ FAULTS = {
     VectorThatDeniesToBeLinear: "linear_iff_tagged",
     StateWithoutATag: "state_iff_tagged",
     TagWithoutAState: "state_iff_tagged",
+    TagOfItsOwnWithoutAState: "state_iff_tagged",
     ForgetsAnArgument: "rebuilt_from_config_and_tensors",
     TagsLeftOut: "tags_are_declared",
     ForgetsItsResult: "a_prompts_result_is_reused",

@@ -20,6 +20,7 @@ PROMPTS = [[BOS, *p] for p in toys.prompts(2, 6, 4)]
 ROWS = [p + n for p, n in zip(PROMPTS, toys.prompts(3, 3, 3, seed=7), strict=True)]
 LENGTHS = torch.tensor([len(p) for p in PROMPTS])
 SPECS = [PromptSummary(pooling, bos) for pooling in ("mean", "last", "first") for bos in (True, False)]
+SPECS += [PromptSummary("mean", False, "embedding"), PromptSummary("last", source="embedding")]
 specs = pytest.mark.parametrize("spec", SPECS, ids=repr)
 
 
@@ -71,6 +72,10 @@ def test_half_precision_is_summed_in_float32():
 def test_errors():
     with pytest.raises(ConfigError, match=r"(?s)no pooling 'max'.*mean"):
         PromptSummary("max")
+    with pytest.raises(ConfigError, match=r"(?s)no source 'tokens'.*embedding"):
+        PromptSummary(source="tokens")
+    with pytest.raises(ScopeError, match=r"(?s)embeddings needs token ids.*not on embeddings"):
+        PromptSummary(source="embedding").pooled_from(torch.ones(1, 3, 2), Context.whole(1, 3), lambda tokens: tokens)
     with pytest.raises(ScopeError, match="without BOS needs token ids"):
         PromptSummary(bos=False).gather(None, torch.ones(1, 3, 2), Context.whole(1, 3), BOS)
 
@@ -96,10 +101,12 @@ class Probe(Adapter):
         return cls(PromptSummary())
 
 
-def prompt_acts(model, row, n, site=SITE):
+def prompt_acts(model, row, n, source="site"):
     """[n d_model] of a row alone and unsteered."""
-    store = ms.capture(model, [row], [site], engine="model", progress=False)
-    return torch.as_tensor(store[site].values)[0, :n].float()
+    if source == "embedding":
+        return model.run_with_cache(torch.tensor([row]))[1]["hook_embed"][0, :n]
+    store = ms.capture(model, [row], [SITE], engine="model", progress=False)
+    return torch.as_tensor(store[SITE].values)[0, :n].float()
 
 
 KINDS = ["bridge-llama", "compat-gpt2", "hooked-qwen3"]
@@ -111,7 +118,7 @@ def test_of_the_real_prompt_tokens_however_the_rows_come(model_of, kind, spec):
     model = model_of(kind)
     runner = backend_of(model).runner
     expected = torch.stack(
-        [by_hand(spec, prompt_acts(model, r, n)) for r, n in zip(ROWS, LENGTHS.tolist(), strict=True)]
+        [by_hand(spec, prompt_acts(model, r, n, spec.source)) for r, n in zip(ROWS, LENGTHS.tolist(), strict=True)]
     )
     tokens, mask = padded(ROWS)
     begin, scope = tokens.shape[1] - 3, ms.TokenScope.generated()

@@ -65,7 +65,8 @@ def test_prompts_are_read_once(engine):
 
 def test_who_touches_or_reads_prompts_shares_nothing():
     booster = ms.Intervention(PromptBooster(toys.D_MODEL).double(), ms.Site(1), scope=ANSWER)
-    for iv in (static(1, S.all(), 1), static(1, S.last_prompt(), 1), booster):
+    router = ms.Intervention(ms.adapters.Dictionary(32, 32).double(), 1, scope=ANSWER)  # of a summary, at every token
+    for iv in (static(1, S.all(), 1), static(1, S.last_prompt(), 1), booster, router):
         assert not leave_prompts_alone(iv)
         calls = [lambda model: ms.generate(model, PROMPTS, max_new_tokens=2, stop_tokens=())]
         calls += [lambda model, iv=iv: ms.generate(model, PROMPTS, iv, max_new_tokens=2, stop_tokens=())]
