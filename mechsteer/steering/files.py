@@ -20,7 +20,7 @@ from typing import Any
 from torch import Tensor
 
 from mechsteer import __version__
-from mechsteer.adapters import ADAPTERS, OBSERVERS, Adapter, name_of
+from mechsteer.adapters import ADAPTERS, OBSERVERS, Adapter, n_parameters, name_of
 from mechsteer.errors import (
     ConfigError,
     FileFormatError,
@@ -144,9 +144,9 @@ def _module(module: Adapter | Observer, number: int) -> SavedModule:
     summary = module.summary if isinstance(module, Adapter) else None
     return SavedModule(
         number=number,
-        n_parameters=sum(parameter.numel() for parameter in module.parameters()),
+        n_parameters=n_parameters(module),
         pooling=None if summary is None else summary.pooling,
-        source=None if summary is None else getattr(summary, "source", "site"),
+        source=None if summary is None else summary.source,
         bos=None if summary is None else summary.bos,
     )
 

@@ -20,7 +20,18 @@ from mechsteer.sharing import apply
 FAMILIES = ("llama", "gpt2", "qwen3", "neox")
 GENERATED = ms.TokenScope.generated(include_last_prompt=True)
 LENGTHS = (9, 5, 7)
-KINDS = {"static": {}}
+KINDS = {
+    "static": {},
+    "drab": {},
+    "drab hybrid": {"form": "hybrid", "s_max": 0.5, "bos": False},
+    "drab scaled": {"form": "scaled_add", "pooling": "last"},
+    "drab looking back": {"look_back": True, "rank": 4, "pooling": "embedding"},
+    "dictionary": {"n_atoms": 4, "d_hidden": 8},
+    "dictionary of prompts": {"look_back": False, "null_atom": True, "rank": 3, "pooling": "first"},
+    "dictionary sigmoid": {"weighting": "sigmoid"},
+    "gated": {"alpha": 0.5},
+    "gated looking back": {"alpha": 0.5, "look_back": True},
+}
 
 
 def adapter(kind):
@@ -32,8 +43,13 @@ def saved(path, family, *ivs, coeff=1.5, **told):
     return apply.load(ms.save_steering(ms.Steering(ivs, coeff), path, toys.shared(family), **told))
 
 
+def prompts():
+    first, *others = toys.prompts(*LENGTHS)
+    return [[256, *first[1:]], *others]  # one begins with BOS
+
+
 def padded():
-    rows = toys.prompts(*LENGTHS)
+    rows = prompts()
     n = max(LENGTHS)
     tokens = torch.tensor([[258] * (n - len(row)) + row for row in rows])
     mask = torch.tensor([[0] * (n - len(row)) + [1] * len(row) for row in rows])
@@ -79,9 +95,7 @@ def test_the_same_texts_under_a_cache(kind, scope, tmp_path):
     with apply.steered(model, saved(tmp_path / "s", "llama", iv)):
         found = model.generate(input_ids=tokens, attention_mask=mask, **how)
     base = model.generate(input_ids=tokens, attention_mask=mask, **how)
-    steered = ms.generate(
-        toys.shared("llama"), toys.prompts(*LENGTHS), ms.Steering(iv, 1.5), max_new_tokens=6, stop_tokens=()
-    )
+    steered = ms.generate(toys.shared("llama"), prompts(), ms.Steering(iv, 1.5), max_new_tokens=6, stop_tokens=())
     assert found[:, tokens.shape[1] :].tolist() == [list(row) for row in steered.tokens]
     assert not torch.equal(found, base)
 
