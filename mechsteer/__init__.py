@@ -17,6 +17,8 @@ Steering
     calibrate            the coefficient that spends a KL budget
     Observation          an Observer at a site: reads, writes nothing
     save_steering, load_steering    files for the same model (strict=False: for one that is like it)
+    push_steering, pull_steering    such a file as a folder or on the Hugging Face hub, with card and script
+    sharing              model cards; apply.py, which needs no mechsteer
     fold, unfold, save_folded       into the weights and out again; as a Hugging Face folder
     export_gguf, load_vectors       a llama.cpp control vector; vectors of other tools
     adapters, steering, interventions, generation, calibration, scopes, runtime
@@ -69,6 +71,8 @@ _NAMES = {
     "steer": "mechsteer.steering.interventions",
     "save_steering": "mechsteer.steering.files",
     "load_steering": "mechsteer.steering.files",
+    "push_steering": "mechsteer.sharing.travel",
+    "pull_steering": "mechsteer.sharing.travel",
     "fold": "mechsteer.steering.folding",
     "unfold": "mechsteer.steering.folding",
     "save_folded": "mechsteer.steering.folding",
@@ -91,7 +95,7 @@ _MODULES = {  # rooms, and what lies in one but is asked for by its own name
         room: f"mechsteer.{room}"
         for room in (
             *("activations", "adapters", "attribution", "bases", "directions", "errors", "evaluation", "features"),
-            *("models", "pocket", "probes", "prompts", "report", "runtime", "signals", "steering", "tasks"),
+            *("models", "pocket", "probes", "prompts", "report", "runtime", "sharing", "signals", "steering", "tasks"),
             *("studies", "topology", "training"),
         )
     },

@@ -21,9 +21,9 @@ usage: mechsteer COMMAND [key=value ...]     mechsteer COMMAND --help     mechst
 
 {commands}
 
-All commands but models work on one run folder (out=runs/study), which keeps its settings: give it alone, or with keys
-to change. A command runs what it needs first; what is done already is read back, and what a changed key concerns runs
-again. `mechsteer study --help` lists every key.
+All commands but models, push and pull work on one run folder (out=runs/study), which keeps its settings: give it alone,
+or with keys to change. A command runs what it needs first; what is done already is read back, and what a changed key
+concerns runs again. `mechsteer study --help` lists every key.
 
   preset=NAME      settings to start from: {presets}; or a YAML file
   config=FILE      a YAML file of keys, over the preset
@@ -38,8 +38,19 @@ COMMANDS = {
     "heatmap": "a token heatmap of the probe or of a feature (heatmap.text=..., heatmap.show=...)",
     "report": "write report.html again from what is done",
     "models": "list the bundled models",
+    "push": "a steering file as a folder, or on the Hugging Face hub, with a model card and a script: FILE TARGET",
+    "pull": "a steering file from a folder or the hub, checked: SOURCE OUT",
 }
 FLAGS = ("--again", "--multirun")
+PUBLIC = "--public"
+# command -> its words, and what is said of them
+TRAVELS = {
+    "push": (
+        "FILE TARGET",
+        "TARGET is a new folder, or owner/name on the hub: for you alone, with --public for everybody",
+    ),
+    "pull": ("SOURCE OUT", "OUT is a new folder, or the name of a file that ends in .safetensors"),
+}
 IMPORT = "--import="
 
 
@@ -77,6 +88,8 @@ def _dispatch(arguments: list[str]) -> int:
     if "-h" in rest or "--help" in rest:
         print(_help(command))
         return 0
+    if command in TRAVELS:
+        return _travel(command, rest)
     flags = [word for word in rest if word.startswith("--")]
     for flag in flags:
         if flag.startswith(IMPORT):
@@ -104,6 +117,9 @@ def _import(name: str) -> None:
 
 def _help(command: str) -> str:
     """A command's own keys, with their defaults; of a study all keys."""
+    if command in TRAVELS:
+        words, about = TRAVELS[command]
+        return f"mechsteer {command} {words}: {COMMANDS[command].partition(':')[0]}\n\n{about}"
     if command == "models":
         return f"mechsteer models: {COMMANDS[command]}"
     told: list[str] = [f"mechsteer {command}: {COMMANDS[command]}", ""]
@@ -135,6 +151,22 @@ def _models(rest: list[str]) -> int:
     for name, folder in importlib.import_module("mechsteer.files.bundled").bundled_models().items():
         size = sum(f.stat().st_size for f in folder.iterdir()) / 1e6
         print(f"{name:16} {size:5.1f} MB  {folder}")
+    return 0
+
+
+def _travel(command: str, rest: list[str]) -> int:
+    """push and pull."""
+    words = [word for word in rest if not word.startswith("--")]
+    allowed = [PUBLIC] if command == "push" else []
+    if len(words) != 2 or [word for word in rest if word.startswith("--") and word not in allowed]:
+        raise MechsteerError(
+            f"{command} takes {TRAVELS[command][0]}, got {rest}", f"mechsteer {command} --help tells more"
+        )
+    room = importlib.import_module("mechsteer.sharing")
+    if command == "push":
+        print(f"pushed: {room.push_steering(*words, private=PUBLIC not in rest)}")
+    else:
+        print(f"pulled: {room.pull_steering(*words)}")
     return 0
 
 

@@ -69,6 +69,10 @@ class StorageError(MechsteerError, OSError):
     """The disk refused: it is full, read-only, or the path cannot be used."""
 
 
+class HubError(MechsteerError):
+    """The Hugging Face hub refused, or could not be asked."""
+
+
 class MechsteerWarning(UserWarning):
     """A result that can be had but not trusted as it is: a degenerate direction, words that never occur, a file unchecked."""
 

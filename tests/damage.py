@@ -31,6 +31,7 @@ from mechsteer.features.sae_files import checked_config, read_metrics
 from mechsteer.features.sae_reader import read_sae
 from mechsteer.files import digest_of, read_record, write_record
 from mechsteer.files.tensors import METADATA, read_safetensors, read_tensors, write_tensors
+from mechsteer.results import Interval
 from mechsteer.steering.files import read_header
 from mechsteer.training.checkpoint import read_checkpoint, write_checkpoint
 
@@ -88,7 +89,7 @@ def plain(value: Any) -> Any:
     return repr(value)
 
 
-def steering(folder: Path) -> Case:
+def steering(folder: Path, **told: Any) -> Case:
     """Four interventions, two of which share an adapter and one of which reads at two sites; two observations."""
     model, path = toys.shared("llama"), folder / "adapter.safetensors"
     shared = ms.adapters.Static(toys.vector(1))
@@ -105,7 +106,7 @@ def steering(folder: Path) -> Case:
         ],
         coeff=0.9,
     )
-    ms.save_steering(saved, path, model, provenance={"data": "0f3a", "auroc": 0.75, "licence": None})
+    ms.save_steering(saved, path, model, provenance={"data": "0f3a", "auroc": 0.75, "licence": None}, **told)
 
     def load() -> Any:
         loaded = ms.load_steering(path, model)
@@ -121,6 +122,17 @@ def steering(folder: Path) -> Case:
         )
 
     return Case(folder=folder, load=load)
+
+
+def steering_int8(folder: Path) -> Case:
+    """The same, with fewer bits per number and everything that a header may hold."""
+    told = {
+        "data": {"train": "0f3a"},
+        "metrics": {"auroc": Interval(value=0.75, low=0.5, high=1.0)},
+        "licence": "MIT",
+        "dtype": "int8",
+    }
+    return steering(folder, **told)
 
 
 def _capture(folder: Path) -> Any:
@@ -238,6 +250,7 @@ def run(folder: Path) -> Case:
 CASES: dict[str, Callable[[Path], Case]] = {
     "run": run,
     "steering": steering,
+    "steering-int8": steering_int8,
     "store": store,
     "capture": capture,
     "records": records,

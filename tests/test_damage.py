@@ -25,7 +25,7 @@ def test_damage_is_refused_or_without_effect(name, tmp_path):
     assert counts.refused + counts.equal + counts.wrong == N.get(name, 300)
 
 
-@pytest.mark.parametrize("name", ["steering", "store", "records", "sae", "direction"])
+@pytest.mark.parametrize("name", ["steering", "steering-int8", "store", "records", "sae", "direction"])
 def test_what_was_changed_on_purpose_breaks_nothing(name, tmp_path):
     """With digests that fit, what a file says is what it says; it is refused by its schema or is read."""
     folder = tmp_path / name

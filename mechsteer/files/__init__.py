@@ -4,13 +4,14 @@
 `tensors` (imported by its own name, since it needs torch) keeps tensors with a header.
 """
 
-from mechsteer.files.atomic import PARTIAL, atomic_path, remove, rename, write_atomically
+from mechsteer.files.atomic import PARTIAL, atomic_folder, atomic_path, remove, rename, write_atomically
 from mechsteer.files.locks import folder_lock
 from mechsteer.files.records import digest_of, read_record, write_record
 from mechsteer.files.schema import structured
 
 __all__ = [
     "PARTIAL",
+    "atomic_folder",
     "atomic_path",
     "digest_of",
     "folder_lock",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from mechsteer.errors import StorageError
+from mechsteer.errors import ConfigError, StorageError
 
 PARTIAL = ".partial"  # how the name of a file ends that is not whole yet
 
@@ -38,6 +39,32 @@ def atomic_path(path: str | os.PathLike[str], *, one_writer: bool = False) -> It
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A folder beside `path` to fill; on leaving the block it becomes `path`, on an exception it is removed.
+
+    Raises ConfigError where something is at `path` that is no empty folder, StorageError when the disk refuses.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(f"{path} is there already", "give a new folder")
+        part.mkdir(parents=True)
+        yield part
+        if path.is_dir():
+            path.rmdir()  # it is empty
+        rename(part, path)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}", "free some space, or choose another folder"
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes | str) -> Path:

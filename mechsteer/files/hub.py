@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import difflib
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -18,6 +20,7 @@ from mechsteer.errors import ModelLoadError
 from mechsteer.files.bundled import bundled_models
 
 PATIENCE = 3.0  # seconds for an answer
+T = TypeVar("T")
 
 
 def find_model(name: str) -> Path | str:
@@ -71,16 +74,10 @@ def require_on_hub(name: str) -> bool:
 
     Raises ModelLoadError, after at most `PATIENCE` seconds: the hub has none of this name, or cannot be asked.
     """
-    answers: list[Exception | None] = []
-    # a thread: no library bounds how long a name server may take
-    asking = threading.Thread(target=_ask, args=(name, answers), daemon=True)
-    asking.start()
-    asking.join(PATIENCE)
-    problem = answers[0] if answers else TimeoutError(f"no answer within {PATIENCE:.0f} seconds")
+    _, problem = answered(lambda: huggingface_hub.HfApi().model_info(name, timeout=PATIENCE))
     if problem is None:
         return True
-    why = (str(problem).strip().splitlines() or [type(problem).__name__])[0]
-    if isinstance(problem, (huggingface_hub.errors.HFValidationError, huggingface_hub.errors.RepositoryNotFoundError)):
+    if is_unknown(problem):
         raise ModelLoadError(
             f"cannot load {name}: the hub has no model of this name that you may read",
             "check the spelling (owner/name), or give a folder; for a private model log in with `hf auth login`",
@@ -88,14 +85,36 @@ def require_on_hub(name: str) -> bool:
     if kept_folder(name) is not None:
         return False
     raise ModelLoadError(
-        f"cannot load {name}: it is no bundled model and no folder, and the hub cannot be asked ({why})",
+        f"cannot load {name}: it is no bundled model and no folder, and the hub cannot be asked ({reason(problem)})",
         "check the spelling; a hub name needs a network connection, local folders and the bundled models work without",
     )
 
 
-def _ask(name: str, answers: list[Exception | None]) -> None:
+def answered(question: Callable[[], T], patience: float | None = PATIENCE) -> tuple[T | None, Exception | None]:
+    """(what a question to the hub returns, None), or (None, what went wrong), after `patience` seconds at most.
+
+    It is asked in a thread of its own: no library bounds how long a name server may take.
+    """
+    answers: list[tuple[T | None, Exception | None]] = []
+    asking = threading.Thread(target=_ask, args=(question, answers), daemon=True)
+    asking.start()
+    asking.join(patience)
+    return answers[0] if answers else (None, TimeoutError(f"no answer within {patience:.0f} seconds"))
+
+
+def is_unknown(problem: Exception) -> bool:
+    """The hub says that it has nothing of the name, or shows it to others."""
+    errors = huggingface_hub.errors
+    return isinstance(problem, (errors.HFValidationError, errors.RepositoryNotFoundError))
+
+
+def reason(problem: Exception) -> str:
+    """What went wrong, on one line."""
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0]
+
+
+def _ask(question: Callable[[], T], answers: list[tuple[T | None, Exception | None]]) -> None:
     try:
-        huggingface_hub.HfApi().model_info(name, timeout=PATIENCE)
-        answers.append(None)
+        answers.append((question(), None))
     except Exception as error:  # noqa: BLE001  # whatever the network does, it is told
-        answers.append(error)
+        answers.append((None, error))

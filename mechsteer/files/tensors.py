@@ -45,7 +45,7 @@ def write_tensors(
     header = {KIND: kind, **header}
     # cloned: two names of one memory are refused by safetensors, and saved here as the two values they are
     values = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    text = json.dumps({DIGEST: _digest(values, header), **header})
+    text = json.dumps({DIGEST: _digest(values, header), **header}, separators=(",", ":"))
     try:
         with atomic_path(path, one_writer=one_writer) as part:
             save_file(values, part, metadata={METADATA: text})

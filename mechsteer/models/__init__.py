@@ -6,7 +6,7 @@ The only package that knows HookedTransformer from TransformerBridge, and that i
 from mechsteer.files.bundled import bundled_models
 from mechsteer.models.backend import Backend, Engine
 from mechsteer.models.dispatch import backend_of
-from mechsteer.models.fingerprint import model_fingerprint, model_name, require_fingerprint
+from mechsteer.models.fingerprint import checkpoint_fingerprint, model_fingerprint, model_name, require_fingerprint
 from mechsteer.models.library import has_hooked
 from mechsteer.models.likeness import Differences, Look, differences
 from mechsteer.models.load import Truncate, load_model, tokenize, tokenize_continuation
@@ -29,6 +29,7 @@ __all__ = [
     "Twin",
     "backend_of",
     "bundled_models",
+    "checkpoint_fingerprint",
     "differences",
     "has_hooked",
     "load_model",

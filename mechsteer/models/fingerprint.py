@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from mechsteer.errors import ModelMismatchError
+from mechsteer.errors import ModelMismatchError, UnknownSiteError
 from mechsteer.models.dispatch import backend_of
+from mechsteer.models.protocol import MAPS
 
 _CONFIG = (
     *(
@@ -53,6 +55,34 @@ def model_fingerprint(model: Any) -> str:
         sample = flat[index.to(flat.device)].to("cpu", torch.float32)
         digest.update(f"{name}{tuple(weight.shape)}".encode() + sample.numpy().tobytes())
     return digest.hexdigest()[:24]
+
+
+def checkpoint_fingerprint(model: Any) -> str:
+    """A stable hash (24 hex digits) of the checkpoint alone: the same on either class, raw, in float32 and bfloat16.
+
+    64 evenly spaced entries of each of MAPS in every layer are read, as W [d_out d_in] rounded to bfloat16. Rounding
+    to float16 on the way changes some of them, and what folds norms into weights (compatibility mode) all.
+    """
+    backend, digest = backend_of(model), hashlib.sha256()
+    for layer in range(backend.cfg.n_layers):
+        for name in MAPS:
+            found = map_entries(backend, layer, name, _SAMPLES)
+            if found is not None:
+                shape, entries = found
+                digest.update(f"{layer} {name} {shape}".encode())
+                digest.update(entries.to(torch.bfloat16).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:24]
+
+
+def map_entries(backend: Any, layer: int, name: str, n: int) -> tuple[tuple[int, ...], Tensor] | None:
+    """(shape, at most `n` evenly spaced entries, on the CPU) of W [d_out d_in]; None where there is no such map."""
+    try:
+        weight = backend.weights.map_weight(layer, name).detach()
+    except UnknownSiteError:  # this architecture has no such map
+        return None
+    flat = weight.reshape(-1)
+    index = torch.linspace(0, flat.numel() - 1, min(n, flat.numel()), dtype=torch.float64).long()
+    return tuple(weight.shape), flat[index.to(flat.device)].cpu()
 
 
 def model_name(model: Any) -> str:

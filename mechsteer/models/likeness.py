@@ -2,7 +2,8 @@
 
 A fingerprint says that a model is another one and not how. The same checkpoint on another backend or in another dtype
 has the same shapes and the same weights up to rounding, which a few numbers of them show: for each of some maps in the
-first and the last layer entries of W [d_out d_in], which both classes have in one form.
+first and the last layer entries of W [d_out d_in], which both classes have in one form. The fingerprint of the checkpoint
+sees every layer, and no rounding but that to bfloat16.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from typing import Any
 
 import torch
 
-from mechsteer.errors import UnknownSiteError
 from mechsteer.models.dispatch import backend_of
+from mechsteer.models.fingerprint import checkpoint_fingerprint, map_entries
 
 _SHAPE = ("n_layers", "d_model", "d_mlp", "n_heads", "n_key_value_heads", "d_head")
 _MAPS, _ENTRIES = ("q", "o", "up", "down"), 8
@@ -33,6 +34,7 @@ class Look:
     dtype: str
     shape: dict[str, int]
     weights: list[float]  # of the maps above, as the checkpoint's dtype has them
+    checkpoint: str | None = None  # its fingerprint; files of version 3 have none
 
     @classmethod
     def of(cls, model: Any) -> Look:
@@ -43,12 +45,14 @@ class Look:
         weights: list[float] = []
         for layer in dict.fromkeys((0, backend.cfg.n_layers - 1)):
             for name in _MAPS:
-                weights += _entries(backend, layer, name)
+                found = map_entries(backend, layer, name, _ENTRIES)
+                weights += [] if found is None else [float(f"{x:.9g}") for x in found[1].to(torch.float32).tolist()]
         return cls(
             backend=backend.kind,
             dtype=str(backend.dtype).removeprefix("torch."),
             shape={name: int(size) for name, size in sizes.items() if size is not None},
             weights=weights,
+            checkpoint=checkpoint_fingerprint(model),
         )
 
 
@@ -84,17 +88,11 @@ def differences(then: Look, now: Look) -> Differences:
     return Differences(words=tuple(words), fits=True, is_same_checkpoint=alike)
 
 
-def _entries(backend: Any, layer: int, name: str) -> list[float]:
-    try:
-        flat = backend.weights.map_weight(layer, name).detach().reshape(-1)
-    except UnknownSiteError:  # this architecture has no such map
-        return []
-    index = torch.linspace(0, flat.numel() - 1, _ENTRIES, dtype=torch.float64).long()
-    return flat[index.to(flat.device)].to("cpu", torch.float32).tolist()
-
-
 def _alike(then: Look, now: Look) -> bool:
-    """The entries are equal up to the rounding of the coarser dtype."""
+    """The entries are equal up to the rounding of the coarser dtype, and so are the fingerprints where that can be."""
+    told = None not in (then.checkpoint, now.checkpoint) and "float16" not in (then.dtype, now.dtype)
+    if told and then.checkpoint != now.checkpoint:
+        return False
     if len(then.weights) != len(now.weights):
         return False
     rounding = max(_epsilon(then.dtype), _epsilon(now.dtype))

@@ -6,19 +6,25 @@ from mechsteer.steering.exports import export_gguf
 from mechsteer.steering.files import load_steering, read_header, save_steering
 from mechsteer.steering.folding import fold, save_folded, unfold
 from mechsteer.steering.generation import Generation, generate
+from mechsteer.steering.header import SavedSteering, SteeringHeader, TensorError
 from mechsteer.steering.imports import as_steering, load_vectors
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
 from mechsteer.steering.presets import Sized, at_parameters, bias_only, prototype_steering, seal
+from mechsteer.steering.sizes import Largest, largest
 from mechsteer.steering.streaming import Stream, stream
 
 __all__ = [
     "Generation",
     "Intervention",
     "Interventions",
+    "Largest",
     "Observation",
+    "SavedSteering",
     "Sized",
     "Steering",
+    "SteeringHeader",
     "Stream",
+    "TensorError",
     "as_steering",
     "at_parameters",
     "bias_only",
@@ -29,6 +35,7 @@ __all__ = [
     "fold",
     "generate",
     "kl_divergence",
+    "largest",
     "load_steering",
     "load_vectors",
     "prototype_steering",

@@ -3,6 +3,8 @@
 The header holds format version, model fingerprint, sites, scopes, coefficients and the name and constructor
 arguments of each adapter and observer, under a digest over it and the tensors (see `mechsteer.files.tensors`). A file
 names what was registered (`mechsteer.adapters.register`) and never imports it; no pickle is read or written.
+
+Quantised (see `mechsteer.steering.quantising`) a file is smaller and no longer bit-equal; it says what was lost.
 """
 
 from __future__ import annotations
@@ -12,13 +14,13 @@ import json
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from mechsteer.adapters import ADAPTERS, OBSERVERS, Adapter, name_of
+from mechsteer import __version__
+from mechsteer.adapters import ADAPTERS, OBSERVERS, Adapter, n_parameters, name_of
 from mechsteer.errors import (
     ConfigError,
     FileFormatError,
@@ -32,14 +34,28 @@ from mechsteer.files import structured
 from mechsteer.files.tensors import read_tensors, write_tensors
 from mechsteer.models import Look, backend_of, differences, model_fingerprint, model_name
 from mechsteer.models.sites import Site
+from mechsteer.results import Interval
 from mechsteer.runtime.observers import Observer
 from mechsteer.runtime.scopes import TokenScope
+from mechsteer.steering.header import (
+    SavedData,
+    SavedEntry,
+    SavedIntervention,
+    SavedMetric,
+    SavedModule,
+    SavedObservation,
+    SavedSite,
+    SavedSteering,
+    SteeringHeader,
+)
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten
+from mechsteer.steering.quantising import Quantisation, quantised, restored
 
-FORMAT_VERSION = 3
-_READABLE = (2, 3)  # 2 says of the model only its name, backend and width
+FORMAT_VERSION = 4
+_READABLE = (2, 3, 4)  # 2 says of the model only its name, backend and width; 3 knows no quantisation
 KIND = "steering file"
 AGAIN = "copy it again, or make it again: train, then mechsteer.save_steering"
+BUDGET = 100_000  # bytes of a whole file: what a booster may have
 # what a class can raise that is built from a header of any content, its own checks included; where warnings are
 # errors, these too
 _UNBUILDABLE = (
@@ -53,75 +69,40 @@ _NAMED: dict[str, tuple[str, Mapping[str, type[Adapter] | type[Observer]]]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class SavedSite:
-    """A site of the model that the file is of."""
-
-    layer: int
-    point: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavedIntervention:
-    """One intervention. Those with the same `module` number share one adapter, whose tensors carry that number."""
-
-    kind: Literal["intervention"]
-    name: str  # what the adapter is registered as
-    config: dict[str, Any]  # what its `blank` is given
-    module: int
-    site: SavedSite  # that it writes
-    reads: list[SavedSite]  # empty: the site that it writes
-    scope: dict[str, Any]
-    coeff: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class SavedObservation:
-    """One observation. Those with the same `module` number share one observer, whose tensors carry that number."""
-
-    kind: Literal["observation"]
-    name: str  # what the observer is registered as
-    config: dict[str, Any]  # what its `blank` is given
-    module: int
-    reads: list[SavedSite]
-    scope: dict[str, Any]
-
-
-SavedEntry = SavedIntervention | SavedObservation
-
-
-@dataclass(frozen=True, kw_only=True)
-class SteeringHeader:
-    """What a steering file says beside its tensors."""
-
-    format_version: int
-    model_fingerprint: str
-    model_name: str
-    backend: str
-    d_model: int
-    coeff: float
-    entries: list[SavedEntry]  # in the order of application
-    provenance: dict[str, Any]
-    model: Look | None = None  # since version 3
-
-
 def save_steering(
-    steering: Interventions, path: str | Path, model: Any, *, provenance: Mapping[str, Any] | None = None
-) -> Path:
-    """Write interventions and observations with the fingerprint of `model`; returns the path.
+    steering: Interventions,
+    path: str | Path,
+    model: Any,
+    *,
+    dtype: Quantisation | None = None,
+    budget_bytes: int | None = BUDGET,
+    data: Mapping[str, str] | None = None,
+    metrics: Mapping[str, Interval] | None = None,
+    licence: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> SavedSteering:
+    """Write interventions and observations with the fingerprint of `model`; returns where and how large.
 
-    `provenance` (JSON-able: data hashes, metrics, licence, ...) is kept in the header. The file appears whole
-    or not at all. Raises StorageError when the disk refuses, UnknownSiteError for sites the model lacks, ConfigError
-    for adapters and observers that are not registered and for what JSON cannot hold.
+    What is returned is taken wherever a path is. `dtype` "float16" or "int8" makes the file smaller and the tensors
+    inexact: what is lost of each stands in the header and in what is returned. `data` (name -> hash of what it was
+    made from), `metrics` (name -> figure with its interval) and `licence` stand in the header and on the model card;
+    `provenance` (JSON-able) is kept in the header. The file appears whole or not at all; a MechsteerWarning tells when
+    it has more than `budget_bytes`.
+
+    Raises StorageError when the disk refuses, UnknownSiteError for sites the model lacks, ConfigError for adapters and
+    observers that are not registered, an unknown `dtype`, and for what JSON cannot hold, NonFiniteError for what
+    `dtype` cannot hold.
     """
     steering = steering if isinstance(steering, Steering) else Steering(flatten(steering))
     tensors: dict[str, Tensor] = {}
     entries: list[SavedEntry] = []
-    index: dict[int, int] = {}
+    modules: dict[int, SavedModule] = {}
     for iv in steering.interventions:
-        number = index.setdefault(id(iv.module), len(index))  # one adapter at two sites is saved, and loaded, once
-        tensors |= {f"{number}.{name}": tensor for name, tensor in iv.module.state_dict().items()}
-        entries.append(_entry(iv.at(model), number))
+        # one adapter at two sites is saved, and loaded, once
+        module = modules.setdefault(id(iv.module), _module(iv.module, len(modules)))
+        tensors |= {f"{module.number}.{name}": tensor for name, tensor in iv.module.state_dict().items()}
+        entries.append(_entry(iv.at(model), module.number))
+    tensors, errors = (tensors, []) if dtype is None else quantised(tensors, dtype)
     header = SteeringHeader(
         format_version=FORMAT_VERSION,
         model_fingerprint=model_fingerprint(model),
@@ -132,8 +113,57 @@ def save_steering(
         entries=entries,
         provenance=_plain(dict(provenance or {}), "provenance"),
         model=Look.of(model),
+        modules=list(modules.values()),
+        bos_token_id=getattr(model.tokenizer, "bos_token_id", None),
+        quantisation=dtype,
+        errors=errors,
+        data=[SavedData(name=_text(name), digest=_text(digest)) for name, digest in (data or {}).items()],
+        metrics=[_metric(name, value) for name, value in (metrics or {}).items()],
+        licence=None if licence is None else _text(licence),
+        mechsteer_version=__version__,
     )
-    return write_tensors(path, tensors, dataclasses.asdict(header), kind=KIND)
+    path = write_tensors(path, tensors, dataclasses.asdict(header), kind=KIND)
+    saved = SavedSteering(
+        path=str(path),
+        n_parameters=header.n_parameters,
+        n_bytes=path.stat().st_size,
+        quantisation=dtype,
+        errors=tuple(errors),
+    )
+    if budget_bytes is not None and saved.n_bytes > budget_bytes:
+        warnings.warn(
+            f"{saved.describe()}: more than the budget of {budget_bytes:,} bytes; a smaller dtype or adapter would fit "
+            "(mechsteer.steering.largest), budget_bytes sets another budget",
+            MechsteerWarning,
+            stacklevel=2,
+        )
+    return saved
+
+
+def _module(module: Adapter | Observer, number: int) -> SavedModule:
+    summary = module.summary if isinstance(module, Adapter) else None
+    return SavedModule(
+        number=number,
+        n_parameters=n_parameters(module),
+        pooling=None if summary is None else summary.pooling,
+        source=None if summary is None else summary.source,
+        bos=None if summary is None else summary.bos,
+    )
+
+
+def _metric(name: str, value: Interval) -> SavedMetric:
+    if not isinstance(value, Interval):
+        raise ConfigError(
+            f"the metric {name!r} is a {type(value).__name__}",
+            "a figure needs its interval: mechsteer.results.Interval(value=..., low=..., high=...)",
+        )
+    return SavedMetric(name=_text(name), value=float(value.value), low=float(value.low), high=float(value.high))
+
+
+def _text(value: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{value!r:.80} is not text", "names, hashes and licences are given as strings")
+    return value
 
 
 def _entry(iv: Intervention | Observation, number: int) -> SavedEntry:
@@ -177,11 +207,13 @@ def read_header(path: str | Path) -> SteeringHeader:
 
     Raises FileFormatError for a missing, truncated, damaged or foreign file and for another version.
     """
-    return _read(path)[0]
+    return _read(Path(path))[0]
 
 
 def load_steering(path: str | Path, model: Any, *, strict: bool = True) -> Steering:
     """Read a steering file for `model`; logits and readings under it are bit-equal to those before it was saved.
+
+    A quantised file comes back in float32, as near to what was saved as its header says.
 
     `strict=False` takes a model that is not the one the file was made for: the same checkpoint on another backend, in
     another dtype or mode, where a vector means nearly the same, or another checkpoint of the same shapes (from a base
@@ -191,6 +223,7 @@ def load_steering(path: str | Path, model: Any, *, strict: bool = True) -> Steer
     Raises ModelMismatchError for another model (both fingerprints, and in words what differs), FileFormatError for a
     truncated, damaged or foreign file, an unknown version, or an adapter or observer that nothing has registered.
     """
+    path = Path(path)
     header, tensors = _read(path)
     is_own = model_fingerprint(model) == header.model_fingerprint
     if not is_own:
@@ -210,6 +243,7 @@ def load_steering(path: str | Path, model: Any, *, strict: bool = True) -> Steer
             if entry.module not in modules:
                 module = classes[entry.name].blank(entry.config)
                 module.load_state_dict(tensors[entry.module], assign=True)
+                _require_as_said(module, entry.module, header)
                 modules[entry.module] = module.to(backend_of(model).device)
             attached = _attached(modules[entry.module], entry)
             interventions.append(attached if not is_own else attached.at(model))
@@ -264,12 +298,12 @@ def _attached(module: Any, entry: SavedEntry) -> Intervention | Observation:
     return Intervention(module, site, read=reads or None, scope=scope, coeff=entry.coeff)
 
 
-def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]]]:
+def _read(path: Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]]]:
     """(header, tensors by module number), as far as they can be checked without a model."""
     found = read_tensors(path, kind=KIND, hint=AGAIN)
     if found is None:
         raise FileFormatError(f"no steering file at {path}", "check the path")
-    tensors, raw = found
+    stored, raw = found
     version = raw.get("format_version")
     if version not in _READABLE:
         raise FileFormatError(
@@ -283,7 +317,7 @@ def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]
         description = (entry.name, entry.config)
         if described.setdefault(entry.module, description) != description:
             raise FileFormatError(f"{path} describes {_NAMED[entry.kind][0]} {entry.module} in two ways", AGAIN)
-    for key, tensor in tensors.items():
+    for key, tensor in restored(stored, header.errors, path=path, hint=AGAIN).items():
         number, _, name = key.partition(".")
         if not number.isdecimal() or int(number) not in modules:
             raise FileFormatError(f"{path} holds a tensor {key!r} of no adapter or observer", AGAIN)
@@ -291,3 +325,9 @@ def _read(path: str | Path) -> tuple[SteeringHeader, dict[int, dict[str, Tensor]
     if not math.isfinite(header.coeff):
         raise FileFormatError(f"the coefficient of {path} is {header.coeff}", AGAIN)
     return header, modules
+
+
+def _require_as_said(module: Adapter | Observer, number: int, header: SteeringHeader) -> None:
+    """Raise ConfigError unless size and pooling are those that the header tells its readers."""
+    if header.format_version > 3 and _module(module, number) not in header.modules:
+        raise ConfigError("its size or its pooling is not what the header says", AGAIN)

@@ -145,7 +145,7 @@ def test_observations_come_back_with_equal_readings(tmp_path):
     assert torch.isnan(readings[3]["probability"][0][:, 5:]).all()
     assert 0 < readings[3]["probability"][0][:, :5].min() < readings[3]["probability"][0][:, :5].max() < 1
     rewritten = ms.save_steering(loaded, tmp_path / "again", model)
-    assert rewritten.read_bytes() == path.read_bytes()
+    assert Path(rewritten).read_bytes() == Path(path).read_bytes()
 
 
 def test_a_file_may_hold_observations_alone(tmp_path):
