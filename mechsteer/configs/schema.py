@@ -29,7 +29,20 @@ class AdapterSettings:
         ["resid_post"],
         "where it reads and writes: points, at each of `layers`, or point@layer; of several all at once; read:write",
     )
+    depth_sweep: bool = setting(
+        False, "it may sit at every layer from a quarter to three quarters of the depth, instead of `layers`"
+    )
     path: str | None = setting(None, "a steering file of your own, instead of training one", contents=True)
+    objective: str = setting(
+        "cross_entropy",
+        "what is minimised: cross_entropy on right traces | reinforce: verified answers, sampled while it trains | "
+        "multiple_choice: on an item's options",
+        choices=("cross_entropy", "reinforce", "multiple_choice"),
+    )
+    group: int = setting(8, "reinforce: answers sampled to each problem in every epoch", least=2)
+    normalise: str = setting(
+        "none", "multiple_choice: what an option's likelihood is taken per", choices=("none", "tokens", "characters")
+    )
     seeds: int = setting(1, "trainings with other random numbers, pooled", least=1)
     epochs: int = setting(5, "passes over the samples", least=1)
     lr: float | None = setting(
@@ -40,7 +53,7 @@ class AdapterSettings:
     group_lengths: bool = setting(False, "rows of like length share a batch: faster, and another training")
     kl_weight: float = setting(0.1, "on the divergence from the model as it is", least=0)
     l2_weight: float = setting(0.0001, "on the squared norm, in the same units", least=0)
-    n_samples: int = setting(800, "verified-correct traces trained on, at most", least=1)
+    n_samples: int = setting(800, "verified-correct traces (or problems) trained on, at most", least=1)
     coeffs: list[int | float] = setting([1.0, 2.0, 3.0], "strengths tried on dev", not_in_it=(0,))
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from mechsteer.runtime.batches import make_batches
 from mechsteer.runtime.restart import Start, logits_from
 from mechsteer.steering.interventions import Interventions, steer
 from mechsteer.tasks import Item
-
-Normalise = Literal["none", "tokens", "characters"]
+from mechsteer.tasks.options import Normalise, option_size, options_of
 
 
 @torch.no_grad()
@@ -160,20 +159,8 @@ class MultipleChoice:
         )
 
     def _sizes(self, model: Any, texts: Sequence[str]) -> np.ndarray:
-        if self.normalise == "none":
-            return np.ones(len(texts))
-        of_tokens = self.normalise == "tokens"
-        return np.array([len(continuation(model, t)) if of_tokens else len(t.strip()) for t in texts], dtype=float)
-
-
-def options_of(item: Item) -> tuple[str, ...]:
-    """The options of an item. Raises DataError where there are fewer than two, or the answer is none of them."""
-    options = item.meta.get("options")
-    if not isinstance(options, (list, tuple)) or len(options) < 2 or not all(isinstance(o, str) for o in options):
-        raise DataError(f"item {item.id!r} has no options", 'give its texts to choose from in meta["options"]')
-    if item.answer not in options:
-        raise DataError(f"the answer {item.answer!r} of item {item.id!r} is none of its options", f"it has {options!r}")
-    return tuple(options)
+        sizes = [option_size(text, len(continuation(model, text)), self.normalise) for text in texts]
+        return np.array(sizes, dtype=float)
 
 
 def continuation(model: Any, text: str | Sequence[int]) -> list[int]:

@@ -41,7 +41,7 @@ STAGES: dict[str, Declaration] = {
     "capture": Declaration(
         about="keep the activations of the traces",
         reads=("traces",),
-        keys=("layers", "adapter.kind", "adapter.sites", "adapter.path", "batch_size"),
+        keys=("layers", "adapter.kind", "adapter.sites", "adapter.depth_sweep", "adapter.path", "batch_size"),
         writes=("activations",),
     ),
     "train": Declaration(

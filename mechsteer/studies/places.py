@@ -1,7 +1,8 @@
-"""Where an adapter may sit: `adapter.sites` at each of `layers`, as interventions of an untrained adapter."""
+"""Where an adapter may sit: `adapter.sites` at each of `layers` (or of a depth sweep), as interventions of an untrained adapter."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 
 from mechsteer.adapters import named_observer
+from mechsteer.configs.schema import Settings
 from mechsteer.errors import ConfigError
 from mechsteer.models.sites import Site
 from mechsteer.runtime.scopes import TokenScope
@@ -60,6 +62,17 @@ def places(model: Any, kind: str, entries: Sequence[str], layers: Sequence[float
         for layer in (layers if movable else layers[:1])
     ]
     return list(dict.fromkeys(found))
+
+
+def layers_tried(model: Any, settings: Settings) -> list[int | float]:
+    """Where the adapter may sit: `layers`; with `adapter.depth_sweep` every layer from ceil(L / 4) to floor(3 L / 4).
+
+    A model of one layer has none of these: then the middle.
+    """
+    if not settings.adapter.depth_sweep:
+        return settings.layers
+    n_layers = model.cfg.n_layers
+    return list(range(math.ceil(n_layers / 4), math.floor(3 * n_layers / 4) + 1)) or [0.5]
 
 
 def behind(sites: Sequence[Site]) -> Site:

@@ -22,9 +22,10 @@ from mechsteer.steering.files import load_steering
 from mechsteer.studies import attribute, evaluate, features, measure, outcome, paths, traces, train
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
+from mechsteer.studies.objectives import check_objective
 from mechsteer.studies.page import StageResults, page, verdict
 from mechsteer.studies.pages import versions, write_pages
-from mechsteer.studies.places import measured, observations, places, untrained
+from mechsteer.studies.places import layers_tried, measured, observations, places, untrained
 from mechsteer.studies.problems import is_ready_made
 from mechsteer.studies.run import Run, Say, Stage, open_run
 
@@ -101,9 +102,10 @@ def check(run: Run) -> None:
     """What is wrong with the settings is said before anything long begins: raises what reading them raises."""
     settings, how, model = run.settings, run.settings.adapter, run.model
     groups_for(model.tokenizer, settings.vocabulary)
+    check_objective(settings)
     if how.path is not None:
         measured(model, load_steering(how.path, model))
-    for place in places(model, how.kind, how.sites, settings.layers):
+    for place in places(model, how.kind, how.sites, layers_tried(model, settings)):
         untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
     observations(model, settings.observers)
     if settings.sae.path is None and settings.sae.k > settings.sae.d_sae:

@@ -17,7 +17,7 @@ from mechsteer.steering.files import load_steering
 from mechsteer.steering.generation import generate
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import ACTIVATIONS, Kept
-from mechsteer.studies.places import measured, places
+from mechsteer.studies.places import layers_tried, measured, places
 from mechsteer.studies.problems import Problems, Split, is_ready_made, metric_of, room
 from mechsteer.studies.results import CaptureResult, SiteResult, TracesResult, TrainResult
 from mechsteer.tasks import Trace, read_solutions, write_traces
@@ -137,7 +137,7 @@ def candidate_sites(desk: Desk) -> list[Site]:
     how = desk.settings.adapter
     if how.path is not None:
         return [measured(desk.model, load_steering(how.path, desk.model))]
-    return resid_sites(desk.model, how.kind, how.sites, desk.settings.layers)
+    return resid_sites(desk.model, how.kind, how.sites, layers_tried(desk.model, desk.settings))
 
 
 def resid_sites(model: Any, kind: str, entries: Sequence[str], layers: Sequence[float]) -> list[Site]:

@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from mechsteer.errors import DataError
 from mechsteer.evaluation import Tried
 from mechsteer.evaluation.choice import Candidate, SteeringChoice
 from mechsteer.models.sites import Site
-from mechsteer.runtime.batches import Sample
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.threads import each_of
 from mechsteer.steering.calibration import strengths
 from mechsteer.steering.files import load_steering, save_steering
-from mechsteer.steering.generation import default_stop_tokens
 from mechsteer.steering.interventions import Steering, writing
 from mechsteer.steering.presets import width
 from mechsteer.studies.choosing import Dev
 from mechsteer.studies.desk import Desk
-from mechsteer.studies.kept import SEEDS, STEERING, Kept, seed_file, states, whole
-from mechsteer.studies.places import Place, measured, places, untrained
-from mechsteer.studies.problems import Problems, Split
+from mechsteer.studies.kept import SEEDS, STEERING, Kept, seed_file, states
+from mechsteer.studies.objectives import Material, material
+from mechsteer.studies.places import Place, layers_tried, measured, places, untrained
+from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
-from mechsteer.tasks import Trace
-from mechsteer.training import CrossEntropy, FitConfig, FitResult, fit
+from mechsteer.training import FitConfig, FitResult, fit
 
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
-N_DEV = 100  # dev samples that decide when training stops
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Material:
-    """What every training of a study shares."""
-
-    samples: Sequence[Sample]
-    dev: Sequence[Sample]
-    neutral: Sequence[list[int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,34 +41,32 @@ class _Job:
 def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResult:
     """adapter.safetensors: one steering; place and strength are chosen on dev.
 
-    Cross-entropy on the model's own verified-correct training samples (or the positive continuation) + KL on what
-    is to stay as it is: the text of the questions (or of the prompts).
+    What is minimised is `adapter.objective` (mechsteer.studies.objectives), by default the cross-entropy on the model's
+    own verified-correct training samples (or the positive continuation), + KL on what is to stay as it is: the text of
+    the questions (or of the prompts).
     """
     how, kept, problems = desk.settings.adapter, Kept(desk), Problems(desk, traces.metric)
     dev = Dev(desk, problems)
     if how.path is not None:
         return _own(desk, kept, problems, dev, how.path)
-    material = _Material(
-        samples=training_samples(desk, kept, problems, "train", how.n_samples),
-        dev=training_samples(desk, kept, problems, "dev", N_DEV),
-        neutral=questions(problems),
-    )
+    shared = material(desk, kept, problems)
     scope = scope_of(problems)
-    candidates = places(desk.model, how.kind, how.sites, desk.settings.layers)
+    candidates = places(desk.model, how.kind, how.sites, layers_tried(desk.model, desk.settings))
     jobs = [_job(desk, place, scope, 0) for place in candidates]
-    fitted = dict(zip(candidates, each_of(lambda job: _fitted(desk, kept, job, material), jobs), strict=True))
+    fitted = dict(zip(candidates, each_of(lambda job: _fitted(desk, kept, job, shared), jobs), strict=True))
     strengths_tried = sorted(how.coeffs if problems.metric == "accuracy" else [1.0], key=abs)  # of equals the weakest
     pairs = [(place, coeff) for coeff in strengths_tried for place in candidates]
     steerings = [fitted[place].steering.with_coeff(coeff) for place, coeff in pairs]
     number, tried = dev.halve("dev", steerings, [f"{place}-{coeff}" for place, coeff in pairs], whole=True)
     best, coeff = pairs[number]
     jobs = [_job(desk, best, scope, i) for i in range(1, how.seeds)]
-    fits = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, material), jobs)]
+    fits = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, shared), jobs)]
     chosen = [at_strength(result.steering, coeff) for result in fits]
     for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
         provenance = {
             "trained_on": result.data_hash,
-            "n_samples": len(material.samples),
+            "n_samples": len(shared.train),
+            "objective": how.objective,
             "metric": problems.metric,
             "chosen_on_dev": {"place": str(best), "coeff": coeff, "score": tried[number].score},
         }
@@ -96,12 +80,12 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
             tried=tuple(_candidate(*pair, found) for pair, found in zip(pairs, tried, strict=True)),
             chosen=_candidate(best, coeff, tried[number]),
             base_score=dev.score((), "base"),
-            n_samples=len(material.samples),
+            n_samples=len(shared.train),
             strengths=strengths(desk.model, chosen[0], problems.prompts("dev", N_KL)),
             median_resid_norm=median_norm(desk, kept, best.measured),
         ),
         fitted=tuple(replace(result, seconds=float("nan")) for result in fits),  # the same in every run
-        n_neutral=len(material.neutral),
+        n_neutral=len(shared.neutral),
     )
 
 
@@ -137,7 +121,7 @@ def _job(desk: Desk, place: Place, scope: TokenScope, number: int) -> _Job:
     return _Job(place=place, number=number, seed=seed, start=start)
 
 
-def _fitted(desk: Desk, kept: Kept, job: _Job, material: _Material) -> FitResult:
+def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> FitResult:
     """One training."""
     how, place, start = desk.settings.adapter, job.place, job.start
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
@@ -148,13 +132,8 @@ def _fitted(desk: Desk, kept: Kept, job: _Job, material: _Material) -> FitResult
     return fit(
         desk.model,
         start,
-        CrossEntropy(
-            material.samples,
-            dev=material.dev,
-            neutral=material.neutral,
-            kl_weight=how.kl_weight,
-            l2_weight=how.l2_weight / rms**2,  # the penalty, too, is in units of the activations
-        ),
+        # the penalty, too, is in units of the activations
+        shared.objective(kl_weight=how.kl_weight, l2_weight=how.l2_weight / rms**2),
         FitConfig(lr=lr, epochs=how.epochs, seed=job.seed, group_lengths=how.group_lengths),
         checkpoint=desk.checkpoint(f"adapter-{place}-{job.number}.safetensors"),
         progress=desk.progress,
@@ -169,32 +148,6 @@ def _candidate(place: Place, coeff: float, tried: Tried) -> Candidate:
 def at_strength(steering: Steering, coeff: float) -> Steering:
     """The steering with its common coefficient multiplied into its interventions."""
     return Steering(steering.with_coeff(coeff).flat())
-
-
-def training_samples(desk: Desk, kept: Kept, problems: Problems, split: Split, most: int) -> list[Sample]:
-    """Verified-correct traces with the stop token behind them; or prompts with the positive continuation."""
-    if problems.metric == "log_odds":
-        positive, _ = problems.ends()
-        return [Sample(prompt, positive) for prompt in problems.prompts(split, most)[:most]]
-    written: list[Trace] = kept.traces(split)
-    right = [trace for trace in written if trace.correct]
-    if len(right) < 4:
-        raise DataError(
-            f"the model solved {len(right)} of {len(written)} {split} traces: there is nothing to train on",
-            "use easier problems or a stronger model, or set metric=log_odds",
-        )
-    stop = list(default_stop_tokens(desk.model)[:1])
-    order = torch.randperm(len(right), generator=desk.generator("samples", split))[:most].tolist()
-    rows = [whole(desk.model, right[i]) for i in order]
-    return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= desk.model.cfg.n_ctx]
-
-
-def questions(problems: Problems) -> list[list[int]]:
-    """The training problems, on which the steered model is to predict as it did; without them nothing would hold
-    back a steering whose scope holds only target tokens. Log-odds steers every token, so its prompts do that."""
-    if problems.metric == "log_odds":
-        return []
-    return problems.prompts("train", problems.settings.traces.n_problems)
 
 
 def scope_of(problems: Problems) -> TokenScope:

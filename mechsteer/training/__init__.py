@@ -1,24 +1,44 @@
-"""Training adapters on a frozen model: `fit`, its settings, and the objectives it minimises."""
+"""Training adapters on a frozen model: `fit`, its settings, the objectives it minimises; self-improvement in use."""
 
 from mechsteer.runtime.batches import Sample
 from mechsteer.training.config import FitConfig
+from mechsteer.training.experience import Experience, Experiences, exact_answer, majority_rewards
 from mechsteer.training.fit import Epoch, FitResult, fit
-from mechsteer.training.objectives import CrossEntropy, Objective, Rows, Tally, TeacherKL, left_alone
+from mechsteer.training.objectives import (
+    CrossEntropy,
+    Objective,
+    OptionLikelihoods,
+    Reinforce,
+    Rows,
+    Tally,
+    TeacherKL,
+    left_alone,
+)
 from mechsteer.training.parts import Part, Parts, Steered
+from mechsteer.training.self_improvement import Attempt, SelfImprovement, SelfImprovementConfig
 
 __all__ = [
+    "Attempt",
     "CrossEntropy",
     "Epoch",
+    "Experience",
+    "Experiences",
     "FitConfig",
     "FitResult",
     "Objective",
+    "OptionLikelihoods",
     "Part",
     "Parts",
+    "Reinforce",
     "Rows",
     "Sample",
+    "SelfImprovement",
+    "SelfImprovementConfig",
     "Steered",
     "Tally",
     "TeacherKL",
+    "exact_answer",
     "fit",
     "left_alone",
+    "majority_rewards",
 ]

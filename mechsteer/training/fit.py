@@ -28,7 +28,8 @@ from mechsteer.training.config import FitConfig
 from mechsteer.training.loop import Epoch, Loop
 from mechsteer.training.objectives import CrossEntropy, Objective, Tally
 from mechsteer.training.objectives.harm import SampleLike
-from mechsteer.training.parts import Forwards, Parts
+from mechsteer.training.parts import Parts
+from mechsteer.training.rounds import Round, Rounds
 
 _DEFAULTS = FitConfig()
 
@@ -80,16 +81,15 @@ def fit(
     _refuse_untrainable(model, interventions)
     fingerprint = model_fingerprint(model)
     objective = objective.prepared(model, config)
-    parts = objective.parts(model, interventions, config)
+    rounds = Rounds(model, interventions, objective, config)
+    parts = rounds.first.parts
     if not parts.train:
         raise ConfigError("the objective has no training data", "give its rows something to train on")
-    _refuse_idle(interventions, parts)
     identity = {"fingerprint": fingerprint, "data": parts.data_hash, "objective": plain(objective.identity())}
     identity["steering"] = _described(model, interventions)
     loop = Loop([iv.adapter for iv in interventions], config, identity, steps_per_epoch=len(parts.train))
     if checkpoint is not None:
         loop.resume(Path(checkpoint))
-    forwards = Forwards(model, interventions, config)
     orders = torch.Generator().manual_seed(config.seed + 1)
     for epoch in range(1, config.epochs + 1):
         order = torch.randperm(len(parts.train), generator=orders).tolist()
@@ -99,9 +99,11 @@ def fit(
             break
         began = time.perf_counter()
         if epoch == 1 and parts.dev:
-            loop.close_epoch(None, _evaluate(objective, forwards, parts))
-        train = _train(objective, forwards, parts, loop, order, epoch, progress=progress)
-        loop.close_epoch(train, _evaluate(objective, forwards, parts))
+            loop.close_epoch(None, _evaluate(rounds.of("dev", 0)))
+        now = rounds.of("train", epoch - 1)
+        _refuse_idle(interventions, now.parts)
+        train = _train(now, loop, order, epoch, progress=progress)
+        loop.close_epoch(train, _evaluate(rounds.of("dev", epoch)) if parts.dev else None)
         loop.seconds += time.perf_counter() - began
         if checkpoint is not None:
             loop.save(Path(checkpoint))
@@ -121,17 +123,9 @@ def fit(
     )
 
 
-def _train(
-    objective: Objective,
-    forwards: Forwards,
-    parts: Parts,
-    loop: Loop,
-    order: Sequence[int],
-    epoch: int,
-    *,
-    progress: bool,
-) -> dict[str, float]:
+def _train(now: Round, loop: Loop, order: Sequence[int], epoch: int, *, progress: bool) -> dict[str, float]:
     """One epoch of steps; means of the loss terms while it went on."""
+    objective, parts, forwards = now.objective, now.parts, now.forwards
     weights, total = objective.weights, Tally({}, {})
     for step, i in enumerate(tqdm(order, desc=f"epoch {epoch}", unit="step", disable=not progress, leave=False)):
         tally = Tally.of(objective.terms(forwards.steered(parts.train[i])), weights)
@@ -144,12 +138,10 @@ def _train(
 
 
 @torch.no_grad()
-def _evaluate(objective: Objective, forwards: Forwards, parts: Parts) -> dict[str, float] | None:
-    if not parts.dev:
-        return None
-    weights, total = objective.weights, Tally({}, {})
-    for part in (*parts.dev, *parts.neutral):
-        total += Tally.of(objective.terms(forwards.steered(part)), weights).detached()
+def _evaluate(now: Round) -> dict[str, float]:
+    weights, total = now.objective.weights, Tally({}, {})
+    for part in (*now.parts.dev, *now.parts.neutral):
+        total += Tally.of(now.objective.terms(now.forwards.steered(part)), weights).detached()
     return total.summary(weights)
 
 

@@ -18,7 +18,7 @@ from mechsteer.runtime.batches import Batch
 from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, sites_used
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
 from mechsteer.runtime.session import Session
-from mechsteer.shapes import Mask
+from mechsteer.shapes import Lengths, Mask
 from mechsteer.steering.interventions import Intervention, steer
 from mechsteer.training.config import FitConfig
 
@@ -39,6 +39,7 @@ class Part:
     batch: Batch
     interventions: tuple[Intervention, ...]
     scored: Mask
+    groups: Lengths  # [batch] number, within the batch, of the group that each row is of: see `Rows`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,7 +64,7 @@ class Steered:
 
     @cached_property
     def _log_probs(self) -> Tensor:
-        return self.logits.float().log_softmax(-1)
+        return wide(self.logits).log_softmax(-1)
 
     def logits_at(self, where: Mask) -> Tensor:
         """Steered logits [n d_vocab] at positions `where` [batch pos], which are among the scored ones."""
@@ -81,6 +82,11 @@ class Steered:
     def kept(self, name: Hashable, compute: Callable[[], Value]) -> Value:
         """`compute()`, which no step changes, kept under `name` for this part as far as the budget goes."""
         return self._forwards.kept.get((name, self.part), compute, _n_bytes)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """In float32 at least: what losses are computed in."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _n_bytes(value: Tensor | Sized) -> int:
@@ -111,7 +117,7 @@ class Forwards:
     def frozen(self, part: Part, where: Mask) -> Tensor:
         """Log-probs [n d_vocab] of the same rows without the steering."""
         with torch.no_grad():
-            return self._logits(part, self._start(part), where).float().log_softmax(-1)
+            return wide(self._logits(part, self._start(part), where)).log_softmax(-1)
 
     def _start(self, part: Part) -> Start:
         if part not in self._prefixes:

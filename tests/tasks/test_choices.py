@@ -14,9 +14,9 @@ from shared_data import data_file
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.evaluation import MultipleChoice, base_arm, evaluate, log_likelihoods, treated_arm
-from mechsteer.evaluation.likelihoods import options_of
 from mechsteer.studies.problems import metric_of
 from mechsteer.tasks import load_task
+from mechsteer.tasks.options import options_of
 
 HELLASWAG = {
     "activity_label": "Making tea",

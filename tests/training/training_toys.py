@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -18,6 +19,14 @@ GENERATED = ms.TokenScope.generated(include_last_prompt=True)
 
 def blank(layer: int = 1, scope: ms.TokenScope = GENERATED, point: str = "resid_post") -> ms.Intervention:
     return ms.Intervention(ms.adapters.Static(torch.zeros(toys.D_MODEL)), ms.Site(layer, point), scope=scope)
+
+
+@functools.cache
+def confident(family: str = "qwen3"):
+    """A toy model whose predictions are peaked, so that a small steering moves them far."""
+    hf = toys.hf_model(family)
+    hf.lm_head.weight.mul_(3.0)
+    return ms.load_model(hf, tokenizer=toys.tokenizer())
 
 
 def random_samples(n: int = 20, seed: int = 3) -> list[Sample]:

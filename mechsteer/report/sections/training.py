@@ -23,6 +23,10 @@ _CURVES = (
     "it varies from sample to sample is not kept, so that the curves have no intervals."
 )
 _NONE: Mapping[str, str] = {}
+_TRAINED_ON = {  # name of the objective -> what a number of training data is a number of; elsewhere the metric tells
+    "Reinforce": "problems, its own sampled answers rewarded where they are right (on dev the loss counts the mean reward)",
+    "OptionLikelihoods": "problems with options",
+}
 
 
 def training(result: FitResult, *, caption: str = _CURVES) -> list[Section]:
@@ -70,7 +74,10 @@ def curves(result: FitResult, *, title: str = "Training", caption: str = _CURVES
 def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Section]:
     """The chosen steering: what was tried, how strong it is, how it was trained."""
     verified = choice.metric == "accuracy"
-    samples = "of the model's own verified samples" if verified else "prompts with the wanted continuation"
+    objective = "CrossEntropy" if fitted is None else fitted.objective.get("objective")
+    samples = _TRAINED_ON.get(str(objective)) or (
+        "of the model's own verified samples" if verified else "prompts with the wanted continuation"
+    )
     sites, strengths, unit = choice.chosen.sites, choice.strengths, unit_of(choice.metric)
     raw = ", ".join(number(value) for value in strengths.raw)
     beside = (
@@ -114,6 +121,8 @@ def _terms(left: str) -> dict[str, str]:
     """The terms of the objective in words; `left`: what the model is to predict as it did."""
     return {
         "cross_entropy": "cross-entropy on its samples",
+        "reinforce": "minus the log-probability of its sampled answers, each times its advantage",
+        "multiple_choice": "cross-entropy of the right option",
         "kl": f"KL to the model as it is on the {left}",
         "square_norm": "the squared norm of what is added",
     }

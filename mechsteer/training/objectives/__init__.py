@@ -3,6 +3,19 @@
 from mechsteer.training.objectives.base import Objective, Rows, Tally, Terms
 from mechsteer.training.objectives.cross_entropy import CrossEntropy
 from mechsteer.training.objectives.harm import Harmless, left_alone
+from mechsteer.training.objectives.multiple_choice import OptionLikelihoods
+from mechsteer.training.objectives.reinforce import Reinforce
 from mechsteer.training.objectives.teacher_kl import TeacherKL
 
-__all__ = ["CrossEntropy", "Harmless", "Objective", "Rows", "Tally", "TeacherKL", "Terms", "left_alone"]
+__all__ = [
+    "CrossEntropy",
+    "Harmless",
+    "Objective",
+    "OptionLikelihoods",
+    "Reinforce",
+    "Rows",
+    "Tally",
+    "TeacherKL",
+    "Terms",
+    "left_alone",
+]

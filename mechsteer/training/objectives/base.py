@@ -21,10 +21,11 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import itertools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -38,20 +39,29 @@ from mechsteer.training.config import FitConfig
 from mechsteer.training.parts import Part, Parts, Steered
 
 Terms = Mapping[str, tuple[Tensor | float, int]]  # name -> (sum, how many)
+Split = Literal["train", "dev"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rows:
-    """What an objective trains on, as token ids; targets may be empty."""
+    """What an objective trains on, as token ids; targets may be empty.
+
+    `train_groups`, `dev_groups`: sizes of groups of consecutive rows that must share a batch (the options of one
+    problem); empty where each row stands by itself.
+    """
 
     train: Sequence[Pair]
     dev: Sequence[Pair] = ()
     neutral: Sequence[Pair] = ()  # steered at every token, whatever the scope
+    train_groups: Sequence[int] = ()
+    dev_groups: Sequence[int] = ()
 
     @property
     def hash(self) -> str:
         """16 hex digits."""
-        plain = [[list(map(list, pair)) for pair in pairs] for pairs in (self.train, self.dev, self.neutral)]
+        plain: list[Any] = [[list(map(list, pair)) for pair in pairs] for pairs in (self.train, self.dev, self.neutral)]
+        if self.train_groups or self.dev_groups:
+            plain += [list(self.train_groups), list(self.dev_groups)]
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()[:16]
 
 
@@ -66,6 +76,23 @@ class Objective(abc.ABC):
 
     def prepared(self, model: Any, config: FitConfig) -> Objective:  # noqa: ARG002  # most have nothing to look up
         """The same with everything that depends on the model looked up; `fit` asks once, before anything else."""
+        return self
+
+    def renewed(
+        self,
+        model: Any,  # noqa: ARG002
+        interventions: Sequence[Intervention],  # noqa: ARG002
+        config: FitConfig,  # noqa: ARG002
+        *,
+        split: Split,  # noqa: ARG002
+        epoch: int,  # noqa: ARG002
+    ) -> Objective:
+        """The same with rows that follow from the steering as it stands after `epoch` epochs: sampled answers, say.
+
+        `fit` asks before every epoch of training (`split` "train") and before every look at dev ("dev"); rows of the
+        other split are not used then. Training rows must keep their number, and everything random must come from
+        the arguments: a resumed run asks again. Most objectives have fixed rows and return themselves.
+        """
         return self
 
     @abc.abstractmethod
@@ -86,31 +113,60 @@ class Objective(abc.ABC):
         Which rows share a batch is drawn from the seed once, so that what a batch starts from can be kept.
         """
         rows = self.rows(model)
-        mixed = torch.randperm(len(rows.train), generator=torch.Generator().manual_seed(config.seed)).tolist()
-
-        def ordered(pairs: Sequence[Pair], order: Sequence[int]) -> list[int]:
-            if not config.group_lengths:
-                return list(order)
-            return sorted(order, key=lambda i: (len(pairs[i][1]), len(pairs[i][0])))  # a kept prefix costs nothing
-
         everywhere = [replace(iv, scope=TokenScope.all()) for iv in interventions]
 
         def parts(
-            pairs: Sequence[Pair], steering: Sequence[Intervention], order: Sequence[int] | None = None
+            pairs: Sequence[Pair], steering: Sequence[Intervention], sizes: Sequence[int] = (), *, mixed: bool = False
         ) -> tuple[Part, ...]:
-            order = ordered(pairs, range(len(pairs)) if order is None else order)
-            batches = make_batches(model, pairs, config.batch_size, order)
-            return tuple(
-                Part(batch=batch, interventions=tuple(steering), scored=self.scored(batch, steering))
-                for batch in batches
-            )
+            groups = _groups(len(pairs), sizes)
+            if mixed:
+                order = torch.randperm(len(groups), generator=torch.Generator().manual_seed(config.seed)).tolist()
+                groups = [groups[i] for i in order]
+            if config.group_lengths:  # by targets first: a kept prefix costs nothing
+                groups.sort(key=lambda rows: max((len(pairs[i][1]), len(pairs[i][0])) for i in rows))
+            return tuple(self._part(model, pairs, some, steering) for some in _filled(groups, config.batch_size))
 
         return Parts(
-            train=parts(rows.train, interventions, mixed),
-            dev=parts(rows.dev, interventions),
+            train=parts(rows.train, interventions, rows.train_groups, mixed=True),
+            dev=parts(rows.dev, interventions, rows.dev_groups),
             neutral=parts(rows.neutral, everywhere),
             data_hash=rows.hash,
         )
+
+    def _part(
+        self, model: Any, pairs: Sequence[Pair], groups: Sequence[Sequence[int]], steering: Sequence[Intervention]
+    ) -> Part:
+        """One batch of some groups of rows."""
+        index = [i for rows in groups for i in rows]
+        (batch,) = make_batches(model, pairs, len(index), index)
+        numbers = [number for number, rows in enumerate(groups) for _ in rows]
+        return Part(
+            batch=batch,
+            interventions=tuple(steering),
+            scored=self.scored(batch, steering),
+            groups=torch.tensor(numbers, device=batch.tokens.device),
+        )
+
+
+def _groups(n_rows: int, sizes: Sequence[int]) -> list[list[int]]:
+    """Rows that must share a batch."""
+    if not sizes:
+        return [[i] for i in range(n_rows)]
+    assert sum(sizes) == n_rows, f"groups of {sum(sizes)} rows for {n_rows}"
+    ends = list(itertools.accumulate(sizes))
+    return [list(range(end - size, end)) for end, size in zip(ends, sizes, strict=True)]
+
+
+def _filled(groups: Sequence[list[int]], batch_size: int) -> Iterator[list[list[int]]]:
+    """Groups together as long as their rows fit a batch; one that is larger has a batch of its own."""
+    batch: list[list[int]] = []
+    for rows in groups:
+        if batch and sum(map(len, batch)) + len(rows) > batch_size:
+            yield batch
+            batch = []
+        batch.append(rows)
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)

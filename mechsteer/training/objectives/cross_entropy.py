@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 
 from mechsteer.training.objectives.base import Terms
-from mechsteer.training.objectives.harm import Harmless, SampleLike
+from mechsteer.training.objectives.harm import OnSamples, SampleLike
 from mechsteer.training.parts import Steered
 
 
 @dataclass(frozen=True, eq=False)
-class CrossEntropy(Harmless):
+class CrossEntropy(OnSamples):
     """Cross-entropy in nats per target token.
 
     `samples`, `dev`: Sample(prompt, target) or pairs of the two (strings, or token ids taken as they are), disjoint.

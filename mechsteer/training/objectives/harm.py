@@ -18,26 +18,24 @@ from torch import Tensor
 
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import tokenize
-from mechsteer.runtime.batches import Batch, Sample, encode_samples
+from mechsteer.runtime.batches import Batch, Pair, Sample, encode_samples
 from mechsteer.runtime.reach import touched
 from mechsteer.runtime.session import Session
 from mechsteer.shapes import Mask
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.interventions import Intervention
 from mechsteer.training.objectives.base import Objective, Rows, Terms
-from mechsteer.training.parts import Steered
+from mechsteer.training.parts import Steered, wide
 
 SampleLike = Sample | tuple[str | Sequence[int], str | Sequence[int]]
 
 
 class Harmless(Objective):
-    """Base of objectives on samples that leave alone what they are not about: adds the terms kl and square_norm.
+    """Base of objectives that leave alone what they are not about: adds the terms kl and square_norm.
 
     Subclasses are dataclasses with these fields.
     """
 
-    samples: Sequence[SampleLike]
-    dev: Sequence[SampleLike]
     neutral: Sequence[str | Sequence[int]]
     kl_weight: float
     l2_weight: float
@@ -48,22 +46,35 @@ class Harmless(Objective):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} is {getattr(self, name)}", "pass a finite number, 0 or more")
 
-    def rows(self, model: Any) -> Rows:
-        texts = [(ids, []) for ids in tokenize(model, self.neutral)] if self.neutral else []
-        dev = encode_samples(model, as_samples(self.dev)) if self.dev else []
-        return Rows(train=encode_samples(model, as_samples(self.samples)), dev=dev, neutral=texts)
+    def neutral_rows(self, model: Any) -> list[Pair]:
+        """The neutral texts as token ids."""
+        return [(ids, []) for ids in tokenize(model, self.neutral)] if self.neutral else []
 
     def scored(self, batch: Batch, interventions: Sequence[Intervention]) -> Mask:
         return batch.predicts_target | left_alone(interventions, batch)
 
-    def harm(self, steered: Steered) -> Terms:
-        """kl and square_norm of a batch."""
-        where = steered.part.scored & ~steered.part.batch.predicts_target
+    def harm(self, steered: Steered, *, targets: bool = False) -> Terms:
+        """kl and square_norm of a batch; with `targets` the KL counts what predicts a target token, too."""
+        where = steered.part.scored
+        if not targets:
+            where = where & ~steered.part.batch.predicts_target
         terms: dict[str, tuple[Tensor | float, int]] = {}
         if bool(where.any()):
             kl = kl_divergence(steered.frozen(where), steered.log_probs(where))
             terms["kl"] = (kl.sum(), len(kl))
         return terms | {"square_norm": square_norms(steered.session)}
+
+
+class OnSamples(Harmless):
+    """Base of such objectives on samples: prompts with targets. Subclasses are dataclasses with these fields too."""
+
+    samples: Sequence[SampleLike]
+    dev: Sequence[SampleLike]
+
+    def rows(self, model: Any) -> Rows:
+        dev = encode_samples(model, as_samples(self.dev)) if self.dev else []
+        train = encode_samples(model, as_samples(self.samples))
+        return Rows(train=train, dev=dev, neutral=self.neutral_rows(model))
 
 
 def as_samples(items: Sequence[SampleLike]) -> list[Sample]:
@@ -96,5 +107,5 @@ def square_norms(session: Session) -> tuple[Tensor, int]:
     for iv, deltas in zip(session.interventions, session.recorded, strict=True):
         here = iv.scope.touched(ctx)
         n += int(here.sum()) if isinstance(here, Tensor) else int(ctx.mask.sum()) * here
-        total = total + deltas[-1].float().pow(2).sum()
+        total = total + wide(deltas[-1]).pow(2).sum()
     return total, n

@@ -16,7 +16,7 @@ from mechsteer.errors import ConfigError
 from mechsteer.models import model_fingerprint, tokenize
 from mechsteer.training.config import FitConfig
 from mechsteer.training.objectives.base import Rows, Terms
-from mechsteer.training.objectives.harm import Harmless, SampleLike
+from mechsteer.training.objectives.harm import OnSamples, SampleLike
 from mechsteer.training.objectives.teacher import (
     PredictionStore,
     predict,
@@ -27,7 +27,7 @@ from mechsteer.training.parts import Steered
 
 
 @dataclass(frozen=True, eq=False)
-class TeacherKL(Harmless):
+class TeacherKL(OnSamples):
     """KL(teacher || steered) in nats per target token; the targets are what both models read, and mostly the teacher's.
 
     `teacher`: another model with the same vocabulary. `top_k`: its k likeliest tokens and the rest as one, for large

@@ -1,0 +1,106 @@
+"""What a study's adapter is trained towards: `adapter.objective`, and the data that each kind of loss wants."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+
+from mechsteer.configs.schema import AdapterSettings, Settings
+from mechsteer.errors import ConfigError, DataError
+from mechsteer.runtime.batches import Sample
+from mechsteer.steering.generation import default_stop_tokens
+from mechsteer.studies.desk import Desk
+from mechsteer.studies.kept import Kept, whole
+from mechsteer.studies.problems import Problems, Split, is_ready_made, metric_of, room
+from mechsteer.tasks import Trace, load_task
+from mechsteer.tasks.options import Normalise
+from mechsteer.training import CrossEntropy, Objective, OptionLikelihoods, Reinforce
+
+N_DEV = 100  # dev samples, or problems, that decide when training stops
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What every training of a study shares: samples, or problems, and text on which the model is to stay as it is."""
+
+    how: AdapterSettings
+    train: Sequence[Any]
+    dev: Sequence[Any]
+    neutral: Sequence[list[int]]
+    problems: Problems
+
+    def objective(self, *, kl_weight: float, l2_weight: float) -> Objective:
+        """The loss, of these weights."""
+        how = self.how
+        harm: dict[str, Any] = {"neutral": self.neutral, "kl_weight": kl_weight, "l2_weight": l2_weight}
+        if how.objective == "reinforce":
+            verify = self.problems.task("train", self.problems.settings.traces.n_problems).verify
+            return Reinforce(self.train, verify, dev=self.dev, n_samples=how.group, max_new_tokens=self._most(), **harm)
+        if how.objective == "multiple_choice":
+            return OptionLikelihoods(self.train, dev=self.dev, normalise=cast("Normalise", how.normalise), **harm)
+        return CrossEntropy(self.train, dev=self.dev, **harm)
+
+    def _most(self) -> int:
+        """New tokens of a sampled answer."""
+        prompts = [self.problems.prompt(item) for item in (*self.train, *self.dev)]
+        return room(self.problems.model, prompts, self.problems.settings.max_new_tokens)
+
+
+def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
+    """The training data of `adapter.objective`. Raises DataError where there is nothing to train on."""
+    how, settings = desk.settings.adapter, desk.settings
+    if how.objective == "cross_entropy":
+        train, dev = (
+            training_samples(desk, kept, problems, split, most)
+            for split, most in (("train", how.n_samples), ("dev", N_DEV))
+        )
+    else:  # problems themselves: their answers are sampled while training, or are there to choose from
+        train = problems.items("train", settings.traces.n_problems)[: how.n_samples]
+        dev = problems.items("dev", settings.traces.n_dev)[:N_DEV]
+    return Material(how=how, train=train, dev=dev, neutral=questions(problems), problems=problems)
+
+
+def check_objective(settings: Settings) -> None:
+    """Raise ConfigError where the data cannot be trained on as `adapter.objective` says."""
+    objective, data = settings.adapter.objective, settings.data
+    if settings.adapter.path is not None:  # nothing is trained
+        return
+    if objective == "reinforce" and (is_ready_made(data) or metric_of(data, settings.metric) != "accuracy"):
+        raise ConfigError(
+            f"adapter.objective is reinforce, and answers to {data} are not verified (metric={settings.metric})",
+            "rewards are verified answers: give problems that have some, or adapter.objective=cross_entropy",
+        )
+    if objective == "multiple_choice" and (is_ready_made(data) or not load_task(data, 1, split="train").has_options):
+        raise ConfigError(
+            f"adapter.objective is multiple_choice, and the problems of {data} have no options",
+            "give HellaSwag, ARC or TruthfulQA (or rows like theirs), or adapter.objective=cross_entropy",
+        )
+
+
+def training_samples(desk: Desk, kept: Kept, problems: Problems, split: Split, most: int) -> list[Sample]:
+    """Verified-correct traces with the stop token behind them; or prompts with the positive continuation."""
+    if problems.metric == "log_odds":
+        positive, _ = problems.ends()
+        return [Sample(prompt, positive) for prompt in problems.prompts(split, most)[:most]]
+    written: list[Trace] = kept.traces(split)
+    right = [trace for trace in written if trace.correct]
+    if len(right) < 4:
+        raise DataError(
+            f"the model solved {len(right)} of {len(written)} {split} traces: there is nothing to train on",
+            "use easier problems or a stronger model, or set metric=log_odds",
+        )
+    stop = list(default_stop_tokens(desk.model)[:1])
+    order = torch.randperm(len(right), generator=desk.generator("samples", split))[:most].tolist()
+    rows = [whole(desk.model, right[i]) for i in order]
+    return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= desk.model.cfg.n_ctx]
+
+
+def questions(problems: Problems) -> list[list[int]]:
+    """The training problems, on which the steered model is to predict as it did; without them nothing would hold
+    back a steering whose scope holds only target tokens. Log-odds steers every token, so its prompts do that."""
+    if problems.metric == "log_odds":
+        return []
+    return problems.prompts("train", problems.settings.traces.n_problems)

@@ -1,0 +1,91 @@
+"""What a study's adapter is trained towards, and where: objectives and the depth sweep, on the bundled model."""
+
+from __future__ import annotations
+
+import json
+import types
+
+import pytest
+from study_toys import SMALL, prompts_file, stage_result
+
+from mechsteer import cli
+from mechsteer.configs.settings import resolve
+from mechsteer.studies.places import layers_tried
+
+FEW = [
+    *(option for option in SMALL if not option.startswith(("traces.n_problems", "traces.n_samples", "max_new"))),
+    *("traces.n_problems=8", "traces.n_samples=2", "max_new_tokens=60"),
+]
+
+
+def options_file(path):
+    """Questions with options, in the harnesses' form."""
+    rows = [
+        {"query": f"Tom has {i} apples and {i % 3} pears. Fruit?", "choices": ["none", f"{i + i % 3}"], "gold": 1}
+        for i in range(40)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("n_layers", "expected"), [(1, [0.5]), (2, [1]), (3, [1, 2]), (6, [2, 3, 4]), (28, [*range(7, 22)])]
+)
+def test_a_depth_sweep_takes_the_middle_half(n_layers, expected):
+    model = types.SimpleNamespace(cfg=types.SimpleNamespace(n_layers=n_layers))
+    assert layers_tried(model, resolve({}, ["adapter.depth_sweep=true"])) == expected
+    assert layers_tried(model, resolve({}, ["layers=[0.25]"])) == [0.25]
+
+
+def test_a_depth_sweep_with_rewards(tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["adapter.objective=reinforce", "adapter.group=2", "adapter.n_samples=4", "adapter.depth_sweep=true"]
+    assert cli.main(["train", f"out={out}", *FEW, *options, "adapter.seeds=2"]) == 0
+    train = stage_result(out, "train")
+    tried = sorted(site for one in train["choice"]["tried"] for site in one["sites"])
+    assert tried == ["resid_post@2", "resid_post@3", "resid_post@4"]
+    assert train["choice"]["n_samples"] == 4
+    assert [fitted["objective"]["objective"] for fitted in train["fitted"]] == ["Reinforce", "Reinforce"]
+    assert train["fitted"][0]["objective"]["n_samples"] == 2
+    last = train["fitted"][0]["history"][-1]
+    assert 0 <= last["dev"]["reward"] <= 1
+    assert last["dev"]["kl"] > 0
+    assert train["n_neutral"] == 8
+    page = (out / "report.md").read_text()
+    assert "its own sampled answers rewarded where they are right" in page
+    capsys.readouterr()
+    assert cli.main(["train", f"out={out}", "adapter.objective=cross_entropy"]) == 0
+    assert "train runs again: adapter.objective changed" in capsys.readouterr().err
+
+
+def test_options_are_trained_on(tmp_path):
+    out, data = tmp_path / "run", options_file(tmp_path / "questions.jsonl")
+    options = ["adapter.objective=multiple_choice", "adapter.normalise=characters", "metric=log_odds"]
+    assert (
+        cli.main(["train", f"out={out}", f"data={data}", *FEW, *options, "max_new_tokens=8", "adapter.epochs=3"]) == 0
+    )
+    (fitted,) = stage_result(out, "train")["fitted"]
+    assert fitted["objective"]["normalise"] == "characters"
+    losses = [epoch["dev"]["multiple_choice"] for epoch in fitted["history"]]
+    assert losses[fitted["best_epoch"]] < losses[0]
+    assert "trained on 8 problems with options" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ("texts", ["adapter.objective=reinforce"], "adapter.objective is reinforce, and answers to"),
+        ("pocket", ["adapter.objective=reinforce", "metric=log_odds"], "are not verified (metric=log_odds)"),
+        ("texts", ["adapter.objective=multiple_choice"], "have no options"),
+        ("pocket", ["adapter.objective=multiple_choice"], "the problems of pocket have no options"),
+        ("pocket", ["adapter.objective=ppo"], "adapter.objective is 'ppo'"),
+        ("pocket", ["adapter.group=1"], "adapter.group is 1"),
+    ],
+)
+def test_data_that_cannot_be_trained_on_so_are_refused_at_once(tmp_path, data, options, message, capsys):
+    data = prompts_file(tmp_path / "texts.json") if data == "texts" else data
+    assert cli.main(["train", f"out={tmp_path / 'run'}", f"data={data}", *FEW, *options]) == 2
+    told = capsys.readouterr().err
+    assert message in told
+    assert "Traceback" not in told
+    assert not (tmp_path / "run").exists()
