@@ -71,7 +71,7 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     candidates = places(desk.model, how.kind, how.sites, desk.settings.layers)
     jobs = [_job(desk, place, scope, 0) for place in candidates]
     fitted = dict(zip(candidates, each_of(lambda job: _fitted(desk, kept, job, material), jobs), strict=True))
-    strengths_tried = sorted(how.coeffs if problems.metric == "accuracy" else [1.0], key=abs)  # of equals the weakest
+    strengths_tried = sorted(how.coeffs if problems.metric != "log_odds" else [1.0], key=abs)  # of equals the weakest
     pairs = [(place, coeff) for coeff in strengths_tried for place in candidates]
     steerings = [fitted[place].steering.with_coeff(coeff) for place, coeff in pairs]
     number, tried = dev.halve("dev", steerings, [f"{place}-{coeff}" for place, coeff in pairs], whole=True)
@@ -172,18 +172,21 @@ def at_strength(steering: Steering, coeff: float) -> Steering:
 
 
 def training_samples(desk: Desk, kept: Kept, problems: Problems, split: Split, most: int) -> list[Sample]:
-    """Verified-correct traces with the stop token behind them; or prompts with the positive continuation."""
+    """Verified-correct traces with the stop token behind them; right options; or prompts with the positive continuation."""
     if problems.metric == "log_odds":
         positive, _ = problems.ends()
         return [Sample(prompt, positive) for prompt in problems.prompts(split, most)[:most]]
     written: list[Trace] = kept.traces(split)
     right = [trace for trace in written if trace.correct]
+    if len(right) < 4 and problems.metric == "multiple_choice":
+        raise DataError(f"the {split} split has {len(right)} problems: that is too few to train on", "give more data")
     if len(right) < 4:
         raise DataError(
             f"the model solved {len(right)} of {len(written)} {split} traces: there is nothing to train on",
             "use easier problems or a stronger model, or set metric=log_odds",
         )
-    stop = list(default_stop_tokens(desk.model)[:1])
+    # an option is no whole text: nothing is said of how it ends
+    stop = [] if problems.metric == "multiple_choice" else list(default_stop_tokens(desk.model)[:1])
     order = torch.randperm(len(right), generator=desk.generator("samples", split))[:most].tolist()
     rows = [whole(desk.model, right[i]) for i in order]
     return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= desk.model.cfg.n_ctx]
