@@ -45,6 +45,7 @@ What an intervention does
 
 Whole studies
     study, studies       train, evaluate, attribute and report in one call (on the command line: mechsteer study)
+    suite                many models on many tasks, one table and one page
     report               sections, figures, heatmaps;  show: a result as a notebook shows it
     errors               every error has a message and a hint
 """
@@ -89,6 +90,7 @@ _NAMES = {
     "attribute_paths": "mechsteer.attribution",
     "PathAttribution": "mechsteer.attribution",
     "study": "mechsteer.studies.study",
+    "suite": "mechsteer.studies.suite",
 }
 _MODULES = {  # rooms, and what lies in one but is asked for by its own name
     **{
@@ -136,6 +138,7 @@ _SECTIONS = {
     "PartsOutcome": ("parts", "outcome"),
     "StrengthSweep": ("sweeps", "sweep"),
     "Direction": ("directions", "direction"),
+    "SuiteResult": ("suite", "suite"),
 }
 
 

@@ -32,9 +32,18 @@ concerns runs again. `mechsteer study --help` lists every key.
   --multirun       key=a,b,c runs each, in a folder of its own under out=, with one table over all
 """
 
+SUITE_HELP = """  models=[...]      bundled names, folders, hub names; by default seven from Pythia-160M to Qwen3-1.7B
+  tasks=[...]       data files; or by name with keys of their own: tasks={gsm8k:{data:gsm8k.jsonl,few_shot:8}}
+  out=runs/suite    suite.html, .md, .csv, .json, and a folder per cell with its own report
+  key=value         keys of `mechsteer study --help`, of every cell; preset=suite trains five seeds each
+  config=FILE       all of these from a YAML file
+
+Started again it goes on where it was. A cell that cannot run says why, and the status is 1."""
+
 COMMANDS = {
     "study": "the whole loop, one report",
     **{name: declared.about for name, declared in STAGES.items()},
+    "suite": "many models on many tasks, one table and one page (models=[...] tasks=[...])",
     "heatmap": "a token heatmap of the probe or of a feature (heatmap.text=..., heatmap.show=...)",
     "report": "write report.html again from what is done",
     "models": "list the bundled models",
@@ -52,6 +61,7 @@ TRAVELS = {
     "pull": ("SOURCE OUT", "OUT is a new folder, or the name of a file that ends in .safetensors"),
 }
 IMPORT = "--import="
+SUITE = ("models", "tasks")  # keys of a suite alone
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +109,8 @@ def _dispatch(arguments: list[str]) -> int:
     settings = [word for word in rest if word not in flags]
     if command == "models":
         return _models(rest)
+    if command == "suite":
+        return _suite(settings, flags)
     if "--multirun" in flags:
         return _sweep(command, settings, again="--again" in flags)
     return _on_run(command, settings, again="--again" in flags)
@@ -122,6 +134,8 @@ def _help(command: str) -> str:
         return f"mechsteer {command} {words}: {COMMANDS[command].partition(':')[0]}\n\n{about}"
     if command == "models":
         return f"mechsteer models: {COMMANDS[command]}"
+    if command == "suite":
+        return f"mechsteer suite: {COMMANDS[command]}\n\n{SUITE_HELP}"
     told: list[str] = [f"mechsteer {command}: {COMMANDS[command]}", ""]
     names: tuple[str, ...] | None = ("out",)
     if command == "study":
@@ -222,6 +236,27 @@ def _sweep(command: str, overrides: list[str], *, again: bool) -> int:
     )
     print(f"table: {table.csv}\nreport: {table.report}")
     return 1 if table.failed else 0
+
+
+def _suite(overrides: list[str], flags: list[str]) -> int:
+    if wrong := [flag for flag in flags if not flag.startswith(IMPORT)]:
+        raise MechsteerError(
+            f"suite takes no {wrong[0]}", "it goes on where it was; a changed key runs again what it concerns"
+        )
+    own, given = importlib.import_module("mechsteer.configs.settings").apart(overrides, SUITE)
+    room = importlib.import_module("mechsteer.studies.suite")
+    out = given.pop("out", room.OUT)
+    models, tasks = own.get("models", room.MODELS), own.get("tasks", ())
+    ran = room.suite(
+        [models] if isinstance(models, str) else models,
+        [tasks] if isinstance(tasks, str) else tasks,
+        given,
+        out=out,
+        progress=sys.stderr.isatty(),
+        say=_say,
+    )
+    print(f"table: {ran.folder / 'suite.csv'}\nreport: {ran.folder / 'suite.html'}")
+    return 0 if len(ran.result.done) == len(ran.result.cells) else 1
 
 
 def _say(text: str) -> None:

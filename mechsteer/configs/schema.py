@@ -20,6 +20,21 @@ class TraceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ProblemSettings:
+    """Which problems, for a test out of distribution."""
+
+    train_steps: list[int] = setting(
+        [], "numbers of steps of training and dev problems, such as [1,2]; empty: any", each_least=1
+    )
+    test_steps: list[int] = setting([], "numbers of steps of the held-out problems; empty: any", each_least=1)
+    left_out_operation: str | None = setting(
+        None,
+        "pocket: no training or dev problem has it, every held-out one does",
+        choices=("addition", "subtraction", "comparison", "multiplication"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class AdapterSettings:
     """What is trained, and how."""
 
@@ -69,6 +84,8 @@ class EvaluateSettings:
         0.03, "a difference of scores too small to matter: what 'no effect', 'only style' rule out", least=1e-6
     )
     batch_size: int = setting(256, "problems answered at once; rows that stop leave", least=1)
+    n_sampled: int = setting(0, "sampled answers per problem beside the greedy one: none, or 3 seeds and more", least=0)
+    temperature: float = setting(0.7, "of the sampled answers", least=0.01)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +161,7 @@ class Settings:
     dtype: str = setting("float32", "of the model", choices=("float32", "float64", "bfloat16", "float16"))
     data: str = setting(
         "pocket",
-        "pocket | GSM8K file or folder (.jsonl) | prompts (.jsonl .json .txt) | traces (GSM8K's example solutions)",
+        "pocket | file or folder of GSM8K, HellaSwag, ARC, TruthfulQA | prompts (.jsonl .json .txt) | traces (GSM8K's example solutions)",
         contents=True,
     )
     out: str = setting("runs/study", "run folder; started again with the same one, the run resumes", aside=True)
@@ -153,9 +170,19 @@ class Settings:
     max_new_tokens: int = setting(200, "most tokens a trace may have", least=1)
     metric: str = setting(
         "auto",
-        "accuracy | log_odds | auto: accuracy where answers can be verified, else log_odds",
-        choices=("auto", "accuracy", "log_odds"),
+        "accuracy | multiple_choice | log_odds | auto: accuracy where answers can be verified, multiple_choice where "
+        "problems have options, else log_odds",
+        choices=("auto", "accuracy", "multiple_choice", "log_odds"),
     )
+    normalise: str = setting(
+        "characters",
+        "multiple_choice: log-likelihoods of options are divided by their characters, tokens, or not (none)",
+        choices=("characters", "tokens", "none"),
+    )
+    few_shot: int = setting(0, "worked examples of the training split before each problem", least=0)
+    chat: bool = setting(False, "problems as a conversation, written out by the tokenizer's chat template")
+    chat_options: dict[str, Any] = setting({}, "of the chat template, such as {enable_thinking: false}")
+    instruction: str = setting("", "chat: put behind the question in the user's message")
     positive: str = setting(" happy", "log_odds: the continuation to promote ...")
     negative: str = setting(" sad", "... against this one")
     suffix: str = setting(" She felt very", "log_odds: put after each prompt, so that both continuations make sense")
@@ -174,6 +201,7 @@ class Settings:
     vocabulary: str = setting(
         "reasoning", "ReasonScore's words: reasoning | because | a YAML or JSON file", contents=True
     )
+    problems: ProblemSettings = section(ProblemSettings, "which problems")
     traces: TraceSettings = section(TraceSettings, "what is sampled")
     adapter: AdapterSettings = section(AdapterSettings, "what is trained")
     evaluate: EvaluateSettings = section(EvaluateSettings, "the held-out problems")

@@ -110,6 +110,36 @@ def checked(key: str, value: Any) -> Any:
     return value
 
 
+def apart(overrides: Sequence[str], names: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(values of `names`, which are no settings; all that is given else, as `explicit` has it), of overrides and the
+    configuration file among them.
+
+    A list may be written with its brackets or without: models=[a,b], models=a,b. Raises ConfigError.
+    """
+    own, rest, config = {}, [], None
+    for text in overrides:
+        key = text.partition("=")[0]
+        if key in names:
+            own[key] = _several(text)
+        elif key == "config":
+            config = text.partition("=")[2]
+        else:
+            rest.append(text)
+    below = dict(_mapping(config))
+    told = {name: below.pop(name) for name in names if name in below}
+    return told | own, explicit(below, rest)
+
+
+def _several(override: str) -> Any:
+    """The value of an override that may be a list without brackets."""
+    parsed = _grammar(override)
+    if parsed is None:
+        raise ConfigError(f"{override!r} cannot be read", "write key=[a,b]; in quotes what holds odd characters")
+    if parsed.is_sweep_override():
+        return [value.strip("\"'") for value in parsed.sweep_string_iterator()]
+    return parsed.value()
+
+
 def cells(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
     """The runs of a sweep: ({swept key: its value as written}, overrides of one run), the last key fastest.
 

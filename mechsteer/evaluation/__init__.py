@@ -43,6 +43,7 @@ from mechsteer.evaluation.paired import (
 from mechsteer.evaluation.parts import PartScore, PartsOutcome, evaluate_parts
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once, mean_score
 from mechsteer.evaluation.seeds import PooledSeeds, pool_seeds
+from mechsteer.evaluation.suite import PooledCells, SuiteCell, SuiteResult, pool_cells
 from mechsteer.evaluation.verdicts import RandomRank, VerdictResult, judge
 from mechsteer.evaluation.verified import Verified
 from mechsteer.evaluation.within_styles import Answers, StyleEffect, SwitchAndBeyond, WithinStyles, within_styles
@@ -101,6 +102,10 @@ __all__ = [
     "within_styles",
     "PooledSeeds",
     "pool_seeds",
+    "PooledCells",
+    "SuiteCell",
+    "SuiteResult",
+    "pool_cells",
     "sweep",
     "StrengthSweep",
     "SweepCell",

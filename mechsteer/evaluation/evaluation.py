@@ -27,7 +27,7 @@ from mechsteer.results import Interval, Result
 from mechsteer.runtime.threads import each_of, side_by_side
 from mechsteer.steering.interventions import writing
 from mechsteer.steering.shared_prompts import leave_prompts_alone, sharing_prompts
-from mechsteer.tasks import Item
+from mechsteer.tasks import Item, items_hash
 
 Family = Literal["primary", "secondary"]
 
@@ -70,6 +70,8 @@ class ArmResult(Result):
     """scores"""
     score: float
     """their mean"""
+    strict_score: float = float("nan")
+    """the mean by the strict form of an answer; nan where the task has none"""
     styles: dict[str, float] = field(default_factory=dict)
     """style -> share of the texts that have one"""
     by_steps: dict[str, float] = field(default_factory=dict)
@@ -101,6 +103,10 @@ class Evaluation(Result):
     """the same at the treated arm's scores"""
     verdict: VerdictResult | None
     """on the first treated arm, with its evidence; None where nothing is treated"""
+    strict: Comparison | None = None
+    """the first treated arm against base by the strict form of an answer; None where there is no such form"""
+    data_hash: str = ""
+    """of the items: ids, prompts, answers"""
 
     def arm(self, name: str) -> ArmResult:
         """The arm of this name. Raises ConfigError with the closest names."""
@@ -186,7 +192,16 @@ def evaluate(
         style=None if sides is None else style_share(*sides, seed=by_style),
         style_at_treated=None if sides is None else style_share(*sides, reference="treated", seed=by_style),
         verdict=None if sides is None else _judged(arms, scored, *sides, margin=equivalent, n_boot=n_boot, seed=seed),
+        strict=None if sides is None else _strict(treated[0], base, scored, n_boot, seed),
+        data_hash=items_hash(items),
     )
+
+
+def _strict(treated: Arm, base: Arm, scored: dict[str, Scored], n_boot: int, seed: int) -> Comparison | None:
+    """The primary comparison by the strict form."""
+    strictly = {arm.name: scored[arm.name].strictly for arm in (treated, base)}
+    found = {name: each for name, each in strictly.items() if each is not None}
+    return compare(treated, base, found, "secondary", n_boot=n_boot, seed=seed) if len(found) == 2 else None
 
 
 def forced_pairs(arms: Sequence[Arm]) -> dict[str, tuple[Arm, Arm]]:
@@ -270,6 +285,7 @@ def summary(arm: Arm, scored: Scored, items: Sequence[Item], harm: Harm) -> ArmR
         note=arm.note,
         n=len(scored.scores),
         score=scored.score,
+        strict_score=float("nan") if scored.strict is None else float(scored.strict.mean()),
         styles={style: styles.count(style) / len(styles) for style in sorted(set(styles))},
         by_steps={
             str(n): float(scored.scores[[step == n for step in steps]].mean())

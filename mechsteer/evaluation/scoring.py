@@ -45,11 +45,18 @@ class Scored(Result):
     """per score the log-likelihood of each continuation or option, where these are scored"""
     seeds: tuple[int, ...] = ()
     """decoding seeds; empty: greedy, or nothing written"""
+    strict: np.ndarray | None = None
+    """[n_scores] right or wrong by the strict form of an answer alone; None where the task has none"""
 
     @property
     def score(self) -> float:
         """The mean."""
         return float(self.scores.mean())
+
+    @property
+    def strictly(self) -> Scored | None:
+        """The same, scored by the strict form; None where the task has none."""
+        return None if self.strict is None else replace(self, scores=self.strict)
 
     def without_texts(self) -> Scored:
         """The scores alone: small enough to keep in a file of results."""

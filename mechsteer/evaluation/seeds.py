@@ -23,6 +23,8 @@ from mechsteer.errors import DataError, ShapeError
 from mechsteer.evaluation.scoring import Scored
 from mechsteer.results import Interval, Result, cluster_weights
 
+LEAST = 5  # adapter seeds of a primary test
+
 
 @dataclass(frozen=True, kw_only=True)
 class PooledSeeds(Result):
@@ -36,6 +38,13 @@ class PooledSeeds(Result):
     between_seeds: float
     """standard deviation of the per-seed differences; nan for one seed"""
     n_items: int
+    p_value: float = float("nan")
+    """two-sided, of the mean being 0: the t-test behind its interval; nan for one seed, and where nothing varies"""
+
+    @property
+    def is_enough(self) -> bool:
+        """At least `LEAST` trainings: fewer do not show how much a result depends on the training."""
+        return len(self.seeds) >= LEAST
 
     @property
     def n_above(self) -> int:
@@ -90,17 +99,22 @@ def pool_seeds(
     draws = (by_item @ net.T) / (by_item @ size)[:, None]  # [n_boot n_seeds]
     values = change.mean(1)
     differences = tuple(Interval.from_draws(float(v), draws[:, i]) for i, v in enumerate(values))
+    mean, p_value = differences[0], float("nan")
+    if len(values) > 1:
+        mean, p_value = _mean(values, (net - values[:, None] * size) / size.mean())
     return PooledSeeds(
         seeds=names,
         differences=differences,
-        mean=_mean(values, (net - values[:, None] * size) / size.mean()) if len(values) > 1 else differences[0],
+        mean=mean,
         between_seeds=float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
         n_items=len(size),
+        p_value=p_value,
     )
 
 
-def _mean(values: ndarray, left: ndarray) -> Interval:
-    """Mean of the seeds' `values` [n_seeds]; `left` [n_seeds n_items]: how far each item is from its seed's value."""
+def _mean(values: ndarray, left: ndarray) -> tuple[Interval, float]:
+    """(mean of the seeds' `values` [n_seeds], p-value of 0); `left` [n_seeds n_items]: how far each item is from its
+    seed's value."""
     n_seeds, n_items = left.shape
     free_seeds, free_items = n_seeds - 1, max(n_items - 1, 1)
     of_items = left.mean(0)
@@ -111,5 +125,8 @@ def _mean(values: ndarray, left: ndarray) -> Interval:
     variance = by_seed + by_item - alone
     unsure = by_seed**2 / free_seeds + by_item**2 / free_items + alone**2 / (free_seeds * free_items)
     value = float(values.mean())
-    half = float(student.isf(0.025, variance**2 / unsure) * np.sqrt(variance)) if unsure > 0 else 0.0
-    return Interval(value=value, low=value - half, high=value + half)
+    if not unsure > 0:  # no item and no seed differs from another
+        return Interval(value=value, low=value, high=value), 1.0 if value == 0 else float("nan")
+    free, error = variance**2 / unsure, float(np.sqrt(variance))
+    half = float(student.isf(0.025, free) * error)
+    return Interval(value=value, low=value - half, high=value + half), float(2 * student.sf(abs(value) / error, free))

@@ -1,4 +1,8 @@
-"""Verified: a model writes on problems, greedily or by sampling, and a task's verifier says what is right."""
+"""Verified: a model writes on problems, greedily or by sampling, and a task's verifier says what is right.
+
+Where the task has a strict form of an answer as well (GSM8K's "#### 72"), both are kept: `scores` by the verifier, which
+reads an answer in any form, `strict` by the form alone.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from mechsteer.evaluation.arms import Arm
 from mechsteer.evaluation.scoring import Keep, Scored, at_once
 from mechsteer.models import tokenize
 from mechsteer.steering.generation import generate
-from mechsteer.tasks import Item, Task
+from mechsteer.tasks import Item, Task, require_answers
 from mechsteer.tokens import continuation_text
 
 
@@ -59,7 +63,11 @@ class Verified:
     def score(
         self, model: Any, arm: Arm, items: Sequence[Item], *, keep: Keep = at_once, progress: bool = False
     ) -> Scored:
-        """Texts on every item under the arm, judged. Kept: the new tokens, under the arm's name (and the seed)."""
+        """Texts on every item under the arm, judged. Kept: the new tokens, under the arm's name (and the seed).
+
+        Raises DataError for items without an answer, and for prompts that fill the context.
+        """
+        require_answers(items, self.task.name)
         tail = arm.prefix_ids(model)
         prompts = [self.prompt(model, item) + tail for item in items]
         runs = [self._run(model, arm, prompts, seed, keep, progress) for seed in self.seeds or (None,)]
@@ -70,6 +78,7 @@ class Verified:
             self.task.trace(items[i % n], prefix + text, source=arm.name, sample=i // n) for i, text in enumerate(texts)
         )
         most = room(model, prompts, self.max_new_tokens)
+        strict = [trace.strict_correct for trace in traces]
         return Scored(
             scores=np.array([bool(trace.correct) for trace in traces]),
             groups=tuple(trace.group for trace in traces),
@@ -77,6 +86,7 @@ class Verified:
             tokens=tuple(tokens),
             stopped=tuple(len(ids) < most for ids in tokens),
             seeds=self.seeds,
+            strict=None if None in strict else np.array(strict, dtype=bool),
         )
 
     def _run(

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -230,14 +230,16 @@ MOST = 1_000_000
 """problems of a call: a million take minutes already"""
 
 
-def problems(n: int, *, seed: int, split: Split = "train") -> list[Problem]:
-    """`n` different problems of one split, a function of `seed` alone.
+def problems(
+    n: int, *, seed: int, split: Split = "train", accept: Callable[[Problem], bool] | None = None
+) -> list[Problem]:
+    """`n` different problems of one split, a function of `seed` alone; of those alone that `accept` says yes to.
 
     No chain of numbers and signs occurs twice, nor in two splits. A shorter call begins a longer.
 
     Raises:
         ConfigError: unknown split.
-        DataError: the split does not hold `n` different problems.
+        DataError: the split does not hold `n` different problems that are accepted.
 
     >>> [p.answer for p in problems(3, seed=0)] == [p.answer for p in problems(9, seed=0)][:3]
     True
@@ -249,8 +251,10 @@ def problems(n: int, *, seed: int, split: Split = "train") -> list[Problem]:
     source = stream(random.Random(f"problems/{seed}"), split)
     while len(found) < n:
         problem = next(source)
-        misses = misses + 1 if problem.chain in found else 0
-        if misses == 1000:
+        is_new = problem.chain not in found and (accept is None or accept(problem))
+        misses = 0 if is_new else misses + 1
+        if misses == (1000 if accept is None else 5000):
             raise DataError(f"only {len(found)} different problems found for split {split!r}.", "ask for fewer")
-        found.setdefault(problem.chain, problem)
+        if is_new:
+            found[problem.chain] = problem
     return list(found.values())

@@ -1,6 +1,6 @@
 """Prompts: reading data files, prompt sets and contrastive pairs, splits by group."""
 
-from mechsteer.prompts.chat import chat_texts, chat_tokens
+from mechsteer.prompts.chat import chat_prompts, chat_texts, chat_tokens
 from mechsteer.prompts.files import Row, field_of, malformed, read_files, read_rows, read_text, why_not_json
 from mechsteer.prompts.fitting import FITS, Fit, fitted
 from mechsteer.prompts.sets import ContrastivePairs, PromptSet
@@ -16,6 +16,7 @@ __all__ = [
     "Part",
     "PromptSet",
     "Row",
+    "chat_prompts",
     "chat_texts",
     "chat_tokens",
     "field_of",

@@ -47,11 +47,36 @@ def chat_texts(model: Any, conversations: Sequence[Conversation], **options: Any
 def chat_tokens(model: Any, conversations: Sequence[Conversation], **options: Any) -> list[list[int]]:
     """Token ids of `chat_texts`: the template alone says whether there is a BOS, and there is at most one."""
     tokenizer = getattr(model, "tokenizer", model)
-    rows = []
+    return [chat_tokens_of(tokenizer, text) for text in chat_texts(model, conversations, **options)]
+
+
+def chat_prompts(model: Any, conversations: Sequence[Conversation], **options: Any) -> list[str]:
+    """The conversations as prompts: texts that the model, given them as strings, reads as the tokens of `chat_tokens`.
+
+    A BOS that the model puts before every string is left out of them. Raises DataError where the model puts one and
+    the template wants none, or where a text would be read as other tokens.
+    """
+    bos = getattr(model.tokenizer, "bos_token", None) or ""
+    texts = []
     for text in chat_texts(model, conversations, **options):
-        ids = list(tokenizer.encode(text, add_special_tokens=False))
-        rows.append(ids[1:] if ids[:2] == [tokenizer.bos_token_id] * 2 else ids)
-    return rows
+        wanted = chat_tokens_of(model.tokenizer, text)
+        for given in (text, text.removeprefix(bos)):
+            if model.to_tokens(given, truncate=False)[0].tolist() == wanted:
+                texts.append(given)
+                break
+        else:
+            raise DataError(
+                "the chat template's text is read as other tokens when it is given as a string: the model puts "
+                f"{bos!r} before every text, and the template wants none",
+                "give token ids (mechsteer.prompts.chat_tokens), or set the tokenizer's BOS as the template has it",
+            )
+    return texts
+
+
+def chat_tokens_of(tokenizer: Any, text: str) -> list[int]:
+    """Token ids of a text that a template wrote, with at most one BOS."""
+    ids = list(tokenizer.encode(text, add_special_tokens=False))
+    return ids[1:] if ids[:2] == [tokenizer.bos_token_id] * 2 else ids
 
 
 def _messages(conversation: Any, number: int) -> list[dict[str, Any]]:

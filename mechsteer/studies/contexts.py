@@ -11,6 +11,8 @@ from mechsteer.studies.kept import Kept, whole
 from mechsteer.studies.problems import Problems
 from mechsteer.tasks import Trace
 
+_TRACES = {"accuracy": "the model's own dev traces", "multiple_choice": "the options of dev problems"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contexts:
@@ -48,7 +50,7 @@ def contexts(desk: Desk, kept: Kept, problems: Problems, n: int) -> Contexts:
         metric=metrics.target_logprob(
             [ids[k:] for ids, k in rows], weights=[1.0 if t.correct else -1.0 for t in chosen]
         ),
-        named="the log-probability of the model's own dev traces, right ones minus wrong ones, nats per trace",
+        named=f"the log-probability of {_TRACES[problems.metric]}, right ones minus wrong ones, nats per trace",
     )
 
 

@@ -10,6 +10,8 @@ import torch
 
 from mechsteer.evaluation import (
     Arm,
+    Evaluation,
+    Verified,
     base_arm,
     delta_vectors,
     forced_arms,
@@ -27,10 +29,11 @@ from mechsteer.studies.choosing import Dev, sized
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept, states
 from mechsteer.studies.places import observations
-from mechsteer.studies.problems import Problems, room
+from mechsteer.studies.problems import Problems, Split, room
 from mechsteer.studies.results import (
     CaptureResult,
     EvaluateResult,
+    SplitRecord,
     TextPair,
     TokenReading,
     TracesResult,
@@ -38,6 +41,7 @@ from mechsteer.studies.results import (
     WhereResult,
 )
 from mechsteer.studies.train import median_norm
+from mechsteer.tasks import require_disjoint
 from mechsteer.tokens import continuation_text, token_text
 
 N_RECORDED = 8  # dev prompts on which the norm of what a steering adds is measured
@@ -49,10 +53,11 @@ def evaluate(desk: Desk, traces: TracesResult, capture: CaptureResult, train: Tr
     """Every arm on the same held-out problems, greedy, once. What is chosen is chosen on dev, as the adapter was."""
     settings, kept, problems = desk.settings, Kept(desk), Problems(desk, traces.metric)
     task = problems.task("test", settings.evaluate.n_problems)
-    steerings = kept.steerings(train)
+    splits = frozen_splits(problems)
+    arms = all_arms(desk, kept, problems, capture, train, kept.steerings(train))
     result = evaluate_arms(
         desk.model,
-        all_arms(desk, kept, problems, capture, train, steerings),
+        arms,
         sized(problems.scoring(task), settings.evaluate.batch_size),
         task.items,
         equivalent=settings.evaluate.margin,
@@ -66,7 +71,40 @@ def evaluate(desk: Desk, traces: TracesResult, capture: CaptureResult, train: Tr
     seeds = None
     if len(treated) > 1:
         seeds = pool_seeds(result.base.scored, [arm.scored for arm in treated], seed=desk.seed("seeds"))
-    return EvaluateResult(evaluation=result.without_texts(), seeds=seeds)
+    sampled = None
+    if settings.evaluate.n_sampled:
+        sampled = sampled_answers(desk, problems.sampled(task), arms).without_texts()
+    return EvaluateResult(evaluation=result.without_texts(), seeds=seeds, sampled=sampled, splits=splits)
+
+
+def frozen_splits(problems: Problems) -> tuple[SplitRecord, ...]:
+    """The problems of all three splits by their hashes. Raises DataError where two share a group or a prompt."""
+    settings = problems.settings
+    sizes: dict[Split, int] = {
+        "train": settings.traces.n_problems,
+        "dev": settings.traces.n_dev,
+        "test": settings.evaluate.n_problems,
+    }
+    drawn = {split: problems.drawn(split, n) for split, n in sizes.items()}
+    require_disjoint({f"the {split} split": task for split, task in drawn.items()})
+    return tuple(
+        SplitRecord(split=split, n_items=len(task.items), data_hash=task.data_hash) for split, task in drawn.items()
+    )
+
+
+def sampled_answers(desk: Desk, scoring: Verified, arms: Sequence[Arm]) -> Evaluation:
+    """Base, treated and prompt arms with sampled answers; no arm is chosen or judged by them."""
+    return evaluate_arms(
+        desk.model,
+        [arm for arm in arms if arm.role in ("base", "treated", "no_op", "prompt")],
+        sized(scoring, desk.settings.evaluate.batch_size),
+        scoring.task.items,
+        equivalent=desk.settings.evaluate.margin,
+        keep=lambda name, compute: desk.piece(f"sampled, {name}", compute),
+        seed=desk.seed("compare"),
+        style_seed=desk.seed("style"),
+        progress=desk.progress,
+    )
 
 
 def all_arms(
@@ -145,7 +183,7 @@ def mean_difference(
     if rest or site not in capture.sites:
         return None
     labels = torch.tensor([bool(trace.correct) for trace in kept.traces("train")])
-    if problems.metric == "accuracy" and (labels.all() or not labels.any()):
+    if problems.metric != "log_odds" and (labels.all() or not labels.any()):
         return None
     (vector,) = delta_vectors(desk.model, chosen, recorded, max_new_tokens=room(desk.model, recorded, 32))
     share = float(vector.norm()) / median_norm(desk, kept, site)
@@ -166,8 +204,7 @@ def mean_difference(
         candidates += mean_difference_steerings(place, pos, neg, norms, scope=first.scope)
         names += [f"{sign}{norm:.3g} at {place}" for norm in norms for sign in "+-"]
     best, _ = dev.halve("mean difference", candidates, names)
-    ends = "right" if problems.metric == "accuracy" else "positive"
-    others = "wrong" if problems.metric == "accuracy" else "negative"
+    ends, others = ("positive", "negative") if problems.metric == "log_odds" else ("right", "wrong")
     note = f"mean({ends}) − mean({others}), {names[best]}: place, sign and strength chosen on dev"
     return Arm(name="mean difference", steering=candidates[best], note=note, role="control")
 

@@ -25,8 +25,11 @@ class Declaration:
     has_pieces: bool = False  # that gain from running side by side: see mechsteer.runtime.threads
 
 
-PROBLEMS = ("data", "seed", "metric", "truncate", "max_new_tokens", "suffix", "prompt_tokens")  # what the prompts are
-SCORED = ("batch_size", "positive", "negative")  # how answers to them are scored
+PROBLEMS = (  # what the prompts are
+    *("data", "seed", "metric", "truncate", "max_new_tokens", "suffix", "prompt_tokens"),
+    *("few_shot", "chat", "chat_options", "instruction", "problems"),
+)
+SCORED = ("batch_size", "positive", "negative", "normalise")  # how answers to them are scored
 
 _TRIED = tuple(f"attribute.{key}" for key in ("nulls", "nulls_run", "outcome_k", "outcome_nulls"))
 _ATTRIBUTED = tuple(f"attribute.{key}" for key in ("n_prompts", "k", "folds", "nulls", "nulls_run", "integrated"))

@@ -53,10 +53,8 @@ def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
     """The training data of `adapter.objective`. Raises DataError where there is nothing to train on."""
     how, settings = desk.settings.adapter, desk.settings
     if how.objective == "cross_entropy":
-        train, dev = (
-            training_samples(desk, kept, problems, split, most)
-            for split, most in (("train", how.n_samples), ("dev", N_DEV))
-        )
+        train = training_samples(desk, kept, problems, "train", how.n_samples)
+        dev = training_samples(desk, kept, problems, "dev", N_DEV)
     else:  # problems themselves: their answers are sampled while training, or are there to choose from
         train = problems.items("train", settings.traces.n_problems)[: how.n_samples]
         dev = problems.items("dev", settings.traces.n_dev)[:N_DEV]
@@ -81,18 +79,21 @@ def check_objective(settings: Settings) -> None:
 
 
 def training_samples(desk: Desk, kept: Kept, problems: Problems, split: Split, most: int) -> list[Sample]:
-    """Verified-correct traces with the stop token behind them; or prompts with the positive continuation."""
+    """Verified-correct traces with the stop token behind them; right options; or prompts with the positive continuation."""
     if problems.metric == "log_odds":
         positive, _ = problems.ends()
         return [Sample(prompt, positive) for prompt in problems.prompts(split, most)[:most]]
     written: list[Trace] = kept.traces(split)
     right = [trace for trace in written if trace.correct]
+    if len(right) < 4 and problems.metric == "multiple_choice":
+        raise DataError(f"the {split} split has {len(right)} problems: that is too few to train on", "give more data")
     if len(right) < 4:
         raise DataError(
             f"the model solved {len(right)} of {len(written)} {split} traces: there is nothing to train on",
             "use easier problems or a stronger model, or set metric=log_odds",
         )
-    stop = list(default_stop_tokens(desk.model)[:1])
+    # an option is no whole text: nothing is said of how it ends
+    stop = [] if problems.metric == "multiple_choice" else list(default_stop_tokens(desk.model)[:1])
     order = torch.randperm(len(right), generator=desk.generator("samples", split))[:most].tolist()
     rows = [whole(desk.model, right[i]) for i in order]
     return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= desk.model.cfg.n_ctx]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, changed
 from mechsteer.pocket.traces import STYLE_MEANINGS
-from mechsteer.report import Block, ComparedTexts, Note, Report, Section, Text, Verdict
+from mechsteer.report import Block, ComparedTexts, Note, Report, Section, Table, Text, Verdict
 from mechsteer.report.sections import arms, features, parts, paths, probe, readings, training, trajectories, verdicts
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
@@ -27,6 +27,7 @@ from mechsteer.studies.results import (
     ReasonscoreResult,
     SaeResult,
     SiteResult,
+    SplitRecord,
     TextPair,
     TopologyResult,
     TracesResult,
@@ -142,6 +143,8 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
         found += arms.arms(evaluated.evaluation, styles=styles)
         if evaluated.seeds is not None:
             found += arms.seeds(evaluated.seeds, metric=evaluated.evaluation.metric)
+        if evaluated.sampled is not None:
+            found += arms.sampled(evaluated.sampled)
     if results.where is not None:
         found += where_sections(results.where)
     if results.attribute is not None:
@@ -177,7 +180,19 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
             cut=results.traces.cut,
             styles=styles,
         )
+    if results.evaluate is not None and results.evaluate.splits:
+        found += split_sections(results.evaluate.splits)
     return found
+
+
+def split_sections(splits: Sequence[SplitRecord]) -> list[Section]:
+    """Which problems were trained on, chosen on and tested on."""
+    rows = [{"split": split.split, "problems": split.n_items, "hash": split.data_hash} for split in splits]
+    told = (
+        "Adapters are trained on train, everything is chosen on dev, test is used once; no group or prompt is in two."
+    )
+    caption = "The problems drawn, by the hash of their ids, prompts and answers"
+    return [Section("Splits", [Text(told), Table(rows, caption=caption)])]
 
 
 def written_sections(result: WhereResult, styles: Mapping[str, str]) -> list[Section]:

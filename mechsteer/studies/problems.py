@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.evaluation import LogOdds, Scoring, Verified
-from mechsteer.evaluation.likelihoods import continuation
+from mechsteer.evaluation import LogOdds, MultipleChoice, Scoring, Verified
+from mechsteer.evaluation.likelihoods import Normalise, continuation, options_of
 from mechsteer.models import tokenize, tokenize_continuation
 from mechsteer.pocket import CAREFUL_PREFIX, HASTY_PREFIX
 from mechsteer.prompts import Fit, fitted, read_rows
 from mechsteer.studies.desk import Desk
-from mechsteer.tasks import Item, Task, load_task
+from mechsteer.tasks import Item, Task, few_shot, in_chat, load_task, require_disjoint
 
 Split = Literal["train", "dev", "test"]
-Metric = Literal["accuracy", "log_odds"]
+Metric = Literal["accuracy", "multiple_choice", "log_odds"]
 
 STEP_BY_STEP = " Let's think step by step."
 
@@ -40,15 +40,19 @@ def metric_of(data: str, wanted: str) -> Metric:
     if is_ready_made(data):
         return "accuracy"
     task = load_task(data, 1, split="train")
-    if task.has_options:
+    if task.has_options and wanted == "accuracy":
         raise ConfigError(
-            f"{data} holds problems with options ({task.name}), which a study does not score",
-            "score them with mechsteer.evaluation.MultipleChoice (load_task reads them), or study their prompts: "
-            "metric=log_odds",
+            f"metric is accuracy, and {data} holds problems with options ({task.name}), which are chosen and not written",
+            "give metric=multiple_choice, or study their prompts alone with metric=log_odds",
+        )
+    if wanted == "multiple_choice" and not task.has_options:
+        raise ConfigError(
+            f"metric is multiple_choice, and the problems of {data} have no options",
+            "give data with options (HellaSwag, ARC, TruthfulQA), or metric=auto",
         )
     if wanted == "accuracy" and not task.can_verify:
         raise ConfigError(f"metric is accuracy, and answers to {data} cannot be verified", "give metric=log_odds")
-    return "accuracy" if task.can_verify else "log_odds"
+    return "multiple_choice" if task.has_options else "accuracy" if task.can_verify else "log_odds"
 
 
 class Problems:
@@ -60,15 +64,49 @@ class Problems:
         self._tasks: dict[tuple[str, int], Task] = {}
 
     def task(self, split: Split, n: int) -> Task:
-        """`n` problems of a split; where the file has fewer, all of them."""
+        """`n` problems of a split as the model is given them; where the file has fewer, all of them."""
         if (split, n) not in self._tasks:
-            data, seed = self.settings.data, self.settings.seed
-            try:
-                self._tasks[split, n] = load_task(data, n, seed=seed, split=split)
-            except DataError:
-                self._tasks[split, n] = load_task(data, None, seed=seed, split=split)
-            self._tasks[split, n] = self.fitting(self._tasks[split, n], split)
+            self._tasks[split, n] = self.fitting(self.prompted(self.drawn(split, n)), split)
         return self._tasks[split, n]
+
+    def drawn(self, split: Split, n: int) -> Task:
+        """The same as they are in the data. The first training problems are the worked examples, and left out here."""
+        first = self.settings.few_shot if split == "train" else 0
+        task = self.loaded(split, n + first)
+        if len(task.items) <= first:
+            raise DataError(
+                f"the train split of {self.settings.data} has {len(task.items)} problems, {first} of them worked examples",
+                "give fewer (few_shot), or more data",
+            )
+        return replace(task, items=task.items[first:])
+
+    def loaded(self, split: Split, n: int | None) -> Task:
+        """`n` problems of a split (all of a file that has fewer), of those that `problems` names."""
+        s = self.settings
+        named = {"steps": s.problems.test_steps, "containing": s.problems.left_out_operation}
+        if split != "test":
+            named = {"steps": s.problems.train_steps, "without": s.problems.left_out_operation}
+        try:
+            return load_task(s.data, n, seed=s.seed, split=split, **named)
+        except DataError:
+            if s.data == "pocket":
+                raise
+            return load_task(s.data, None, seed=s.seed, split=split, **named)
+
+    def prompted(self, task: Task) -> Task:
+        """The task behind worked examples, and as a conversation, where the settings ask for it."""
+        s = self.settings
+        if self.metric == "log_odds":
+            return task
+        examples = self.loaded("train", s.few_shot).items[: s.few_shot] if s.few_shot else ()
+        if s.chat:
+            return in_chat(task, self.model, examples=examples, instruction=s.instruction, **s.chat_options)
+        return few_shot(task, replace(task, items=tuple(examples)), len(examples), s.seed)
+
+    def require_disjoint(self) -> None:
+        """Raises DataError where splits of a file overlap, by group or prompt, drawn or not; generated ones do not."""
+        if self.settings.data != "pocket":
+            require_disjoint({f"the {split} split": self.loaded(split, None) for split in ("train", "dev", "test")})
 
     def fitting(self, task: Task, split: Split) -> Task:
         """The task with every problem in the model's context; for log-odds a text is cut to its first tokens anyway.
@@ -76,9 +114,11 @@ class Problems:
         Raises DataError where problems are too long and `truncate` is null.
         """
         how = self.settings.truncate
-        if self.metric != "accuracy":
+        if self.metric == "log_odds":
             return self._cut(task)
         room = 1 if how is None else min(self.settings.max_new_tokens, self.model.cfg.n_ctx // 2)
+        if self.metric == "multiple_choice":
+            room = max(len(continuation(self.model, text)) for item in task.items for text in options_of(item))
         try:
             texts = fitted([item.prompt for item in task.items], self.model, cast("Fit | None", how), room=room)
         except DataError as error:
@@ -112,8 +152,10 @@ class Problems:
         return self.task(split, n).items
 
     def scoring(self, task: Task) -> Scoring:
-        """How answers are scored: by the task's verifier, greedily; or by the log-odds of two continuations."""
+        """How answers are scored: by the task's verifier, greedily; by the likelihoods of options, or of two continuations."""
         s = self.settings
+        if self.metric == "multiple_choice":
+            return MultipleChoice(normalise=cast("Normalise", s.normalise), batch_size=s.batch_size)
         if self.metric == "accuracy":
             return Verified(task=task, max_new_tokens=s.max_new_tokens, batch_size=s.batch_size)
         return LogOdds(
@@ -124,9 +166,15 @@ class Problems:
             batch_size=s.batch_size,
         )
 
+    def sampled(self, task: Task) -> Verified:
+        """Answers sampled with several decoding seeds."""
+        s, how = self.settings, self.settings.evaluate
+        seeds = tuple(self.desk.seed("sampled", i) for i in range(how.n_sampled))
+        return Verified(task=task, max_new_tokens=s.max_new_tokens, temperature=how.temperature, seeds=seeds)
+
     def prompt(self, item: Item) -> list[int]:
         """Token ids of an item's prompt; for log-odds its first tokens and the suffix."""
-        if self.metric == "accuracy":
+        if self.metric != "log_odds":
             return tokenize(self.model, [item.prompt])[0]
         s = self.settings
         return LogOdds(positive="", negative="", suffix=s.suffix, prompt_tokens=s.prompt_tokens).prompt(

@@ -28,8 +28,8 @@ from mechsteer.training import FitResult
 class TracesResult(Result):
     """Traces of training and dev problems, in traces-train.jsonl and traces-dev.jsonl."""
 
-    source: Literal["sampled from the model", "ready-made"]
-    metric: Literal["accuracy", "log_odds"]
+    source: Literal["sampled from the model", "options of the problems", "ready-made"]
+    metric: Literal["accuracy", "multiple_choice", "log_odds"]
     left_out: int
     """traces, or problems, too long for the model's context"""
     cut: int
@@ -117,12 +117,26 @@ class TopologyResult(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SplitRecord(Result):
+    """The problems of one split as they were drawn."""
+
+    split: str
+    n_items: int
+    data_hash: str
+    """of ids, prompts and answers (`mechsteer.tasks.items_hash`)"""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvaluateResult(Result):
     """All arms on the held-out problems."""
 
     evaluation: Evaluation
     seeds: PooledSeeds | None = None
     """of several trainings"""
+    sampled: Evaluation | None = None
+    """base, treated and prompt arms with answers sampled by several decoding seeds; None where not asked for"""
+    splits: tuple[SplitRecord, ...] = ()
+    """train, dev and test, which do not overlap"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, explicit
 from mechsteer.errors import ConfigError
 from mechsteer.features import groups_for, sae_library
@@ -26,7 +27,7 @@ from mechsteer.studies.objectives import check_objective
 from mechsteer.studies.page import StageResults, page, verdict
 from mechsteer.studies.pages import versions, write_pages
 from mechsteer.studies.places import layers_tried, measured, observations, places, untrained
-from mechsteer.studies.problems import is_ready_made
+from mechsteer.studies.problems import is_ready_made, metric_of
 from mechsteer.studies.run import Run, Say, Stage, open_run
 
 FUNCTIONS = {
@@ -44,6 +45,7 @@ FUNCTIONS = {
     "outcome": outcome.outcome,
     "paths": paths.paths,
 }
+LEAST_SAMPLED = 3  # decoding seeds
 LONG = 100  # entries of a list that results.json leaves to the stage's own file
 
 
@@ -108,6 +110,7 @@ def check(run: Run) -> None:
     for place in places(model, how.kind, how.sites, layers_tried(model, settings)):
         untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
     observations(model, settings.observers)
+    check_sampling(settings)
     if settings.sae.path is None and settings.sae.k > settings.sae.d_sae:
         raise ConfigError(
             f"sae.k is {settings.sae.k}, more than sae.d_sae has features ({settings.sae.d_sae})",
@@ -115,6 +118,18 @@ def check(run: Run) -> None:
         )
     if settings.sae.path is not None:
         load_sae(settings.sae.path, fingerprint=run.fingerprint)
+
+
+def check_sampling(settings: Settings) -> None:
+    """Raises ConfigError for fewer sampled answers than tell anything, and where no answer is written."""
+    n = settings.evaluate.n_sampled
+    if 0 < n < LEAST_SAMPLED:
+        raise ConfigError(f"evaluate.n_sampled is {n}", f"give 0, or at least {LEAST_SAMPLED} decoding seeds")
+    if n and not is_ready_made(settings.data) and metric_of(settings.data, settings.metric) != "accuracy":
+        raise ConfigError(
+            f"evaluate.n_sampled is {n}, and no answer to {settings.data} is written and verified",
+            "leave it out: options and continuations are scored by their likelihood, which nothing is sampled for",
+        )
 
 
 def stage(run: Run, name: str) -> Any:

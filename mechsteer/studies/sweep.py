@@ -69,12 +69,21 @@ def sweep(
                     finish(run)
                 row |= headline(run, until)
         except FAILURES as error:
-            row["status"] = f"failed: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            row["status"] = f"failed: {first_line(error)}"
             failed.append(name)
             say(f"{name} {row['status']}")
         rows.append(row)
         write_table(root, rows, title=f"mechsteer sweep: {', '.join(swept)}", n=len(runs))
     return Sweep(csv=root / "runs.csv", report=root / "runs.html", rows=tuple(rows), failed=tuple(failed))
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; its kind where it says nothing.
+
+    >>> first_line(ValueError()), first_line(ValueError("no\\nmore"))
+    ('ValueError', 'no')
+    """
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def folder_name(swept: Mapping[str, str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from tqdm.auto import tqdm
@@ -20,7 +20,7 @@ from mechsteer.studies.kept import ACTIVATIONS, Kept
 from mechsteer.studies.places import layers_tried, measured, places
 from mechsteer.studies.problems import Problems, Split, is_ready_made, metric_of, room
 from mechsteer.studies.results import CaptureResult, SiteResult, TracesResult, TrainResult
-from mechsteer.tasks import Trace, read_solutions, write_traces
+from mechsteer.tasks import Trace, option_traces, read_solutions, write_traces
 from mechsteer.tokens import continuation_text
 
 
@@ -40,13 +40,19 @@ def traces(desk: Desk) -> TracesResult:
         left_out, cut = len(drawn) - len(fitting), 0
     else:
         problems = Problems(desk, metric)
-        splits, source = (
-            {
-                "train": sample(desk, problems, "train", how.n_problems, how.n_samples),
-                "dev": sample(desk, problems, "dev", how.n_dev, how.n_dev_samples),
-            },
-            "sampled from the model",
-        )
+        problems.require_disjoint()
+        if metric == "multiple_choice":
+            sizes = {"train": how.n_problems, "dev": how.n_dev}
+            splits = {split: options(problems, cast("Split", split), n) for split, n in sizes.items()}
+            source = "options of the problems"
+        else:
+            splits, source = (
+                {
+                    "train": sample(desk, problems, "train", how.n_problems, how.n_samples),
+                    "dev": sample(desk, problems, "dev", how.n_dev, how.n_dev_samples),
+                },
+                "sampled from the model",
+            )
         left_out, cut = problems.left_out, problems.cut
     for split, written in splits.items():
         write_traces(desk.write(f"traces-{split}.jsonl"), written)
@@ -65,6 +71,11 @@ def some_problems(desk: Desk, written: list[Trace], n: int) -> list[Trace]:
     drawn = torch.randperm(len(groups), generator=desk.generator("ready-made"))[:n].tolist()
     chosen = {groups[i] for i in drawn}
     return [t for t in written if t.group in chosen]
+
+
+def options(problems: Problems, split: Split, n: int) -> list[Trace]:
+    """Every option of every problem: nothing is written, what can be chosen is the right text or a wrong one."""
+    return [trace for item in problems.items(split, n) for trace in option_traces(item, split)]
 
 
 def sample(desk: Desk, problems: Problems, split: Split, n_problems: int, n_samples: int) -> list[Trace]:
@@ -94,7 +105,7 @@ def sample(desk: Desk, problems: Problems, split: Split, n_problems: int, n_samp
         texts += written
     # where the model was not given the item's own prompt, the trace tells what it was given
     given = [
-        None if problems.metric == "accuracy" else desk.model.tokenizer.decode(prompt, skip_special_tokens=True)
+        None if problems.metric != "log_odds" else desk.model.tokenizer.decode(prompt, skip_special_tokens=True)
         for prompt in prompts
     ]
     return [

@@ -54,7 +54,7 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     candidates = places(desk.model, how.kind, how.sites, layers_tried(desk.model, desk.settings))
     jobs = [_job(desk, place, scope, 0) for place in candidates]
     fitted = dict(zip(candidates, each_of(lambda job: _fitted(desk, kept, job, shared), jobs), strict=True))
-    strengths_tried = sorted(how.coeffs if problems.metric == "accuracy" else [1.0], key=abs)  # of equals the weakest
+    strengths_tried = sorted(how.coeffs if problems.metric != "log_odds" else [1.0], key=abs)  # of equals the weakest
     pairs = [(place, coeff) for coeff in strengths_tried for place in candidates]
     steerings = [fitted[place].steering.with_coeff(coeff) for place, coeff in pairs]
     number, tried = dev.halve("dev", steerings, [f"{place}-{coeff}" for place, coeff in pairs], whole=True)

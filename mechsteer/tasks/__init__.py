@@ -5,10 +5,13 @@ files, `load_task("hellaswag.jsonl")` problems with options (ARC's and TruthfulQ
 free prompts, which have no right answer. Nothing here loads torch.
 """
 
-from mechsteer.tasks.base import Item, Task, Trace
+from mechsteer.tasks.base import Item, Task, Trace, items_hash
+from mechsteer.tasks.choices import option_traces
 from mechsteer.tasks.equations import equation_counts
+from mechsteer.tasks.few_shot import few_shot, in_chat
 from mechsteer.tasks.gsm8k import read_solutions
 from mechsteer.tasks.load import SPLITS, load_task
+from mechsteer.tasks.splitting import require_answers, require_disjoint
 from mechsteer.tasks.stories import openings
 from mechsteer.tasks.traces import read_traces, write_traces
 
@@ -16,11 +19,17 @@ __all__ = [
     "Item",
     "Task",
     "Trace",
+    "items_hash",
     "SPLITS",
     "load_task",
     "equation_counts",
+    "few_shot",
+    "in_chat",
     "openings",
+    "option_traces",
     "read_solutions",
     "read_traces",
+    "require_answers",
+    "require_disjoint",
     "write_traces",
 ]

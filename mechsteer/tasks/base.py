@@ -18,7 +18,8 @@ class Item:
     """One problem: the exact text to give the model, and the right answer where there is one.
 
     `group` is the problem that the item is about: items and traces of one group never fall into two splits.
-    `meta` is whatever else is known, as plain data; `n_steps` there is the number of steps to the answer.
+    `meta` is whatever else is known, as plain data; `n_steps` there is the number of steps to the answer, `question` the
+    problem without the words around it, `worked` the text after the prompt that a worked example has.
     """
 
     id: str
@@ -33,8 +34,9 @@ class Trace:
     """One text written on an item.
 
     `prompt` is what the model was really given and `text` what came after it. `correct` is None where answers
-    cannot be verified, `n_steps` (of the problem) and `style` where they are unknown. `source` says who wrote it,
-    `sample` is its number among the texts of this source on this item.
+    cannot be verified, `strict_correct` where the task has no strict form of an answer, `n_steps` (of the problem) and
+    `style` where they are unknown. `source` says who wrote it, `sample` is its number among the texts of this source on
+    this item.
     """
 
     item_id: str
@@ -46,6 +48,7 @@ class Trace:
     style: str | None = None
     source: str = ""
     sample: int = 0
+    strict_correct: bool | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -55,12 +58,16 @@ class Trace:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Items of one kind. `verifier(answer, text)` judges a text, `styler(text)` names its style; None: no such thing."""
+    """Items of one kind. `verifier(answer, text)` judges a text, `styler(text)` names its style; None: no such thing.
+
+    `strict_verifier` judges as well, and takes an answer in the form alone that the task prescribes.
+    """
 
     name: str
     items: tuple[Item, ...]
     verifier: Callable[[str, str], bool] | None = None
     styler: Callable[[str], str] | None = None
+    strict_verifier: Callable[[str, str], bool] | None = None
 
     @property
     def can_verify(self) -> bool:
@@ -73,7 +80,11 @@ class Task:
 
     def verify(self, item: Item, text: str) -> bool | None:
         """Whether `text`, written after the item's prompt, ends in the right answer; None where nobody can tell."""
-        return None if self.verifier is None or item.answer is None else self.verifier(item.answer, text)
+        return _judged(self.verifier, item, text)
+
+    def verify_strictly(self, item: Item, text: str) -> bool | None:
+        """The same, of an answer in the prescribed form; None where there is no such form, or nobody can tell."""
+        return _judged(self.strict_verifier, item, text)
 
     def trace(self, item: Item, text: str, *, prompt: str | None = None, source: str = "", sample: int = 0) -> Trace:
         """`text` as a judged Trace; `prompt` is what the model was given where that is not the item's prompt."""
@@ -87,15 +98,25 @@ class Task:
             style=self.styler(text) if self.styler else None,
             source=source,
             sample=sample,
+            strict_correct=self.verify_strictly(item, text),
         )
 
     @cached_property
     def data_hash(self) -> str:
-        """SHA-256 of ids, prompts and answers in their order (16 hex digits): the provenance of what is made from it."""
-        sha = hashlib.sha256()
-        for item in self.items:
-            sha.update(repr((item.id, item.prompt, item.answer)).encode("utf-8", "surrogatepass"))
-        return sha.hexdigest()[:16]
+        """`items_hash` of its items: the provenance of what is made from them."""
+        return items_hash(self.items)
+
+
+def _judged(verifier: Callable[[str, str], bool] | None, item: Item, text: str) -> bool | None:
+    return None if verifier is None or item.answer is None else verifier(item.answer, text)
+
+
+def items_hash(items: Sequence[Item]) -> str:
+    """SHA-256 of ids, prompts and answers in their order: 16 hex digits."""
+    sha = hashlib.sha256()
+    for item in items:
+        sha.update(repr((item.id, item.prompt, item.answer)).encode("utf-8", "surrogatepass"))
+    return sha.hexdigest()[:16]
 
 
 def has_field(row: Row, *names: str) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.prompts import Row, malformed
-from mechsteer.tasks.base import Item, text_id
+from mechsteer.tasks.base import Item, Trace, text_id
 
 
 def choice_item(
@@ -25,7 +25,8 @@ def choice_item(
     group: str | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> Item:
-    """The item of a row, whose right option is number `gold` (from 0). Its id is a hash of prompt and options.
+    """The item of a row, whose right option is number `gold` (from 0). Its id is a hash of prompt and options, its
+    `group` one of the prompt: a question that is asked twice stays in one split.
 
     Raises DataError for fewer than two options, blank ones, and a `gold` that is none of them.
     """
@@ -38,9 +39,24 @@ def choice_item(
         raise malformed(path, row.line, f"the right option is {gold!r}, there are {len(options)}, counted from 0")
     texts = [f" {option.strip()}" for option in options]
     name = f"{kind}-{text_id(repr((prompt, texts)))}"
-    return Item(
-        id=name, prompt=prompt, answer=texts[gold], group=group or name, meta={**(meta or {}), "options": texts}
-    )
+    known = {**(meta or {}), "options": texts, "worked": texts[gold]}
+    return Item(id=name, prompt=prompt, answer=texts[gold], group=group or f"{kind}-{text_id(prompt)}", meta=known)
+
+
+def option_traces(item: Item, source: str) -> list[Trace]:
+    """Every option of an item as a text behind its prompt, right for the answer and wrong for the others."""
+    return [
+        Trace(
+            item_id=item.id,
+            group=item.group,
+            prompt=item.prompt,
+            text=option,
+            correct=option == item.answer,
+            source=source,
+            sample=number,
+        )
+        for number, option in enumerate(item.meta["options"])
+    ]
 
 
 def question_prompt(question: str) -> str:

@@ -29,7 +29,7 @@ def is_row(row: Row) -> bool:
 
 def item_of(row: Row, path: Path) -> Item:
     """The item of a row: "Question: ...\\nAnswer:". Its `meta` has the question, the reference solution without
-    its calculator marks, and `n_steps`, the lines of that solution.
+    its calculator marks (`worked`: with the answer behind it), and `n_steps`, the lines of that solution.
 
     Raises DataError: a missing field, or an answer without "#### N" ("A: N").
     """
@@ -39,13 +39,18 @@ def item_of(row: Row, path: Path) -> Item:
     if not found:
         raise malformed(path, row.line, f"no answer of the form '#### 72' at the end of {solution[-60:]!r}")
     steps = [line for line in without_calculations(solution[: found[-1].start()]).splitlines() if line.strip()]
-    name = f"gsm8k-{text_id(question)}"
+    name, answer = f"gsm8k-{text_id(question)}", _plain(found[-1][1])
     return Item(
         id=name,
         prompt=f"Question: {question}\nAnswer:",
-        answer=_plain(found[-1][1]),
+        answer=answer,
         group=name,
-        meta={"question": question, "solution": "\n".join(steps), "n_steps": len(steps)},
+        meta={
+            "question": question,
+            "solution": "\n".join(steps),
+            "worked": " " + "\n".join([*steps, f"#### {answer}"]),
+            "n_steps": len(steps),
+        },
     )
 
 
@@ -85,6 +90,15 @@ def flexible_answer(text: str) -> str | None:
 def is_correct(answer: str, text: str) -> bool:
     """Whether the flexible answer of `text` is the number `answer`."""
     return flexible_answer(text) == answer
+
+
+def is_strictly_correct(answer: str, text: str) -> bool:
+    """Whether the strict answer of `text`, read until a next question begins, is the number `answer`.
+
+    >>> [is_strictly_correct("7", text) for text in (" #### 7", " So 7.", " So 7.\\nQuestion: 3+4?\\n#### 7")]
+    [True, False, False]
+    """
+    return strict_answer(_NEXT_QUESTION.split(text, maxsplit=1)[0]) == answer
 
 
 def _plain(number: str) -> str:

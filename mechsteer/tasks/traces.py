@@ -17,8 +17,9 @@ from mechsteer.tasks.base import Trace
 
 _TYPES = {
     **{"item_id": str, "group": str, "prompt": str, "text": str, "correct": bool | None},
-    **{"n_steps": int | None, "style": str | None, "source": str, "sample": int},
+    **{"n_steps": int | None, "style": str | None, "source": str, "sample": int, "strict_correct": bool | None},
 }
+_LATER = {"strict_correct"}  # that rows of earlier versions lack
 
 
 def _line(trace: Trace) -> bytes:
@@ -50,10 +51,10 @@ def _trace(line: bytes, path: Path, number: int) -> Trace:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise malformed(path, number, why_not_json(error)) from error
-    if not isinstance(row, dict) or row.keys() != _TYPES.keys():
+    if not isinstance(row, dict) or row.keys() | _LATER != _TYPES.keys():
         raise malformed(path, number, f"a trace has the fields {list(_TYPES)}")
     for name, kind in _TYPES.items():
-        if not isinstance(row[name], kind):
+        if name in row and not isinstance(row[name], kind):
             raise malformed(path, number, f"{name!r} is {row[name]!r:.80}, expected {_TYPES[name]}")
     return Trace(**row)
 

@@ -39,7 +39,9 @@ def test_as_written(options, look_back):
 
     def expected(h, prompt):
         w = weights_of(adapter, torch.cat([h, prompt]) if look_back else prompt)
-        return COEFF * adapter.scale * sum(e * w_k * b for e, w_k, b in zip(adapter.gains, w, adapter.atoms, strict=True))
+        return (
+            COEFF * adapter.scale * sum(e * w_k * b for e, w_k, b in zip(adapter.gains, w, adapter.atoms, strict=True))
+        )
 
     delta, state = adapter.delta(acts, None, COEFF, ctx)
     torch.testing.assert_close(delta, by_token(expected, acts, p), **ATOL)

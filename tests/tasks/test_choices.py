@@ -101,7 +101,7 @@ def test_truthfulqa_csv(tmp_path):
         )
         writer.writerow(["A", "Sky", "What falls?", "Light", "Light; Dark", "Rain; Snow, too", "x"])
     found = item(path)
-    assert found.meta == {"category": "Sky", "options": [" Light", " Rain", " Snow, too"]}
+    assert found.meta == {"category": "Sky", "options": [" Light", " Rain", " Snow, too"], "worked": " Light"}
 
 
 @pytest.mark.parametrize(
@@ -192,9 +192,10 @@ def test_evaluate_scores_them(tmp_path):
     assert result.compared("adapter", "base").n == 8
 
 
-def test_a_study_says_that_it_does_not_score_options(tmp_path):
+def test_a_study_chooses_among_options_unless_it_is_told_otherwise(tmp_path):
     rows = [HELLASWAG | {"ctx_a": f"Text {i}.", "source_id": str(i)} for i in range(20)]
     path = jsonl(tmp_path / "h.jsonl", *rows)
-    with pytest.raises(ConfigError, match="problems with options"):
-        metric_of(str(path), "auto")
+    with pytest.raises(ConfigError, match="holds problems with options"):
+        metric_of(str(path), "accuracy")
+    assert metric_of(str(path), "auto") == metric_of(str(path), "multiple_choice") == "multiple_choice"
     assert metric_of(str(path), "log_odds") == "log_odds"

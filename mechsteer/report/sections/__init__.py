@@ -5,7 +5,7 @@
     probe.probe(ProbeEvaluation)                  trajectories.trajectories(TrajectoryTopology)
     training.training(FitResult), .adapter(...), .traces(...)
     arms.arms(Evaluation)                         verdicts.verdict(Evaluation), .probe_verdict(ProbeEvaluation)
-    generation.generation(Generation)
+    generation.generation(Generation)             suite.suite(SuiteResult)
     strengths.strengths(Strengths)                where.where_steered(tokens, delta_norm), where.readings(...)
 
 Each takes the result first and gives a list of `Section`. A notebook shows a result by the function that

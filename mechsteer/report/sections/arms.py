@@ -42,7 +42,8 @@ def arms(result: Evaluation, *, styles: Mapping[str, str] = _NONE) -> list[Secti
     written = any(not math.isnan(arm.mean_new_tokens) for arm in result.arms)
     n_seeds = max((len(arm.scored.seeds) for arm in result.arms), default=0)
     each = "each arm run once, greedily" if n_seeds == 0 else f"each arm run with {n_seeds} decoding seed(s)"
-    what = f"problems, {each}" if written else "texts, each arm scored once"
+    asked = "problems" if result.metric == "multiple_choice" else "texts"
+    what = f"problems, {each}" if written else f"{asked}, each arm scored once"
     scores = f" Scores: {result.unit}." if result.unit and not unit.mark else ""
     named = meanings((style for arm in result.arms for style in arm.styles), styles)
     blocks: list[Block] = [
@@ -58,6 +59,8 @@ def arms(result: Evaluation, *, styles: Mapping[str, str] = _NONE) -> list[Secti
     ]
     if result.comparisons:
         blocks.append(_comparisons(result))
+    if result.strict is not None:
+        blocks.append(Text(_strictly(result.strict, unit)))
     if any(arm.by_steps for arm in result.arms):
         frame = unit.factor * pd.DataFrame({arm.name: arm.by_steps for arm in result.arms if arm.by_steps}).T
         caption = f"{_capital(unit.name)}{unit.mark and ' in' + unit.mark} by number of steps of the problem"
@@ -71,6 +74,19 @@ def arms(result: Evaluation, *, styles: Mapping[str, str] = _NONE) -> list[Secti
     if parts:
         blocks.append(Details("The same by style alone", [style_table(*parts, unit=unit)]))
     return [Section(TITLE, blocks)]
+
+
+def sampled(result: Evaluation) -> list[Section]:
+    """The same arms with sampled answers, several decoding seeds each: does what is said of greedy ones hold?"""
+    unit = unit_of(result.metric, result.unit)
+    text = f"{result.n_items} held-out problems, each answered with {len(result.base.scored.seeds)} decoding seeds."
+    if (main := result.primary) is not None:
+        text += (
+            f" {main.treated} − {main.base}: {unit.changed(main.difference)}, p = {p_value(main.p_value)} (intervals and "
+            "test by problem, whose samples belong together)."
+        )
+    rows = [_arm_row(arm, result, unit) for arm in result.arms]
+    return [Section("Sampled answers", [Text(text), Table(pd.DataFrame(rows), caption="The same arms, sampled")])]
 
 
 def judged(result: VerdictResult) -> list[Section]:
@@ -168,11 +184,22 @@ def differences(result: Evaluation) -> list[Arm]:
 def _arm_row(arm: ArmResult, result: Evaluation, unit: Unit) -> Cells:
     heading = {"accuracy": "solved (%)", "multiple_choice": "right (%)"}.get(result.metric, "score")
     row: Cells = {"arm": arm.name, heading: unit.factor * arm.score}
+    if any(not math.isnan(each.strict_score) for each in result.arms):
+        row["in the strict form (%)"] = 100 * arm.strict_score
     for style in sorted({style for each in result.arms for style in each.styles}):
         row[f"{style} (%)"] = 100 * arm.styles.get(style, 0.0)
     if not math.isnan(arm.mean_new_tokens):
         row |= {"new tokens": arm.mean_new_tokens, "cut at the limit (%)": 100 * arm.hit_limit}
     return row
+
+
+def _strictly(c: Comparison, unit: Unit) -> str:
+    """The primary comparison by the strict form of an answer, in a sentence."""
+    return (
+        f"Counting answers in the strict form alone, {c.treated} − {c.base} is {unit.changed(c.difference)} (from "
+        f"{unit.score(c.base_score)} to {unit.score(c.treated_score)}, {c.gained} gained, {c.lost} lost, p = "
+        f"{p_value(c.p_value)}); everything else here counts an answer in any form."
+    )
 
 
 def _comparison_row(c: Comparison, unit: Unit) -> Cells:

@@ -71,13 +71,16 @@ def curves(result: FitResult, *, title: str = "Training", caption: str = _CURVES
     ]
 
 
+_SAMPLES = {
+    "accuracy": "of the model's own verified samples",
+    "multiple_choice": "right options",
+}
+
+
 def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Section]:
     """The chosen steering: what was tried, how strong it is, how it was trained."""
-    verified = choice.metric == "accuracy"
     objective = "CrossEntropy" if fitted is None else fitted.objective.get("objective")
-    samples = _TRAINED_ON.get(str(objective)) or (
-        "of the model's own verified samples" if verified else "prompts with the wanted continuation"
-    )
+    samples = _TRAINED_ON.get(str(objective)) or _SAMPLES.get(choice.metric, "prompts with the wanted continuation")
     sites, strengths, unit = choice.chosen.sites, choice.strengths, unit_of(choice.metric)
     raw = ", ".join(number(value) for value in strengths.raw)
     beside = (
@@ -110,7 +113,7 @@ def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Sec
         table(strengths),
     ]
     if fitted is not None:
-        left = "questions" if verified else "prompts"
+        left = "questions" if choice.metric in _SAMPLES else "prompts"
         summed = " + ".join(named for term, named in _terms(left).items() if _has(fitted, term)) or "the objective"
         caption = f"One sum, by weights: {summed}. A mean over the samples; how much it varies among them is not kept."
         blocks += curves(fitted, title="Training of the chosen adapter", caption=caption)

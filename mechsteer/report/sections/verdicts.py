@@ -6,24 +6,27 @@ import math
 from collections.abc import Sequence
 
 from mechsteer.evaluation import Comparison, Evaluation, PooledSeeds, RandomRank, VerdictResult, WithinStyles
+from mechsteer.evaluation.seeds import LEAST
 from mechsteer.evaluation.verdicts import N_RANDOM, Kind
 from mechsteer.probes.evaluation import ProbeEvaluation
 from mechsteer.report.sections.arms import differences
 from mechsteer.report.sections.probe import beyond_text, predictors, within_problems
 from mechsteer.report.sections.side_effects import side_effects
 from mechsteer.report.sections.units import Unit, unit_of
-from mechsteer.report.sections.words import interval, quoted
+from mechsteer.report.sections.words import interval, p_value, quoted
 from mechsteer.report.tables import decimal
 from mechsteer.report.verdict import Verdict
 
 QUESTION = {
     "traces": "Can right and wrong reasoning traces of one problem be told apart inside this model?",
     "accuracy": "Does one trained steering vector make the model solve more problems?",
+    "multiple_choice": "Does one trained steering vector make the model choose the right option more often?",
     "log_odds": "Does one trained steering vector move the model towards the wanted continuation?",
 }
 FROM_TO = "Does one trained steering vector move the model from {} towards {}?"
 HELD_OUT = {
     "accuracy": "held-out problems, paired, greedy decoding",
+    "multiple_choice": "held-out problems, paired, the likeliest option",
     "log_odds": "held-out texts, paired",
 }
 CHANCE = 0.05  # of an AUROC: this near to 0.5 is no better than chance
@@ -145,13 +148,15 @@ def over_seeds(seeds: PooledSeeds | None, metric: str) -> str:
     if seeds is None or len(seeds.seeds) < 2:
         return "One adapter: how it varies with the seed of its training is not known."
     above, below, unit = seeds.n_above, seeds.n_below, unit_of(metric)
+    pooled = "" if math.isnan(seeds.p_value) else f", pooled test p = {p_value(seeds.p_value)}"
+    few = "" if seeds.is_enough else f" A pooled test wants at least {LEAST} seeds."
     lowest, highest, spread = (
         decimal(unit.factor * value, unit.decimals) for value in (seeds.lowest, seeds.highest, seeds.between_seeds)
     )
     return (
         f"Of {len(seeds.seeds)} adapter seeds {above} raise and {below} lower the {unit.name} (95 % intervals that "
         f"leave out 0); the differences go from {lowest} to {highest} {unit.difference}, mean "
-        f"{unit.change(seeds.mean)}, standard deviation {spread}. All else is said of the first seed."
+        f"{unit.change(seeds.mean)}, standard deviation {spread}{pooled}. All else is said of the first seed.{few}"
     )
 
 
