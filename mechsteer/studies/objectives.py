@@ -53,10 +53,8 @@ def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
     """The training data of `adapter.objective`. Raises DataError where there is nothing to train on."""
     how, settings = desk.settings.adapter, desk.settings
     if how.objective == "cross_entropy":
-        train, dev = (
-            training_samples(desk, kept, problems, split, most)
-            for split, most in (("train", how.n_samples), ("dev", N_DEV))
-        )
+        train = training_samples(desk, kept, problems, "train", how.n_samples)
+        dev = training_samples(desk, kept, problems, "dev", N_DEV)
     else:  # problems themselves: their answers are sampled while training, or are there to choose from
         train = problems.items("train", settings.traces.n_problems)[: how.n_samples]
         dev = problems.items("dev", settings.traces.n_dev)[:N_DEV]
