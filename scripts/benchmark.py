@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from statsmodels.stats.proportion import proportion_confint
 
@@ -75,7 +76,8 @@ def measured(how: argparse.Namespace) -> dict[str, object]:
 
 def share(right: int, n: int) -> dict[str, float]:
     """A share with its 95 % interval."""
-    low, high = proportion_confint(right, n, method="wilson")
+    bounds: Any = proportion_confint(right, n, method="wilson")
+    low, high = bounds
     return {"value": round(right / n, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 
