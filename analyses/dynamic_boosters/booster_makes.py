@@ -109,14 +109,12 @@ class Workshop:
     ) -> Steering:
         """Trained at each learning rate that is tried; the one whose dev loss is lowest."""
         start = self.start(make, seed, scope)
-        modules = [iv.adapter for iv in writing(start)]
-        lr = modules[0].default_lr
-        if all(module.as_bias(1.0) is not None for module in modules):
-            lr *= self.rms  # vectors are activations: a step is a share of their size
+        lr = writing(start)[0].adapter.default_lr
         objective = CrossEntropy(train, dev=dev, neutral=neutral, l2_weight=1e-4 / self.rms**2)
         tried = []
         for factor in self.settings["rates"]:
-            config = FitConfig(lr=factor * lr, epochs=self.settings["epochs"], seed=self._drawn(seed))
+            rates = {"lr": factor * lr, "activation_rms": self.rms}  # a step of a vector is a share of their size
+            config = FitConfig(**rates, epochs=self.settings["epochs"], seed=self._drawn(seed))
             tried.append(fit(self.model, start, objective, config, progress=False))
         return min(tried, key=lambda made: min(epoch.dev["loss"] for epoch in made.history if epoch.dev)).steering
 

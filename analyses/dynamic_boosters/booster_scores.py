@@ -35,7 +35,7 @@ def makes(shop: Workshop) -> dict[str, Make]:
         "loreft of equal size": ("loreft", {"rank": at_parameters("loreft", n, d).rank}),
         "drab": ("drab", {"d_hidden": s["d_hidden"]}),
         "hybrid": ("drab", {"d_hidden": s["d_hidden"], "form": "hybrid"}),
-        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"], "scale": round(shop.rms, 3)}),
+        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"]}),
         "gated": ("gated", {"d_hidden": s["d_hidden"]}),
     }
     return {

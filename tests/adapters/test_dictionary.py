@@ -29,7 +29,7 @@ def weights_of(adapter, x):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"null_atom": True}, {"weighting": "sigmoid"}, {"rank": 2}, {"scale": 3.0}], ids=lambda o: str(o)
+    "options", [{}, {"null_atom": True}, {"weighting": "sigmoid"}, {"rank": 2}], ids=lambda o: str(o)
 )
 @pytest.mark.parametrize("look_back", [False, True])
 def test_as_written(options, look_back):
@@ -39,9 +39,7 @@ def test_as_written(options, look_back):
 
     def expected(h, prompt):
         w = weights_of(adapter, torch.cat([h, prompt]) if look_back else prompt)
-        return (
-            COEFF * adapter.scale * sum(e * w_k * b for e, w_k, b in zip(adapter.gains, w, adapter.atoms, strict=True))
-        )
+        return COEFF * sum(e * w_k * b for e, w_k, b in zip(adapter.gains, w, adapter.atoms, strict=True))
 
     delta, state = adapter.delta(acts, None, COEFF, ctx)
     torch.testing.assert_close(delta, by_token(expected, acts, p), **ATOL)
