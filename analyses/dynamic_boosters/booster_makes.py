@@ -15,7 +15,7 @@ from common import Cells
 
 from mechsteer import adapters
 from mechsteer.errors import ConfigError
-from mechsteer.evaluation import Arm, Scored
+from mechsteer.evaluation import Arm, Scored, magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.harm import neutral_losses
 from mechsteer.files import digest_of
 from mechsteer.models.sites import Site
@@ -168,6 +168,20 @@ class Workshop:
             return self._scored(steering, self.items(takes), self.task).to_dict()
 
         more = {"scored": takes, "coeff": coeff, "n": self.settings["n_problems"]}
+        return Scored.from_dict(self.cell(make, seed, more, compute))
+
+    def control(self, make: Make, seed: int, coeff: float, kind: str) -> Scored:
+        """The same with its router shuffled, or with its size alone in a random direction."""
+
+        def compute() -> dict[str, Any]:
+            steering, drawn = self.trained(make, seed).with_coeff(coeff), self._drawn(seed)
+            if kind == "shuffled router":
+                arm = shuffled_router_arm(steering, seed=drawn)
+            else:
+                arm = magnitude_only_arm(self.model, steering, seed=drawn)
+            return self._scored(arm.steering, self.items("all"), self.task).to_dict()
+
+        more = {"control": kind, "coeff": coeff, "n": self.settings["n_problems"]}
         return Scored.from_dict(self.cell(make, seed, more, compute))
 
     def base(self, takes: str = "all") -> Scored:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from mechsteer.adapters.booster import Booster, Pooled, as_activation, summary_of
 from mechsteer.adapters.networks import Mlp, require_sizes
+from mechsteer.adapters.shuffling import derangement
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
 from mechsteer.runtime.context import Context
 
@@ -88,6 +89,14 @@ class Dictionary(Booster):
 
     def activation_parameters(self) -> list[nn.Parameter]:
         return [self.atoms]
+
+    def shuffled(self, generator: torch.Generator) -> Self:
+        order = derangement(len(self.atoms), generator).to(self.atoms.device)  # the null atom keeps its place
+        other = copy.deepcopy(self)
+        with torch.no_grad():
+            other.atoms.copy_(self.atoms[order])
+            other.gains.copy_(self.gains[order])
+        return other
 
     def with_gains(self, gains: Sequence[float] | Tensor) -> Self:
         """A copy with these gains [n_atoms], one per atom. Raises ShapeError for another number, NonFiniteError."""

@@ -1,5 +1,7 @@
 """The dictionary written out, its equaliser, and the weights that it notes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toys
@@ -44,6 +46,21 @@ def test_as_written(options, look_back):
     delta, state = adapter.delta(acts, None, COEFF, ctx)
     torch.testing.assert_close(delta, by_token(expected, acts, p), **ATOL)
     assert (state is None) == look_back == (not adapter.per_prompt)
+
+
+def test_a_shuffled_router_gives_every_weight_to_another_atom():
+    adapter = perturbed(Dictionary(D, D, n_atoms=K, d_hidden=4, null_atom=True).double()).with_gains([1, 2, 3, 4, 5])
+    shuffled = adapter.shuffled(torch.Generator().manual_seed(0))
+    acts, _, ctx = given()
+    mine, theirs = (replace(ctx, readings={}) for _ in range(2))
+    delta = shuffled.delta(acts, None, COEFF, theirs)[0]
+    adapter.delta(acts, None, COEFF, mine)
+    assert torch.equal(mine.readings["weights"], theirs.readings["weights"])
+    moved = (shuffled.gains - 1).long()  # the gains tell which atom stands where
+    assert sorted(moved.tolist()) == list(range(K))
+    assert all(i != k for i, k in enumerate(moved.tolist()))
+    expected = COEFF * (mine.readings["weights"] * adapter.gains[moved]) @ adapter.atoms[moved]
+    torch.testing.assert_close(delta, expected, **ATOL)
 
 
 @pytest.mark.parametrize("look_back", [False, True])
