@@ -29,8 +29,9 @@ from mechsteer.steering.interventions import Steering, writing
 from mechsteer.steering.presets import bias_only, untrained, width
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept, whole
+from mechsteer.studies.objectives import questions
 from mechsteer.studies.problems import Problems
-from mechsteer.studies.train import median_norm, questions
+from mechsteer.studies.train import median_norm
 from mechsteer.tasks import Item, Task, Trace
 from mechsteer.training import CrossEntropy, FitConfig, fit
 
