@@ -21,7 +21,7 @@ import mechsteer as ms
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import MultipleChoice, Verified, base_arm
 from mechsteer.tasks import few_shot, in_chat
-from mechsteer.tasks.few_shot import examples_of
+from mechsteer.tasks.examples import examples_of
 
 
 def main() -> int:
