@@ -93,6 +93,12 @@ class Adapter(nn.Module, abc.ABC):
         """dW [d_out d_in] so that the delta is dW x, read at the input x of the map W and written at its output; else None."""
         return None
 
+    def activation_parameters(self) -> list[nn.Parameter]:
+        """Parameters that are activations themselves, such as a vector that is added: a step of their training is a share of
+        the size of those at the site. By default all if the delta is a bias, none if not.
+        """
+        return [] if self.as_bias(1.0) is None else list(self.parameters())
+
     def select_rows(self, state: Any, index: Tensor) -> Any:
         """The state of the rows `index` alone: other rows have stopped. By default every tensor in it has the batch first."""
         return select_rows(state, index)

@@ -33,6 +33,8 @@ class Dictionary(Booster):
     unknown words, for sizes below 1, and for a null atom under a sigmoid, which needs none.
     """
 
+    default_lr = 1e-2  # an atom is a vector, and learns as one
+
     gains: Tensor
 
     def __init__(
@@ -83,6 +85,9 @@ class Dictionary(Booster):
         weights = torch.sigmoid(scores) if self.weighting == "sigmoid" else scores.softmax(-1)
         weights = weights[..., : len(self.atoms)]  # the null atom is the last
         return weights, (weights * self.gains) @ self.atoms
+
+    def activation_parameters(self) -> list[nn.Parameter]:
+        return [self.atoms]
 
     def with_gains(self, gains: Sequence[float] | Tensor) -> Self:
         """A copy with these gains [n_atoms], one per atom. Raises ShapeError for another number, NonFiniteError."""

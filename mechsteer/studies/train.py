@@ -141,10 +141,7 @@ def _fitted(desk: Desk, kept: Kept, job: _Job, material: _Material) -> FitResult
     """One training."""
     how, place, start = desk.settings.adapter, job.place, job.start
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
-    adapters = [iv.adapter for iv in writing(start)]
-    lr = how.lr if how.lr is not None else adapters[0].default_lr
-    if all(adapter.as_bias(1.0) is not None for adapter in adapters):
-        lr *= rms  # its parameters are activations: a step is a share of their size
+    lr = how.lr if how.lr is not None else writing(start)[0].adapter.default_lr
     return fit(
         desk.model,
         start,
@@ -155,7 +152,7 @@ def _fitted(desk: Desk, kept: Kept, job: _Job, material: _Material) -> FitResult
             kl_weight=how.kl_weight,
             l2_weight=how.l2_weight / rms**2,  # the penalty, too, is in units of the activations
         ),
-        FitConfig(lr=lr, epochs=how.epochs, seed=job.seed, group_lengths=how.group_lengths),
+        FitConfig(lr=lr, activation_rms=rms, epochs=how.epochs, seed=job.seed, group_lengths=how.group_lengths),
         checkpoint=desk.checkpoint(f"adapter-{place}-{job.number}.safetensors"),
         progress=desk.progress,
     )
