@@ -125,6 +125,14 @@ def test_one_file_serves_bridge_hooked_transformer_and_plain_hugging_face(kind, 
         close(hooked(tokens, attention_mask=mask, padding_side="left")[mask.bool()], plain)
 
 
+def test_the_equalisers_gains_travel(tmp_path):
+    trained = adapter("dictionary")
+    ivs = [ms.Intervention(trained.with_gains([0, 2, 1, -1]), 1)]
+    found = theirs("llama", saved(tmp_path / "s", "llama", *ivs))
+    close(found, ours("llama", ivs))
+    assert (found - ours("llama", [ms.Intervention(trained, 1)])).abs().max() > 1e-2
+
+
 def test_observers_change_nothing_and_hooks_go_again(tmp_path):
     iv = ms.Intervention(adapter("static"), 1)
     watch = ms.Observation(toy_adapters.Drift(), 2)
