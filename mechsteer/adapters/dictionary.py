@@ -84,7 +84,8 @@ class Dictionary(Booster):
         """(w [batch (1 or pos) n_atoms], Σ_k e_k w_k b_k [batch (1 or pos) d_write]) of the router's input."""
         scores = self.router(x)
         weights = torch.sigmoid(scores) if self.weighting == "sigmoid" else scores.softmax(-1)
-        weights = weights[..., : len(self.atoms)]  # the null atom is the last
+        if self.null_atom:
+            weights = weights[..., :-1]
         return weights, (weights * self.gains) @ self.atoms
 
     def activation_parameters(self) -> list[nn.Parameter]:
