@@ -125,6 +125,8 @@ _SECTIONS = {
     "TopologySummary": ("topology", "summary"),
     "FitResult": ("training", "training"),
     "Generation": ("generation", "generation"),
+    "Atoms": ("mixing", "atoms"),
+    "MixtureWeights": ("mixing", "mixture"),
     "SteeringChoice": ("training", "adapter"),
     "Strengths": ("strengths", "strengths"),
     "SignChoice": ("strengths", "sign"),

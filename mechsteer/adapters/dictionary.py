@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from mechsteer.adapters.base import Mixture
 from mechsteer.adapters.booster import Booster, Pooled, as_activation, summary_of
 from mechsteer.adapters.networks import Mlp, require_sizes
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
@@ -88,6 +89,9 @@ class Dictionary(Booster):
         weights = torch.sigmoid(scores) if self.weighting == "sigmoid" else scores.softmax(-1)
         weights = weights[..., : len(self.atoms)]  # the null atom is the last
         return weights, (weights * self.gains * self.scale) @ self.atoms
+
+    def mixture(self) -> Mixture:
+        return Mixture(atoms=(self.scale * self.atoms).detach(), gains=self.gains.detach())
 
     def with_gains(self, gains: Sequence[float] | Tensor) -> Self:
         """A copy with these gains [n_atoms], one per atom. Raises ShapeError for another number, NonFiniteError."""
