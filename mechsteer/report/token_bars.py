@@ -74,12 +74,12 @@ class TokenBars(Shown):
         page.own.setdefault(str(source("token_bars.js")), []).append(call)
         bars = [
             (
-                name,
+                of,
                 0.0 if math.isnan(mean) else round(100 * abs(mean) / full, 2),
-                "negative" * (mean < 0),
+                "negative" if mean < 0 else "",
                 decimal(mean),
             )
-            for name, mean in zip(self.names, self._means(), strict=True)
+            for of, mean in zip(self.names, self._means().tolist(), strict=True)
         ]
         return render(
             "token_bars.html",

@@ -32,7 +32,7 @@ def gain_presets(path: str | Path) -> dict[str, tuple[float, ...]]:
     now = atoms_of(read_steering(path)).gains
     for name, gains in kept.items():
         try:
-            _check_name(name)
+            require_preset_name(name)
             resolved(gains, now, {})
         except MechsteerError as error:
             raise FileFormatError(f"the preset {name!r:.80} of {path} cannot be: {error.message}", AGAIN) from error
@@ -46,7 +46,7 @@ def save_gain_preset(path: str | Path, name: str, gains: Gains) -> Path:
     steering has ("trained", "off") or that is no word, ShapeError for another number of gains, NonFiniteError,
     FileFormatError and StorageError.
     """
-    _check_name(name)
+    require_preset_name(name)
     kept = gain_presets(path)
     wanted = resolved(gains, atoms_of(read_steering(path)).gains, kept)
     tensors, header = _as_written(path)
@@ -88,7 +88,8 @@ def _as_written(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return found
 
 
-def _check_name(name: str) -> None:
+def require_preset_name(name: str) -> None:
+    """Raise ConfigError unless gains may have this name."""
     if not isinstance(name, str) or not name.strip() or not name.isprintable() or len(name) > _LONGEST:
         raise ConfigError(f"{name!r:.80} is no name of a preset", f"give a word or two, at most {_LONGEST} characters")
     if name in BUILT_IN:

@@ -26,6 +26,7 @@ function mechsteerTokenBars(id, rows, full) {
     kept = i;
     draw(kept);
   }
+  field.tabIndex = 0;
   known.forEach((i) => {
     tokens[i].addEventListener("mouseenter", () => draw(i));
     tokens[i].addEventListener("click", () => keep(i));
