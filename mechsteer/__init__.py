@@ -19,6 +19,8 @@ Steering
     save_steering, load_steering    files for the same model (strict=False: for one that is like it)
     push_steering, pull_steering    such a file as a folder or on the Hugging Face hub, with card and script
     sharing              model cards; apply.py, which needs no mechsteer
+    atoms_of, mixed      the atoms of a dictionary and their gains;  mixture_weights: which were used, token by token
+    mix                  a prompt continued as the model does, as trained, mixed;  gain_presets, save_gain_preset
     fold, unfold, save_folded       into the weights and out again; as a Hugging Face folder
     export_gguf, load_vectors       a llama.cpp control vector; vectors of other tools
     adapters, steering, interventions, generation, calibration, scopes, runtime
@@ -91,12 +93,27 @@ _NAMES = {
     "PathAttribution": "mechsteer.attribution",
     "study": "mechsteer.studies.study",
     "suite": "mechsteer.studies.suite",
+    **{
+        name: "mechsteer.steering"
+        for name in ("atoms_of", "mixed", "mixture_weights", "gain_presets", "save_gain_preset")
+    },
+    "mix": "mechsteer.equaliser.mixing",
 }
 _MODULES = {  # rooms, and what lies in one but is asked for by its own name
     **{
         room: f"mechsteer.{room}"
         for room in (
-            *("activations", "adapters", "attribution", "bases", "directions", "errors", "evaluation", "features"),
+            *(
+                "activations",
+                "adapters",
+                "attribution",
+                "bases",
+                "directions",
+                "equaliser",
+                "errors",
+                "evaluation",
+                "features",
+            ),
             *("models", "pocket", "probes", "prompts", "report", "runtime", "sharing", "signals", "steering", "tasks"),
             *("studies", "topology", "training"),
         )
@@ -125,6 +142,8 @@ _SECTIONS = {
     "TopologySummary": ("topology", "summary"),
     "FitResult": ("training", "training"),
     "Generation": ("generation", "generation"),
+    "Atoms": ("mixing", "atoms"),
+    "MixtureWeights": ("mixing", "mixture"),
     "SteeringChoice": ("training", "adapter"),
     "Strengths": ("strengths", "strengths"),
     "SignChoice": ("strengths", "sign"),

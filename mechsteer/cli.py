@@ -21,7 +21,7 @@ usage: mechsteer COMMAND [key=value ...]     mechsteer COMMAND --help     mechst
 
 {commands}
 
-All commands but models, push and pull work on one run folder (out=runs/study), which keeps its settings: give it alone,
+All commands but models, mix, push and pull work on one run folder (out=runs/study), which keeps its settings: give it alone,
 or with keys to change. A command runs what it needs first; what is done already is read back, and what a changed key
 concerns runs again. `mechsteer study --help` lists every key.
 
@@ -40,6 +40,18 @@ SUITE_HELP = """  models=[...]      bundled names, folders, hub names; by defaul
 
 Started again it goes on where it was. A cell that cannot run says why, and the status is 1."""
 
+MIX_HELP = """  FILE                    a steering file with atoms (a dictionary); alone: its atoms, gains and presets
+  text="..."              continue it as the model does, as trained, and mixed, and write a page
+  gains=[1,0,...]         one gain per atom; or single ones, gains='{3:0,5:2}': the others keep theirs
+  preset=NAME             gains kept in the file, or trained (all 1), off (all 0)
+  save_preset=NAME        keep the gains in FILE under a name
+  out=NEW.safetensors     the steering with these gains as a file of its own
+  model=pocket            a bundled name, a Hugging Face folder, a hub name: the model that FILE was made for
+  max_new_tokens=40       how much is written
+  page=mix.html           the page: texts side by side, weights of every token; it works offline
+
+A gain of 1 leaves an atom as it was trained, 0 silences it."""
+
 COMMANDS = {
     "study": "the whole loop, one report",
     **{name: declared.about for name, declared in STAGES.items()},
@@ -47,6 +59,7 @@ COMMANDS = {
     "heatmap": "a token heatmap of the probe or of a feature (heatmap.text=..., heatmap.show=...)",
     "report": "write report.html again from what is done",
     "models": "list the bundled models",
+    "mix": "the atoms of a steering file: gains, presets, and what they write: FILE [key=value ...]",
     "push": "a steering file as a folder, or on the Hugging Face hub, with a model card and a script: FILE TARGET",
     "pull": "a steering file from a folder or the hub, checked: SOURCE OUT",
 }
@@ -100,6 +113,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if command in TRAVELS:
         return _travel(command, rest)
+    if command == "mix":
+        return _mix(rest)
     flags = [word for word in rest if word.startswith("--")]
     for flag in flags:
         if flag.startswith(IMPORT):
@@ -132,6 +147,8 @@ def _help(command: str) -> str:
     if command in TRAVELS:
         words, about = TRAVELS[command]
         return f"mechsteer {command} {words}: {COMMANDS[command].partition(':')[0]}\n\n{about}"
+    if command == "mix":
+        return f"mechsteer mix FILE [key=value ...]: {COMMANDS[command].partition(':')[0]}\n\n{MIX_HELP}"
     if command == "models":
         return f"mechsteer models: {COMMANDS[command]}"
     if command == "suite":
@@ -188,6 +205,16 @@ def _travel(command: str, rest: list[str]) -> int:
             repositories.download(name)
         room = importlib.import_module("mechsteer.sharing")
         print(f"pulled: {room.pull_steering(*words)}")
+    return 0
+
+
+def _mix(words: list[str]) -> int:
+    imports = [word for word in words if word.startswith(IMPORT)]
+    for word in imports:
+        _import(word.removeprefix(IMPORT))
+    words = [word for word in words if word not in imports]
+    live = sys.stderr if sys.stderr.isatty() else None
+    print(importlib.import_module("mechsteer.equaliser").mix_command(words, live))
     return 0
 
 

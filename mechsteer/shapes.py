@@ -1,6 +1,6 @@
 """Every named tensor shape of the public interface (jaxtyping).
 
-Axes are words, TransformerLens' own: batch pos d_model d_vocab head d_head d_sae n_dirs n_points n_samples.
+Axes are words, TransformerLens' own: batch pos d_model d_vocab head d_head d_sae n_dirs n_points n_samples n_atoms.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ Delta = Float[Tensor, "batch pos d_model"]
 Logits = Float[Tensor, "batch pos d_vocab"]
 FeatureActs = Float[Tensor, "batch pos d_sae"]
 Vector = Float[Tensor, " d_model"]
+AtomWeights = Float[Tensor, "n_tokens n_atoms"]
 Samples = Float[Tensor, "n_samples d_model"]
 Directions = Float[Tensor, "n_dirs d_model"]
 Trajectory = Float[Tensor, "n_points d_model"]

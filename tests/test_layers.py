@@ -26,7 +26,7 @@ LAYERS = (
     ("training", "attribution"),
     ("evaluation", "planted"),
     ("report", "records"),
-    ("sharing",),
+    ("sharing", "equaliser"),
     ("studies",),
     ("cli", "lab"),
     ("__main__",),

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import abc
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +23,18 @@ from mechsteer.runtime.observers import described, select_rows
 from mechsteer.runtime.summary import PromptSummary
 
 TAGS = ("linear_in_coeff", "identity_at_init", "per_prompt", "stateful")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture:
+    """What an adapter mixes: its delta is c · Σ_k e_k w_k b_k, with weights w of its own choosing."""
+
+    atoms: Tensor
+    """b [n_atoms d], as they are added where weight, gain and coefficient are 1"""
+    gains: Tensor
+    """e [n_atoms], the equaliser's"""
+    labels: tuple[str, ...] = ()
+    """a name per atom, where somebody gave some"""
 
 
 class Adapter(nn.Module, abc.ABC):
@@ -107,6 +120,22 @@ class Adapter(nn.Module, abc.ABC):
         the size of those at the site. By default all if the delta is a bias, none if not.
         """
         return [] if self.as_bias(1.0) is None else list(self.parameters())
+
+    def mixture(self) -> Mixture | None:
+        """Its atoms and their gains, if its delta is such a sum; else None.
+
+        One that has atoms defines `with_gains` too, and notes its weights as the reading "weights" [batch pos n_atoms].
+        """
+        return None
+
+    def with_gains(self, gains: Sequence[float] | Tensor) -> Adapter:
+        """A copy with other gains [n_atoms]: ones are the trained adapter, zeros add nothing, both to the bit.
+
+        Raises ConfigError for an adapter without atoms, ShapeError for another number, NonFiniteError.
+        """
+        raise ConfigError(
+            f"{type(self).__name__} has no atoms whose gains could be {gains!r:.80}", "a dictionary has some"
+        )
 
     def select_rows(self, state: Any, index: Tensor) -> Any:
         """The state of the rows `index` alone: other rows have stopped. By default every tensor in it has the batch first."""

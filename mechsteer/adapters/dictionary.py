@@ -18,6 +18,7 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor, nn
 
+from mechsteer.adapters.base import Mixture
 from mechsteer.adapters.booster import Booster, Pooled, as_activation, summary_of
 from mechsteer.adapters.networks import Mlp, require_sizes
 from mechsteer.adapters.shuffling import derangement
@@ -98,6 +99,9 @@ class Dictionary(Booster):
             other.atoms.copy_(self.atoms[order])
             other.gains.copy_(self.gains[order])
         return other
+
+    def mixture(self) -> Mixture:
+        return Mixture(atoms=(self.scale * self.atoms).detach(), gains=self.gains.detach())
 
     def with_gains(self, gains: Sequence[float] | Tensor) -> Self:
         """A copy with these gains [n_atoms], one per atom. Raises ShapeError for another number, NonFiniteError."""

@@ -1,7 +1,7 @@
 """Reports: one HTML file that works offline, and the same content as Markdown.
 
 A `Report` opens with its `Verdict` (question, difference, interval, all arms, the size of effect the test
-could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `Heatmap`, `ComparedTexts`, `Forest`, `Details`,
+could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `Heatmap`, `TokenBars`, `ComparedTexts`, `Forest`, `Details`,
 `Note`, `Code`. `mechsteer.report.figures` makes the usual figures, `mechsteer.report.sections` sections of results.
 """
 
@@ -14,6 +14,7 @@ from mechsteer.report.forest import Arm, Forest
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Report, Section
 from mechsteer.report.tables import Table, decimal, number
+from mechsteer.report.token_bars import TokenBars
 from mechsteer.report.verdict import SideEffect, Verdict
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Table",
     "Figure",
     "Heatmap",
+    "TokenBars",
     "ComparedTexts",
     "compare_texts",
     "persistence_diagram",

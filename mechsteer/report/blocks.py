@@ -20,6 +20,8 @@ class Page:
     def __init__(self) -> None:
         self.calls: list[str] = []
         """JavaScript statements that need circuitsvis' bundle; none, and the bundle stays out of the page."""
+        self.own: dict[str, list[str]] = {}
+        """Scripts of our own, each with the statements that call it; they work without the bundle."""
         self._taken: set[str] = set()
 
     def new_id(self, stem: str) -> str:

@@ -101,6 +101,7 @@ class Report(Shown):
         verdict = self.verdict.html(page) if self.verdict else ""
         parts = [Markup(part.html(page, name)) for name, part in sections]
         scripts = [heatmaps.bundle(), "\n".join(page.calls)] if page.calls else []
+        scripts += ["\n".join([script, *calls]) for script, calls in page.own.items()]
         html = render(
             "page.html",
             title=self.title,

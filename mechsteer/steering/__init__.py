@@ -3,21 +3,27 @@
 from mechsteer.steering.calibration import calibrate, calibrate_sign, strengths
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.exports import export_gguf
-from mechsteer.steering.files import load_steering, read_header, save_steering
+from mechsteer.steering.files import load_steering, read_header, read_steering, save_steering
 from mechsteer.steering.folding import fold, save_folded, unfold
+from mechsteer.steering.gain_files import gain_presets, save_gain_preset, save_mixed
 from mechsteer.steering.generation import Generation, generate
 from mechsteer.steering.header import SavedSteering, SteeringHeader, TensorError
 from mechsteer.steering.imports import as_steering, load_vectors
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
+from mechsteer.steering.mixing import Atom, Atoms, atoms_of, mixed, reset
+from mechsteer.steering.mixture_weights import MixtureWeights, mixture_weights
 from mechsteer.steering.presets import Sized, at_parameters, bias_only, prototype_steering, seal
 from mechsteer.steering.sizes import Largest, largest
 from mechsteer.steering.streaming import Stream, stream
 
 __all__ = [
+    "Atom",
+    "Atoms",
     "Generation",
     "Intervention",
     "Interventions",
     "Largest",
+    "MixtureWeights",
     "Observation",
     "SavedSteering",
     "Sized",
@@ -27,20 +33,28 @@ __all__ = [
     "TensorError",
     "as_steering",
     "at_parameters",
+    "atoms_of",
     "bias_only",
     "calibrate",
     "calibrate_sign",
     "export_gguf",
     "flatten",
     "fold",
+    "gain_presets",
     "generate",
     "kl_divergence",
     "largest",
     "load_steering",
     "load_vectors",
+    "mixed",
+    "mixture_weights",
     "prototype_steering",
     "read_header",
+    "read_steering",
+    "reset",
     "save_folded",
+    "save_gain_preset",
+    "save_mixed",
     "save_steering",
     "seal",
     "steer",

@@ -228,6 +228,24 @@ def load_steering(path: str | Path, model: Any, *, strict: bool = True) -> Steer
     is_own = model_fingerprint(model) == header.model_fingerprint
     if not is_own:
         _require_alike(path, header, model, strict=strict)
+    found = _built(path, header, tensors, backend_of(model).device, model if is_own else None)
+    return Steering(found if is_own else [_on_this(iv, model, path) for iv in found], header.coeff)
+
+
+def read_steering(path: str | Path) -> Steering:
+    """A steering file as it stands there, on the processor, without its model: to look at, not to steer with.
+
+    Nothing is checked against a model. Raises FileFormatError as `load_steering` does.
+    """
+    path = Path(path)
+    header, tensors = _read(path)
+    return Steering(_built(path, header, tensors, "cpu"), header.coeff)
+
+
+def _built(
+    path: Path, header: SteeringHeader, tensors: Mapping[int, dict[str, Tensor]], device: Any, model: Any = None
+) -> list[Intervention | Observation]:
+    """The entries of a file, in their order; at the sites of `model` where it is the file's own."""
     interventions = []
     modules: dict[int, Any] = {}  # adapters and observers
     for number, entry in enumerate(header.entries):
@@ -244,17 +262,15 @@ def load_steering(path: str | Path, model: Any, *, strict: bool = True) -> Steer
                 module = classes[entry.name].blank(entry.config)
                 module.load_state_dict(tensors[entry.module], assign=True)
                 _require_as_said(module, entry.module, header)
-                modules[entry.module] = module.to(backend_of(model).device)
+                modules[entry.module] = module.to(device)
             attached = _attached(modules[entry.module], entry)
-            interventions.append(attached if not is_own else attached.at(model))
+            interventions.append(attached if model is None else attached.at(model))
         except _UNBUILDABLE as error:
             why = error.message if isinstance(error, MechsteerError) else error
             raise FileFormatError(
                 f"{path} holds an {entry.kind} (number {number}) that cannot be: {why}", AGAIN
             ) from error
-    if not is_own:
-        interventions = [_on_this(iv, model, path) for iv in interventions]
-    return Steering(interventions, header.coeff)
+    return interventions
 
 
 def _on_this(iv: Any, model: Any, path: str | Path) -> Any:

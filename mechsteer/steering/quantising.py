@@ -19,7 +19,7 @@ from mechsteer.errors import ConfigError, FileFormatError, NonFiniteError
 from mechsteer.steering.header import TensorError
 
 Quantisation = Literal["float16", "int8"]
-_SCALE = ":scale"  # behind a tensor's name: no parameter's name has a colon
+SCALE = ":scale"  # behind a tensor's name: no parameter's name has a colon
 _LARGEST = 127  # of int8; -128 is left out, so that both signs reach as far
 
 
@@ -53,7 +53,7 @@ def restored(
     """What `quantised` was given, in float32. Raises FileFormatError where the two do not belong together."""
     left = dict(stored)
     for each in lost:
-        found = {name: left.pop(name) for name in (each.name, each.name + _SCALE) if name in left}
+        found = {name: left.pop(name) for name in (each.name, each.name + SCALE) if name in left}
         if not _is_whole(each, found):
             raise FileFormatError(f"{path} holds no {each.stored} tensor {each.name!r}, as its header says", hint)
         left[each.name] = _dequantised(each.name, found)
@@ -80,17 +80,17 @@ def _as_int8(name: str, tensor: Tensor) -> dict[str, Tensor]:
     scale = torch.where(short, (scale.view(torch.int16) + 1).view(torch.float16), scale)
     steps = scale.to(torch.float64).clamp(min=torch.finfo(torch.float16).tiny * 2.0**-10)  # a row of zeros has scale 0
     whole = (rows / steps[:, None]).round().clamp(-_LARGEST, _LARGEST)
-    return {name: whole.nan_to_num().to(torch.int8).reshape(tensor.shape), name + _SCALE: scale}
+    return {name: whole.nan_to_num().to(torch.int8).reshape(tensor.shape), name + SCALE: scale}
 
 
 def _dequantised(name: str, kept: Mapping[str, Tensor]) -> Tensor:
-    values, scale = kept[name].to(torch.float32), kept.get(name + _SCALE)
+    values, scale = kept[name].to(torch.float32), kept.get(name + SCALE)
     return values if scale is None else values * scale.to(torch.float32).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def _is_whole(said: TensorError, found: Mapping[str, Tensor]) -> bool:
     """The tensors are those that the header tells of."""
-    tensor, scale = found.get(said.name), found.get(said.name + _SCALE)
+    tensor, scale = found.get(said.name), found.get(said.name + SCALE)
     if tensor is None or str(tensor.dtype) != f"torch.{said.stored}":
         return False
     if said.stored == "float16":

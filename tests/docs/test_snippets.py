@@ -18,6 +18,7 @@ from doc_pages import PAGES, ROOT, blocks
 from mechsteer.adapters import registry
 from mechsteer.cli import COMMANDS, FLAGS, IMPORT, SUITE
 from mechsteer.configs.settings import apart, explicit
+from mechsteer.equaliser import MixCommand
 
 NOT_RUN = {"docs/guides/study.md": 1}  # page -> Python blocks that are not run: a study takes its time
 NEEDS_SAE_LENS = ("docs/guides/sae.md",)
@@ -84,7 +85,9 @@ def test_every_command_is_one(name):
                 settings = [word for word in words[2:] if not word.startswith("--")]
                 flags = [word for word in words[2:] if word.startswith("--") and not word.startswith(IMPORT)]
                 assert set(flags) <= {*FLAGS, "--help"}, line
-                if words[1] == "suite":
+                if words[1] == "mix":
+                    MixCommand.of(settings)
+                elif words[1] == "suite":
                     apart([word for word in settings if not word.startswith("config=")], SUITE)
                 elif "--multirun" not in flags:
                     explicit(None, [word for word in settings if not word.startswith("config=")])
