@@ -101,7 +101,7 @@ class Dictionary(Booster):
         return other
 
     def mixture(self) -> Mixture:
-        return Mixture(atoms=(self.scale * self.atoms).detach(), gains=self.gains.detach())
+        return Mixture(atoms=self.atoms.detach(), gains=self.gains.detach())
 
     def with_gains(self, gains: Sequence[float] | Tensor) -> Self:
         """A copy with these gains [n_atoms], one per atom. Raises ShapeError for another number, NonFiniteError."""
