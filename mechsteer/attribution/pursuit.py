@@ -64,7 +64,7 @@ def _apart(atoms: Tensor, done: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     Twice is enough for orthogonality to rounding, and once where half of an atom or more is left (Daniel, Gragg,
     Kaufman & Stewart 1976).
     """
-    shares = (done * atoms[:, None]).sum(2)
+    shares = (atoms[:, None] @ done.transpose(1, 2))[:, 0]  # a row on the left: a column takes four times as long
     new = atoms - (shares[:, None] @ done)[:, 0]
     norm = vector_norm(new, dim=1)
     is_little = norm < _LITTLE
