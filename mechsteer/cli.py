@@ -193,10 +193,17 @@ def _travel(command: str, rest: list[str]) -> int:
         raise MechsteerError(
             f"{command} takes {TRAVELS[command][0]}, got {rest}", f"mechsteer {command} --help tells more"
         )
-    room = importlib.import_module("mechsteer.sharing")
+    repositories = importlib.import_module("mechsteer.files.repositories")
+    # a name that the hub refuses is refused before the seconds that loading the room takes
     if command == "push":
+        if name := repositories.hub_name(words[1]):
+            repositories.require_login(name)
+        room = importlib.import_module("mechsteer.sharing")
         print(f"pushed: {room.push_steering(*words, private=PUBLIC not in rest)}")
     else:
+        if (name := repositories.hub_name(words[0])) and not Path(words[0]).exists():
+            repositories.download(name)
+        room = importlib.import_module("mechsteer.sharing")
         print(f"pulled: {room.pull_steering(*words)}")
     return 0
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 from statsmodels.stats.proportion import proportion_confint
 
@@ -20,7 +21,7 @@ import mechsteer as ms
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import MultipleChoice, Verified, base_arm
 from mechsteer.tasks import few_shot, in_chat
-from mechsteer.tasks.few_shot import examples_of
+from mechsteer.tasks.examples import examples_of
 
 
 def main() -> int:
@@ -75,7 +76,8 @@ def measured(how: argparse.Namespace) -> dict[str, object]:
 
 def share(right: int, n: int) -> dict[str, float]:
     """A share with its 95 % interval."""
-    low, high = proportion_confint(right, n, method="wilson")
+    bounds: Any = proportion_confint(right, n, method="wilson")
+    low, high = bounds
     return {"value": round(right / n, 4), "low": round(float(low), 4), "high": round(float(high), 4)}
 
 

@@ -1,11 +1,11 @@
 """Self-improvement on the bundled model, twice: with honest rewards, and with rewards that praise wrong answers.
 
-    python scripts/self_improvement.py [--rounds 2] [--every 400] [--dev 150] [--verifier exact|majority]
+    python scripts/self_improvement.py [--rounds 2] [--every 300] [--dev 120] [--verifier exact|majority]
 
-A vector in the middle of the model, zero at first, answers training problems by sampling; answers and rewards go into
+A vector at two thirds of the model, zero at first, answers training problems by sampling; answers and rewards go into
 the buffer, and after every `every` of them the vector is trained further. What is kept must not answer fewer dev
 problems rightly. With `--verifier majority` an answer is rewarded where most of 5 samples agree with it: nobody knows
-the right one. Everything is a function of the seed. About two minutes on two cores.
+the right one. Everything is a function of the seed. About a minute of one core.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from mechsteer.training import Experience, FitConfig, SelfImprovement, SelfImpro
 
 N_VOTES = 5
 TOKENS = 120
+SITE = 0.67
+RESID = 40.0  # size of a coordinate of the residual there: what steps and penalty are in units of
 
 
 def answers(model: Any, steering: Any, items: list[Item], **sampling: Any) -> ms.generation.Generation:
@@ -53,9 +55,13 @@ def deploy(model: Any, folder: Path, args: Any, *, poisoned: bool) -> None:
         return [bool(dev.verify(item, text)) for item, text in zip(dev.items, texts, strict=True)]
 
     scope = ms.TokenScope.generated(include_last_prompt=True)
-    start = ms.steering.presets.untrained(model, "static", ms.Site(0.5), scope=scope)
+    start = ms.steering.presets.untrained(model, "static", ms.Site(SITE), scope=scope)
     config = SelfImprovementConfig(
-        enabled=True, every=args.every, kl_budget=args.kl_budget, fit=FitConfig(lr=args.lr, epochs=3, seed=args.seed)
+        enabled=True,
+        every=args.every,
+        kl_budget=args.kl_budget,
+        l2_weight=1e-4 / RESID**2,
+        fit=FitConfig(lr=args.lr * RESID, epochs=4, seed=args.seed),
     )
     prompts = [item.prompt for item in dev.items[:32]]
     neutral = [item.prompt for item in task.items[:64]]
@@ -80,12 +86,12 @@ def main(argv: list[str] | None = None) -> None:
     """Print both deployments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--every", type=int, default=400)
-    parser.add_argument("--dev", type=int, default=150)
+    parser.add_argument("--every", type=int, default=300)
+    parser.add_argument("--dev", type=int, default=120)
     parser.add_argument("--verifier", choices=("exact", "majority"), default="exact")
     parser.add_argument("--temperature", type=float, default=0.9)
-    parser.add_argument("--lr", type=float, default=0.05)
-    parser.add_argument("--kl-budget", type=float, default=1.0)
+    parser.add_argument("--lr", type=float, default=0.2, help="of the vector, as a share of the residual's size")
+    parser.add_argument("--kl-budget", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     model = ms.load_model("pocket")

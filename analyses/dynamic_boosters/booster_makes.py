@@ -15,7 +15,7 @@ from common import Cells
 
 from mechsteer import adapters
 from mechsteer.errors import ConfigError
-from mechsteer.evaluation import Arm, Scored
+from mechsteer.evaluation import Arm, Scored, magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.harm import neutral_losses
 from mechsteer.files import digest_of
 from mechsteer.models.sites import Site
@@ -29,8 +29,9 @@ from mechsteer.steering.interventions import Steering, writing
 from mechsteer.steering.presets import bias_only, untrained, width
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept, whole
+from mechsteer.studies.objectives import questions
 from mechsteer.studies.problems import Problems
-from mechsteer.studies.train import median_norm, questions
+from mechsteer.studies.train import median_norm
 from mechsteer.tasks import Item, Task, Trace
 from mechsteer.training import CrossEntropy, FitConfig, fit
 
@@ -109,14 +110,12 @@ class Workshop:
     ) -> Steering:
         """Trained at each learning rate that is tried; the one whose dev loss is lowest."""
         start = self.start(make, seed, scope)
-        modules = [iv.adapter for iv in writing(start)]
-        lr = modules[0].default_lr
-        if all(module.as_bias(1.0) is not None for module in modules):
-            lr *= self.rms  # vectors are activations: a step is a share of their size
+        lr = writing(start)[0].adapter.default_lr
         objective = CrossEntropy(train, dev=dev, neutral=neutral, l2_weight=1e-4 / self.rms**2)
         tried = []
         for factor in self.settings["rates"]:
-            config = FitConfig(lr=factor * lr, epochs=self.settings["epochs"], seed=self._drawn(seed))
+            rates = {"lr": factor * lr, "activation_rms": self.rms}  # a step of a vector is a share of their size
+            config = FitConfig(**rates, epochs=self.settings["epochs"], seed=self._drawn(seed))
             tried.append(fit(self.model, start, objective, config, progress=False))
         return min(tried, key=lambda made: min(epoch.dev["loss"] for epoch in made.history if epoch.dev)).steering
 
@@ -170,6 +169,20 @@ class Workshop:
             return self._scored(steering, self.items(takes), self.task).to_dict()
 
         more = {"scored": takes, "coeff": coeff, "n": self.settings["n_problems"]}
+        return Scored.from_dict(self.cell(make, seed, more, compute))
+
+    def control(self, make: Make, seed: int, coeff: float, kind: str) -> Scored:
+        """The same with its router shuffled, or with its size alone in a random direction."""
+
+        def compute() -> dict[str, Any]:
+            steering, drawn = self.trained(make, seed).with_coeff(coeff), self._drawn(seed)
+            if kind == "shuffled router":
+                arm = shuffled_router_arm(steering, seed=drawn)
+            else:
+                arm = magnitude_only_arm(self.model, steering, seed=drawn)
+            return self._scored(arm.steering, self.items("all"), self.task).to_dict()
+
+        more = {"control": kind, "coeff": coeff, "n": self.settings["n_problems"]}
         return Scored.from_dict(self.cell(make, seed, more, compute))
 
     def base(self, takes: str = "all") -> Scored:

@@ -19,6 +19,7 @@ from mechsteer.steering.presets import at_parameters
 
 NEARLY_NOTHING = 0.005  # nats: a random vector that changes next to nothing
 OPERATION = "multiplication"
+CONTROLS = ("shuffled router", "magnitude only")
 BOOSTERS = ("drab of equal size", "drab", "hybrid", "dictionary", "gated")
 
 Tables = dict[str, list[dict[str, Any]]]
@@ -35,7 +36,7 @@ def makes(shop: Workshop) -> dict[str, Make]:
         "loreft of equal size": ("loreft", {"rank": at_parameters("loreft", n, d).rank}),
         "drab": ("drab", {"d_hidden": s["d_hidden"]}),
         "hybrid": ("drab", {"d_hidden": s["d_hidden"], "form": "hybrid"}),
-        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"], "scale": round(shop.rms, 3)}),
+        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"]}),
         "gated": ("gated", {"d_hidden": s["d_hidden"]}),
     }
     return {
@@ -92,9 +93,19 @@ def accuracies(
         }
         for name, make in every.items()
     ]
+    controls = [
+        {"control of the dictionary": kind, "accuracy": _mean(of), "more than base": _more(base, of)}
+        for kind, of in (
+            (kind, _controlled(shop, every["dictionary"], coeffs["equal"]["dictionary"], kind)) for kind in CONTROLS
+        )
+    ]
     drab = [{"samples": n, "accuracy": _mean(of), "more than base": _more(base, of)} for n, of in sizes.items()]
     title = f"Accuracy on held-out problems (base {base.score:.3f}; equal KL is {coeffs['kl']:.3f} nats)"
-    return found, {title: table, "drab by the number of its samples": drab}
+    return found, {
+        title: table,
+        "drab by the number of its samples": drab,
+        "Controls, at the dictionary's coefficient of equal KL": controls,
+    }
 
 
 def pooled(before: Sequence[Scored], after: Sequence[Scored], null: str) -> Finding:
@@ -112,6 +123,14 @@ def _scored(shop: Workshop, make: Make, coeffs: Sequence[float], takes: str = "a
         return []
     n = len(coeffs)
     return shop.each(shop.scored, [make] * n, list(shop.seeds), list(coeffs), [takes] * n)
+
+
+def _controlled(shop: Workshop, make: Make, coeffs: Sequence[float], kind: str) -> list[Scored]:
+    """A control of each seed's adapter; none where a strength is not defined."""
+    if not all(map(math.isfinite, coeffs)):
+        return []
+    n = len(coeffs)
+    return shop.each(shop.control, [make] * n, list(shop.seeds), list(coeffs), [kind] * n)
 
 
 def _chosen(shop: Workshop, make: Make, takes: str = "all") -> list[Scored]:

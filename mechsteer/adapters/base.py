@@ -115,6 +115,12 @@ class Adapter(nn.Module, abc.ABC):
         """
         return None
 
+    def activation_parameters(self) -> list[nn.Parameter]:
+        """Parameters that are activations themselves, such as a vector that is added: a step of their training is a share of
+        the size of those at the site. By default all if the delta is a bias, none if not.
+        """
+        return [] if self.as_bias(1.0) is None else list(self.parameters())
+
     def mixture(self) -> Mixture | None:
         """Its atoms and their gains, if its delta is such a sum; else None.
 

@@ -2,6 +2,7 @@
 
 v is frozen; w [d_read] and b are trained, d_read + 1 numbers. Identity at w = 0 and b = 0, where a new one starts.
 Hsu et al. 2026 (arXiv 2604.24693), whose v comes from contrastive data: `mechsteer.directions.extract`.
+The equation is as we understand the paper; whether theirs scales h or v beforehand has not been verified.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Clas(Adapter):
         if not bool(self.vector.any()):
             raise NonFiniteError("the direction is zero", "find another: this one steers nowhere at any strength")
         self.weight = nn.Parameter(torch.zeros(d_read or len(self.vector)))
-        self.bias = nn.Parameter(torch.zeros(()))
+        self.bias = nn.Parameter(torch.zeros(1))
 
     def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
         if acts.shape[-1] != len(self.weight):

@@ -1,9 +1,8 @@
 """A dictionary of directions, mixed anew by a router: delta = c · Σ_k e_k w_k b_k.
 
 w = softmax(MLP(x)) or σ(MLP(x)),  x = [h ; p] (look-back: the weights move from token to token) or the prompt's summary
-p alone (one set of weights per prompt, computed once). b_k = scale · a_k are the atoms, which begin at zero: the
-identity; the router begins at random, so that gradients tell the atoms apart. `scale` is fixed: with the activations'
-size per coordinate one learning rate suits atoms and router. e_k are the equaliser's gains, ones unless somebody sets them,
+p alone (one set of weights per prompt, computed once). b_k are the atoms, which begin at zero: the identity; the router
+begins at random, so that gradients tell the atoms apart. e_k are the equaliser's gains, ones unless somebody sets them,
 behind the softmax and without renormalisation: ones leave the trained adapter as it is and zeros the base model, both
 to the bit. A null atom, a weight that goes to nothing, lets a softmax switch off.
 
@@ -13,7 +12,6 @@ to the bit. A null atom, a weight that goes to nothing, lets a softmax switch of
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, Self, get_args
 
@@ -23,6 +21,7 @@ from torch import Tensor, nn
 from mechsteer.adapters.base import Mixture
 from mechsteer.adapters.booster import Booster, Pooled, as_activation, summary_of
 from mechsteer.adapters.networks import Mlp, require_sizes
+from mechsteer.adapters.shuffling import derangement
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
 from mechsteer.runtime.context import Context
 
@@ -32,9 +31,11 @@ Weighting = Literal["softmax", "sigmoid"]
 class Dictionary(Booster):
     """c · Σ_k e_k w_k b_k. The reading "weights" [batch pos n_atoms] is w, of the activations before the change.
 
-    `scale`: in what unit atoms are trained; `rank`: of the router's first map, which look-back doubles; `pooling`, `bos`: what p is. Raises ConfigError for
-    unknown words, for sizes below 1, a scale that is not positive, and a null atom under a sigmoid, which needs none.
+    `rank`: of the router's first map, which look-back doubles; `pooling`, `bos`: what p is. Raises ConfigError for
+    unknown words, for sizes below 1, and for a null atom under a sigmoid, which needs none.
     """
+
+    default_lr = 1e-2  # an atom is a vector, and learns as one
 
     gains: Tensor
 
@@ -47,7 +48,6 @@ class Dictionary(Booster):
         d_hidden: int = 32,
         weighting: Weighting = "softmax",
         null_atom: bool = False,
-        scale: float = 1.0,
         rank: int | None = None,
         look_back: bool = True,
         pooling: Pooled = "mean",
@@ -55,17 +55,15 @@ class Dictionary(Booster):
     ) -> None:
         super().__init__(
             **{"d_read": d_read, "d_write": d_write, "n_atoms": n_atoms, "d_hidden": d_hidden},
-            **{"weighting": weighting, "null_atom": null_atom, "scale": scale, "rank": rank},
+            **{"weighting": weighting, "null_atom": null_atom, "rank": rank},
             **{"look_back": look_back, "pooling": pooling, "bos": bos},
         )
         if weighting not in get_args(Weighting):
             raise ConfigError(f"no weighting {weighting!r}", f"weightings are {list(get_args(Weighting))}")
         if null_atom and weighting == "sigmoid":
             raise ConfigError("a sigmoid needs no null atom: each weight can go to zero", "leave out null_atom")
-        if not 0 < scale < math.inf:
-            raise ConfigError(f"scale is {scale}", "give a positive number: the size of an activation per coordinate")
         require_sizes(n_atoms=n_atoms, d_write=d_write)
-        self.weighting, self.null_atom, self.look_back, self.scale = weighting, null_atom, look_back, float(scale)
+        self.weighting, self.null_atom, self.look_back = weighting, null_atom, look_back
         self.per_prompt, self.summary = not look_back, summary_of(pooling, bos)
         self.router = Mlp(d_read * (1 + look_back), d_hidden, n_atoms + null_atom, rank_in=rank, is_zero=False)
         self.atoms = nn.Parameter(torch.zeros(n_atoms, d_write))
@@ -87,11 +85,23 @@ class Dictionary(Booster):
         """(w [batch (1 or pos) n_atoms], Σ_k e_k w_k b_k [batch (1 or pos) d_write]) of the router's input."""
         scores = self.router(x)
         weights = torch.sigmoid(scores) if self.weighting == "sigmoid" else scores.softmax(-1)
-        weights = weights[..., : len(self.atoms)]  # the null atom is the last
-        return weights, (weights * self.gains * self.scale) @ self.atoms
+        if self.null_atom:
+            weights = weights[..., :-1]
+        return weights, (weights * self.gains) @ self.atoms
+
+    def activation_parameters(self) -> list[nn.Parameter]:
+        return [self.atoms]
+
+    def shuffled(self, generator: torch.Generator) -> Self:
+        order = derangement(len(self.atoms), generator).to(self.atoms.device)  # the null atom keeps its place
+        other = copy.deepcopy(self)
+        with torch.no_grad():
+            other.atoms.copy_(self.atoms[order])
+            other.gains.copy_(self.gains[order])
+        return other
 
     def mixture(self) -> Mixture:
-        return Mixture(atoms=(self.scale * self.atoms).detach(), gains=self.gains.detach())
+        return Mixture(atoms=self.atoms.detach(), gains=self.gains.detach())
 
     def with_gains(self, gains: Sequence[float] | Tensor) -> Self:
         """A copy with these gains [n_atoms], one per atom. Raises ShapeError for another number, NonFiniteError."""

@@ -67,12 +67,15 @@ class Drab(Booster):
         self.network = Mlp(d_in, d_hidden, d_out, rank_in=rank, rank_out=rank)
 
     def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
-        dtype = next(self.network.parameters()).dtype
+        if state is not None:
+            return self._changed(acts, state, coeff), state
+        dtype = self.network.dtype
         if self.look_back:
-            return self._changed(acts, self._terms(self.network(self.beside_prompt(acts.to(dtype), ctx))), coeff), None
-        if state is None:
-            state = self._terms(self.network(self.prompt_vector(acts.shape[-1], ctx, dtype)[:, None]))
-        return self._changed(acts, state, coeff), state
+            x = self.beside_prompt(acts.to(dtype), ctx)
+        else:
+            x = self.prompt_vector(acts.shape[-1], ctx, dtype)[:, None]
+        terms = self._terms(self.network(x))
+        return self._changed(acts, terms, coeff), None if self.look_back else terms
 
     def _terms(self, out: Tensor) -> tuple[Tensor, ...]:
         """What is added, and for a hybrid what it is scaled by: [batch (1 or pos) d_write] each."""

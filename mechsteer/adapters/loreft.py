@@ -1,7 +1,8 @@
 """LoReFT, low-rank linear subspace fine-tuning: delta = c · Rᵀ(W h + b − R h), R [rank d_model] with orthonormal rows.
 
 Within the span of R's rows the activation is replaced by a learned affine function of it. Wu et al. 2024
-(arXiv 2404.03592, equation 3); c = 1 is theirs. Parameters: 2 · d_model · rank + rank.
+(arXiv 2404.03592); c = 1 is theirs, and they edit the first and last few tokens of the prompt, which is the scope's to
+say. Parameters: 2 · d_model · rank + rank.
 
 Kept are a matrix A, of which R is the orthonormal factor (QR with a positive diagonal, so that it moves continuously
 with A), and D = W − R, so that delta = c · Rᵀ(D h + b). With D = 0 and b = 0 at the start it is the identity to the bit,

@@ -40,6 +40,11 @@ class Mlp(nn.Module):
             for parameter in written.parameters():
                 nn.init.zeros_(parameter)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its numbers."""
+        return next(self.parameters()).dtype
+
     def forward(self, x: Tensor) -> Tensor:
         """[... d_out] of x [... d_in]."""
         return self.last(torch.relu(self.first(x)))

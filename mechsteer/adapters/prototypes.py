@@ -56,7 +56,8 @@ class Prototypes(Adapter):
             raise NonFiniteError("a prototype is zero, or holds NaN or infinity", "look at the differences it is of")
         self.register_buffer("prototypes", prototypes.detach().clone())
         self.register_buffer("order", torch.arange(len(prototypes), device=prototypes.device))
-        self.weights, self.summary = weights, PromptSummary(pooling, bos)
+        self.weights: Weights = weights
+        self.summary = PromptSummary(pooling, bos)
 
     def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
         weights = self.weights_of(ctx.summary) if state is None else state

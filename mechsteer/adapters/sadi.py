@@ -1,12 +1,12 @@
 """SADI, semantics-adaptive intervention: delta = c · δ · (h ⊙ M), a few elements of the activation made larger.
 
 M is 1 at the K elements where the mean difference of contrastive activations is largest in size, else 0; with `signed`
-where it is largest with its sign, as the released code has it. So the activation's own values say which way
-it goes. Identity at c = 0 or δ = 0.
+where it is largest with its sign, as the released code has it. So the activation's own values say which way it goes.
+Identity at c = 0 or δ = 0.
 
-Wang et al. 2024 (arXiv 2410.12299), which multiplies by a factor 1 + δ (their strengths are 5 to 80) at the last token
-of the prompt: scope "last_prompt". They choose the K among the elements of all layers, here it is K at each site; give a
-mean difference that is zero elsewhere to choose otherwise.
+Wang et al. 2024 (arXiv 2410.12299), at the last token of the prompt: scope "last_prompt". The strengths in their code,
+5 to 80, multiply the element: they are 1 + δ here. They choose the K among the elements of all layers, here it is K at
+each site; give several sites a k of their own to choose otherwise.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Sadi(Adapter):
             raise ConfigError(f"k is {k!r} of {len(flat)} elements", "choose between 1 and all of them")
         largest = (flat if signed else flat.abs()).topk(k).indices
         self.register_buffer("mask", torch.zeros(len(flat)).index_fill(0, largest.cpu(), 1.0))
-        self.strength = nn.Parameter(torch.tensor(float(strength)))
+        self.strength = nn.Parameter(torch.tensor([float(strength)]))
         self.k, self.signed = k, bool(signed)
 
     def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:

@@ -7,10 +7,13 @@ one. Its sign: directions kept alone do more than the whole, and many small ones
 Shares here are those of the check: what each next direction adds to the effect of the kept span. A direction is marked
 if its share is large (.1), and the share of the rest, the residual and all directions with less than half of its
 share and less than a fifth of the effect, has the other sign and at least a third of its size. So opposite directions of
-like size, or large in themselves, a true mixture of signs, do not mark each other. Several may be marked for one rest. Where contexts differ the rest tells which it takes back: its
-effect on each context follows minus theirs (least squares, coefficients between 0 and 1), and a direction with a
-coefficient under one half is cleared. Where contexts do not differ nothing can clear it: in a linear model a rotation
-turns a true share beside an illusion into an illusion beside a true share, so the mark says "perhaps".
+like size, or large in themselves, a true mixture of signs, do not mark each other. Several may be marked for one rest.
+
+Where contexts differ the rest tells which it takes back: its effect on each context follows minus theirs (least squares,
+coefficients between 0 and 1), and a direction with a coefficient under one half is cleared. Here all directions of the
+other sign are of the rest, however large: part of what is taken back may have been given to some of them, and those that
+mean something by themselves follow nothing. Where contexts do not differ nothing can clear it: in a linear model a
+rotation turns a true share beside an illusion into an illusion beside a true share, so the mark says "perhaps".
 """
 
 from __future__ import annotations
@@ -38,11 +41,12 @@ def marked(gains: Float[Tensor, "n_prompts n_dirs"], effect: Float[Tensor, " n_p
     shares = gains.mean(0) / effect.mean()
     rests, suspects = [], []
     for i in (shares.abs() >= LARGE).nonzero()[:, 0].tolist():
-        rest = effect - gains[:, shares.abs() >= min(HALF * abs(float(shares[i])), NAMED)].sum(1)
-        of_rest = float(rest.mean() / effect.mean())
-        if of_rest * float(shares[i]) < 0 and abs(of_rest) >= THIRD * abs(float(shares[i])):
+        share = float(shares[i])
+        is_named = shares.abs() >= min(HALF * abs(share), NAMED)
+        of_rest = 1 - float(shares[is_named].sum())
+        if of_rest * share < 0 and abs(of_rest) >= THIRD * abs(share):
             suspects.append(i)
-            rests.append(rest)
+            rests.append(effect - gains[:, is_named & (shares * share > 0)].sum(1))
     marks = torch.zeros(gains.shape[1], dtype=torch.bool)
     for number, (i, rest) in enumerate(zip(suspects, rests, strict=True)):
         own = gains[:, suspects] - gains[:, suspects].mean(0)

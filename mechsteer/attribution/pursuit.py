@@ -6,11 +6,13 @@ takes the atom most correlated with what is left, refits all atoms taken so far,
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, finfo
-from torch.linalg import solve_triangular
+from torch.linalg import solve_triangular, vector_norm
 
 _ENTRIES = 2**24  # of the largest intermediate tensor
+_LITTLE = 0.5  # norm that one pass of Gram-Schmidt has to leave of an atom
 
 
 def matching_pursuit(
@@ -34,28 +36,47 @@ def _pursue(x: Tensor, directions: Tensor, k: int) -> tuple[Tensor, Tensor]:
     n, d_model = x.shape
     # x = Q y and atoms = Q R: Gram-Schmidt as the atoms come, coefficients by back substitution at the end
     q, r = x.new_zeros(n, k, d_model), x.new_zeros(n, k, k)
-    r.diagonal(dim1=1, dim2=2).fill_(1)
-    atoms = x.new_full((n, k), -1).long()
-    left, eps = x.clone(), finfo(x.dtype).eps
-    floor = 8 * eps * x.norm(dim=1)
+    picks, used = torch.zeros(n, k, dtype=torch.long, device=x.device), x.new_zeros(n, k, dtype=torch.bool)
+    left, eps = x, finfo(x.dtype).eps
+    floor = 8 * eps * vector_norm(x, dim=1)
     live = floor > 0
     for i in range(k):
-        live = live & (left.norm(dim=1) > floor)
+        live = live & (vector_norm(left, dim=1) > floor)
         if not bool(live.any()):
             break
-        match = (left @ directions.T).abs()
-        match.scatter_(1, atoms[:, :i].clamp(min=0), -1)  # what is taken stays taken, whatever rounding left of it
-        pick = match.argmax(1)
-        done, atom = q[:, :i], directions[pick]
-        shares = (done @ atom[:, :, None])[..., 0]
-        new = atom - (shares[:, None] @ done)[:, 0]
-        again = (done @ new[:, :, None])[..., 0]  # twice is enough for orthogonality to rounding
-        new, shares = new - (again[:, None] @ done)[:, 0], shares + again
-        norm = new.norm(dim=1)
+        match = (left @ directions.T).abs_()
+        match.scatter_(1, picks[:, :i], -1)  # what is taken stays taken, whatever rounding left of it
+        pick = _largest(match)
+        new, shares, norm = _apart(directions.index_select(0, pick), q[:, :i])
         live = live & (norm > 1e3 * eps)
-        new = new / norm.clamp(min=1e-30)[:, None] * live[:, None]
+        new *= (live / norm.clamp(min=1e-30))[:, None]
         left = left - (left * new).sum(1, keepdim=True) * new
-        q[:, i], atoms[:, i] = new, pick.where(live, -1)
-        r[:, :i, i] = shares * live[:, None]
-        r[:, i, i] = norm.where(live, 1)
-    return atoms, solve_triangular(r, q @ x[:, :, None], upper=True)[..., 0]
+        q[:, i], r[:, :i, i], r[:, i, i], picks[:, i], used[:, i] = new, shares, norm, pick, live
+    r *= used[:, None]
+    r.diagonal(dim1=1, dim2=2).masked_fill_(~used, 1)
+    values = solve_triangular(r, q @ x[:, :, None], upper=True)[..., 0]
+    return picks.where(used, -1), values
+
+
+def _apart(atoms: Tensor, done: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(what unit `atoms` [n d_model] have outside the rows of `done` [n i d_model], shares along these, norm of the rest).
+
+    Twice is enough for orthogonality to rounding, and once where half of an atom or more is left (Daniel, Gragg,
+    Kaufman & Stewart 1976).
+    """
+    shares = (done * atoms[:, None]).sum(2)
+    new = atoms - (shares[:, None] @ done)[:, 0]
+    norm = vector_norm(new, dim=1)
+    is_little = norm < _LITTLE
+    if bool(is_little.any()):
+        few = is_little.nonzero()[:, 0]
+        again = (done[few] * new[few, None]).sum(2)
+        new[few] -= (again[:, None] @ done[few])[:, 0]
+        shares[few] += again
+        norm = vector_norm(new, dim=1)
+    return new, shares, norm
+
+
+def _largest(values: Tensor) -> Tensor:
+    """The place of each row's largest value: numpy finds it eight times as fast as torch does on a processor."""
+    return torch.from_numpy(values.numpy().argmax(1)) if values.device.type == "cpu" else values.argmax(1)

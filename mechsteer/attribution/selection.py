@@ -71,16 +71,19 @@ def coded(recorded: Recorded, rows: Tensor, basis: Basis, atoms: int) -> tuple[T
     residuals = distinct.double() - torch.sparse.mm(codes, directions)
     left = torch.zeros(recorded.n_prompts, dtype=torch.float64)
     left.index_add_(0, prompt, (summed * residuals[of]).sum(1))
-    picked = codes.index_select(0, of).coalesce()
-    (pair, column), value = picked.indices(), picked.values()
-    flat = torch.zeros(recorded.n_prompts * len(basis), dtype=torch.float64)
-    for part in torch.arange(len(value)).split(_ENTRIES // basis.d_model + 1):
-        slopes = (summed[pair[part]] * directions[column[part]]).sum(1)
-        flat.index_add_(0, prompt[pair[part]] * len(basis) + column[part], value[part] * slopes)
     (row, column), value = codes.indices(), codes.values()
+    used = column.unique()
+    rows_used, codes_used = directions.index_select(0, used), codes.index_select(1, used)
+    by_prompt = torch.zeros(recorded.n_prompts, len(used), dtype=torch.float64)
+    # dense, over what is used: much faster than entry by entry, and less than the pursuit took
+    for part in torch.arange(len(pairs)).split(_ENTRIES // max(1, len(used)) + 1):
+        products = codes_used.index_select(0, of[part]).to_dense() * (summed[part] @ rows_used.T)
+        by_prompt.index_add_(0, prompt[part], products)
+    contributions = torch.zeros(recorded.n_prompts, len(basis), dtype=torch.float64)
+    contributions[:, used] = by_prompt
     coefficients = torch.zeros(len(basis), dtype=torch.float64)
     coefficients.index_add_(0, column, value * code_of.bincount(minlength=len(distinct))[row] / len(code_of))
-    return flat.view(recorded.n_prompts, len(basis)), coefficients, left
+    return contributions, coefficients, left
 
 
 def by_share(found: Evidence, weights: Tensor, k: int) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from sklearn.cluster import KMeans
 
@@ -31,7 +33,8 @@ def cluster_differences(pos: Samples, neg: Samples, n_prototypes: int, *, seed: 
             f"{distinct} distinct differences cannot have {n_prototypes} prototypes",
             "pass more pairs, or ask for fewer",
         )
-    found = KMeans(n_prototypes, n_init=10, random_state=seed).fit(differences.numpy())
+    starts: Any = 10  # the annotation of scikit-learn is that of its default, "auto"
+    found = KMeans(n_prototypes, n_init=starts, random_state=seed).fit(differences.numpy())
     sizes = torch.bincount(torch.from_numpy(found.labels_).long(), minlength=n_prototypes)
     order = sizes.argsort(descending=True, stable=True)
     dtype = pos.dtype if pos.dtype in (torch.float32, torch.float64) else torch.float32

@@ -21,7 +21,8 @@ def apply(
     `sources` are the activations at the sites that `iv` reads, `acts` is the one it changes.
     """
     flat = flatten_heads(acts, iv.site, ctx)
-    if iv.adapter.summary is not None and ctx.summary is None:  # the rest of some prompt is still to come
+    is_asked = iv.adapter.summary is not None and not is_carried(iv.adapter, state)
+    if is_asked and ctx.summary is None:  # the rest of some prompt is still to come
         if touched is True or (isinstance(touched, Tensor) and bool(touched.any())):
             raise ScopeError(
                 f"{iv.scope!r} touches tokens before the whole prompt is known, and {type(iv.adapter).__name__} needs its summary",
@@ -46,6 +47,11 @@ def apply(
     delta = torch.where(at, delta, 0)
     # untouched positions stay the same to the bit
     return None if touched is False else torch.where(at, acts + delta, acts), delta, state
+
+
+def is_carried(adapter: Any, state: Any) -> bool:
+    """The adapter has run for this prompt: neither the prompt nor its summary is asked for again."""
+    return state is not None and adapter.per_prompt and not adapter.stateful
 
 
 def observe(observation: Any, sources: Sequence[Tensor], state: Any, ctx: Context) -> Any:

@@ -25,7 +25,7 @@ from torch import Tensor
 from mechsteer.errors import HookNeverFiredError, MechsteerWarning, ScopeError, UnknownSiteError
 from mechsteer.models import Engine, Forward, backend_of
 from mechsteer.models.sites import Site
-from mechsteer.runtime.applying import apply, flatten_heads, observe
+from mechsteer.runtime.applying import apply, flatten_heads, is_carried, observe
 from mechsteer.runtime.context import Context
 from mechsteer.runtime.padding import with_inferred_mask
 from mechsteer.runtime.reachable import Bounds, require_reachable
@@ -355,7 +355,8 @@ class Session:
 
     def _context(self, i: int, run: Run) -> Context:
         """The context as intervention i is given it."""
-        if self._summaries[i] is None and self._recording is None:
+        spec = self._summaries[i]
+        if self._recording is None and (spec is None or is_carried(self.interventions[i].module, run.states[i])):
             return run.ctx
         part = run.summaries[i] if run.has_whole_prompt else None
         readings = None if self._recording is None else {}

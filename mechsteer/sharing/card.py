@@ -6,12 +6,12 @@ Names and texts in a file are its maker's: they are escaped, and nothing of them
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from mechsteer.files.repositories import NAME, STEERING
 from mechsteer.report import Block, Code, Section, Table, Text
 from mechsteer.report.escaping import escape_markdown
 from mechsteer.runtime.scopes import TokenScope
@@ -19,9 +19,8 @@ from mechsteer.sharing.apply import why_not
 from mechsteer.steering.files import read_header
 from mechsteer.steering.header import SavedModule, SavedObservation, SavedSite, SteeringHeader
 
-STEERING, CARD, SCRIPT = "steering.safetensors", "README.md", "apply.py"
+CARD, SCRIPT = "README.md", "apply.py"
 _LICENCES = ("apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "gpl-3.0")
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
 def model_card(path: str | Path) -> str:
@@ -43,7 +42,7 @@ def model_card(path: str | Path) -> str:
 def _front_matter(header: SteeringHeader) -> str:
     """What the hub reads: plain YAML between two lines."""
     told: dict[str, Any] = {"library_name": "mechsteer", "tags": ["mechsteer", "steering"]}
-    if HUB_NAME.fullmatch(header.model_name):
+    if NAME.fullmatch(header.model_name):
         told["base_model"] = header.model_name
     if header.licence is not None:
         known = header.licence.lower() in _LICENCES

@@ -82,6 +82,7 @@ def suite(
             absent[model] = first_line(error)
     cells: list[SuiteCell] = []
     scores: list[CellScores] = []
+    result = collect(cells, scores)
     for number, cell in enumerate(planned, start=1):
         say(f"cell {number} of {len(planned)}: {cell.model} on {cell.task}")
         why = absent.get(cell.model, "")
@@ -97,7 +98,7 @@ def suite(
             cells.append(told)
             scores.append(scored)
         result = collect(cells, scores)
-        write(root, result, n=len(planned))
+        write(root, result, planned)
     return Suite(folder=root, result=result)
 
 
@@ -179,15 +180,16 @@ def of_evaluation(cell: PlannedCell, evaluated: EvaluateResult) -> tuple[SuiteCe
     return told, scores
 
 
-def write(root: Path, result: SuiteResult, *, n: int) -> None:
+def write(root: Path, result: SuiteResult, planned: Sequence[PlannedCell]) -> None:
     """suite.json, suite.csv, suite.md and suite.html of the cells so far."""
     write_atomically(root / FILES[0], to_json(result))
     write_atomically(root / FILES[1], result.frame().to_csv(index=False))
     report = Report(
-        title=f"mechsteer suite: {len(result.cells)} of {n} cells",
+        title=f"mechsteer suite: {len(result.cells)} of {len(planned)} cells",
         question=QUESTION,
         sections=sections(result),
         versions=versions(),
+        config={f"{cell.model} on {cell.task}": dict(cell.given) for cell in planned},
     )
     report.save_markdown(root / FILES[2])
     report.save_html(root / FILES[3])

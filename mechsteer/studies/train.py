@@ -125,16 +125,13 @@ def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> FitResult:
     """One training."""
     how, place, start = desk.settings.adapter, job.place, job.start
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
-    adapters = [iv.adapter for iv in writing(start)]
-    lr = how.lr if how.lr is not None else adapters[0].default_lr
-    if all(adapter.as_bias(1.0) is not None for adapter in adapters):
-        lr *= rms  # its parameters are activations: a step is a share of their size
+    lr = how.lr if how.lr is not None else writing(start)[0].adapter.default_lr
     return fit(
         desk.model,
         start,
         # the penalty, too, is in units of the activations
         shared.objective(kl_weight=how.kl_weight, l2_weight=how.l2_weight / rms**2),
-        FitConfig(lr=lr, epochs=how.epochs, seed=job.seed, group_lengths=how.group_lengths),
+        FitConfig(lr=lr, activation_rms=rms, epochs=how.epochs, seed=job.seed, group_lengths=how.group_lengths),
         checkpoint=desk.checkpoint(f"adapter-{place}-{job.number}.safetensors"),
         progress=desk.progress,
     )

@@ -8,7 +8,7 @@ free prompts, which have no right answer. Nothing here loads torch.
 from mechsteer.tasks.base import Item, Task, Trace, items_hash
 from mechsteer.tasks.choices import option_traces
 from mechsteer.tasks.equations import equation_counts
-from mechsteer.tasks.few_shot import few_shot, in_chat
+from mechsteer.tasks.examples import few_shot, in_chat
 from mechsteer.tasks.gsm8k import read_solutions
 from mechsteer.tasks.load import SPLITS, load_task
 from mechsteer.tasks.splitting import require_answers, require_disjoint

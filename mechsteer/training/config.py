@@ -18,6 +18,9 @@ class FitConfig:
     `lr`: AdamW's, at its highest; None takes each adapter's own `default_lr`. `schedule`: its course over all
     steps of all epochs, with a rise over the first `warmup` of them (None: no rise; 0.3 for one_cycle).
 
+    `activation_rms`: the size of an activation per coordinate where the steering writes. The learning rate of parameters
+    that are activations themselves (`Adapter.activation_parameters`: a vector, the atoms of a dictionary) is a share of it.
+
     `group_lengths`: rows of like length share a batch, so that less is padded. Faster where lengths differ much, but
     another training: a batch's loss is a mean over its tokens, so those of short rows weigh more.
 
@@ -33,6 +36,7 @@ class FitConfig:
     batch_size: int = 16
     patience: int = 2  # epochs without a better dev loss before training stops
     seed: int = 0
+    activation_rms: float = 1.0
     schedule: ScheduleName = "constant"
     warmup: float | None = None  # a share of all steps
     group_lengths: bool = False
@@ -46,6 +50,8 @@ class FitConfig:
                 raise ConfigError(f"{name} is {getattr(self, name)}", "pass at least 1")
         if self.lr is not None and not (math.isfinite(self.lr) and self.lr >= 0):
             raise ConfigError(f"lr is {self.lr}", "pass a finite number, 0 or more, or None")
+        if not (math.isfinite(self.activation_rms) and self.activation_rms > 0):
+            raise ConfigError(f"activation_rms is {self.activation_rms}", "pass a size above 0")
         if self.schedule not in get_args(ScheduleName):
             raise ConfigError(f"schedule is {self.schedule!r}", f"choose one of {list(get_args(ScheduleName))}")
         if self.warmup is not None and not 0 <= self.warmup < 1:

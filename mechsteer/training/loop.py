@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,29 @@ class Epoch(Result):
     dev: dict[str, float] | None  # after it, neutral texts included; None without dev data
 
 
+class _Group(TypedDict):
+    """Parameters that AdamW trains at one rate."""
+
+    params: list[nn.Parameter]
+    lr: float
+
+
+def _rate(adapter: Adapter, config: FitConfig) -> float:
+    return adapter.default_lr if config.lr is None else config.lr
+
+
+def _groups(adapter: Adapter, config: FitConfig, seen: Collection[int]) -> list[_Group]:
+    """Its parameters that are trained and not `seen`, those that are activations at a rate of their own."""
+    scaled = {id(p) for p in adapter.activation_parameters()}
+    parameters = [p for p in adapter.parameters() if p.requires_grad and id(p) not in seen]
+    lr = _rate(adapter, config)
+    groups: list[_Group] = [
+        {"params": [p for p in parameters if id(p) not in scaled], "lr": lr},
+        {"params": [p for p in parameters if id(p) in scaled], "lr": lr * config.activation_rms},
+    ]
+    return [group for group in groups if group["params"]]
+
+
 class Loop:
     """The run between two steps.
 
@@ -41,15 +64,17 @@ class Loop:
     ) -> None:
         unique = list({id(adapter): adapter for adapter in adapters}.values())
         self.adapters = nn.ModuleList(unique)
-        self.lrs = tuple(adapter.default_lr if config.lr is None else config.lr for adapter in unique)
-        groups, seen = [], set()
-        for adapter, lr in zip(unique, self.lrs, strict=True):
-            parameters = [p for p in adapter.parameters() if p.requires_grad and id(p) not in seen]
-            seen |= {id(p) for p in parameters}
-            if parameters:
-                groups.append({"params": parameters, "lr": lr})
+        groups: list[_Group] = []
+        highest: list[float] = []
+        seen: set[int] = set()
+        for adapter in unique:
+            own = _groups(adapter, config, seen)
+            seen |= {id(p) for group in own for p in group["params"]}
+            highest.append(max((group["lr"] for group in own), default=_rate(adapter, config)))
+            groups += own
+        self.lrs = tuple(highest)
         self.parameters = [p for group in groups for p in group["params"]]
-        self.optimizer = torch.optim.AdamW(groups, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW([{**group} for group in groups], weight_decay=0.0)
         n_steps = config.epochs * steps_per_epoch
         self.scheduler = scheduler_of(self.optimizer, config.schedule, config.warmup, n_steps)
         settings = {k: v for k, v in asdict(config).items() if k not in _MAY_DIFFER} | {"lr": list(self.lrs)}

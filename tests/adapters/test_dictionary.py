@@ -1,5 +1,7 @@
 """The dictionary written out, its equaliser, and the weights that it notes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import toys
@@ -29,7 +31,7 @@ def weights_of(adapter, x):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"null_atom": True}, {"weighting": "sigmoid"}, {"rank": 2}, {"scale": 3.0}], ids=lambda o: str(o)
+    "options", [{}, {"null_atom": True}, {"weighting": "sigmoid"}, {"rank": 2}], ids=lambda o: str(o)
 )
 @pytest.mark.parametrize("look_back", [False, True])
 def test_as_written(options, look_back):
@@ -39,13 +41,26 @@ def test_as_written(options, look_back):
 
     def expected(h, prompt):
         w = weights_of(adapter, torch.cat([h, prompt]) if look_back else prompt)
-        return (
-            COEFF * adapter.scale * sum(e * w_k * b for e, w_k, b in zip(adapter.gains, w, adapter.atoms, strict=True))
-        )
+        return COEFF * sum(e * w_k * b for e, w_k, b in zip(adapter.gains, w, adapter.atoms, strict=True))
 
     delta, state = adapter.delta(acts, None, COEFF, ctx)
     torch.testing.assert_close(delta, by_token(expected, acts, p), **ATOL)
     assert (state is None) == look_back == (not adapter.per_prompt)
+
+
+def test_a_shuffled_router_gives_every_weight_to_another_atom():
+    adapter = perturbed(Dictionary(D, D, n_atoms=K, d_hidden=4, null_atom=True).double()).with_gains([1, 2, 3, 4, 5])
+    shuffled = adapter.shuffled(torch.Generator().manual_seed(0))
+    acts, _, ctx = given()
+    mine, theirs = (replace(ctx, readings={}) for _ in range(2))
+    delta = shuffled.delta(acts, None, COEFF, theirs)[0]
+    adapter.delta(acts, None, COEFF, mine)
+    assert torch.equal(mine.readings["weights"], theirs.readings["weights"])
+    moved = (shuffled.gains - 1).long()  # the gains tell which atom stands where
+    assert sorted(moved.tolist()) == list(range(K))
+    assert all(i != k for i, k in enumerate(moved.tolist()))
+    expected = COEFF * (mine.readings["weights"] * adapter.gains[moved]) @ adapter.atoms[moved]
+    torch.testing.assert_close(delta, expected, **ATOL)
 
 
 @pytest.mark.parametrize("look_back", [False, True])

@@ -100,3 +100,11 @@ def test_what_cannot_be_is_refused(make, error, message):
     with pytest.raises(error, match=re.escape(message)) as caught:
         make()
     assert caught.value.hint
+
+
+def test_prototypes_are_the_seeds():
+    """Where there are no clusters, where k-means begins decides where it ends."""
+    points, zeros = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)), torch.zeros(60, 6)
+    first, again, other = (cluster_differences(points, zeros, 9, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.allclose(first, other, atol=1e-3)

@@ -9,7 +9,7 @@ import torch
 import toys
 
 import mechsteer as ms
-from mechsteer.adapters import Cast, Clas, LoReft, Sadi
+from mechsteer.adapters import Cast, Clas, LoReft, MagnitudeOnly, Prototypes, Sadi
 from mechsteer.errors import ConfigError, MechsteerError, NonFiniteError, ShapeError
 from mechsteer.steering.presets import untrained
 
@@ -253,3 +253,40 @@ def test_what_cannot_be_is_refused(make, error, message):
         make()
     assert isinstance(caught.value, MechsteerError)
     assert caught.value.hint
+
+
+# -- on a model ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [lambda: LoReft(32, 2), lambda: Clas(V)], ids=["loreft", "clas"])
+def test_what_is_trained_learns_and_what_is_frozen_stays(make):
+    model, scope = toys.shared("llama"), ms.TokenScope.generated(include_last_prompt=True)
+    samples = [(prompt, [65, 66, 65]) for prompt in toys.prompts(*[4] * 12, seed=8)]
+    objective = ms.training.CrossEntropy([ms.runtime.batches.Sample(*sample) for sample in samples], kl_weight=0.0)
+    iv = ms.Intervention(make(), SITE, scope=scope)
+    result = ms.training.fit(
+        model, iv, objective, ms.training.FitConfig(epochs=40, batch_size=4, lr=0.03), progress=False
+    )
+    losses = [epoch.train["loss"] for epoch in result.history]
+    assert losses[-1] < losses[0] - 0.1  # nats; a random direction can do little
+    before, after = iv.adapter.state_dict(), result.steering.interventions[0].adapter.state_dict()
+    frozen = {name for name, _ in iv.adapter.named_buffers()}
+    assert {name for name in before if torch.equal(before[name], after[name])} == frozen
+
+
+ADAPTERS = {
+    "cast": lambda: Cast(V, U, -2.0),
+    "sadi": lambda: Sadi(V, 3),
+    "loreft": lambda: LoReft(32, 2),
+    "clas": lambda: Clas(V),
+    "prototypes": lambda: Prototypes(torch.stack([U, V])),
+    "magnitude only": lambda: MagnitudeOnly(Sadi(V, 3), U),
+}
+
+
+@pytest.mark.parametrize("make", ADAPTERS.values(), ids=ADAPTERS)
+def test_activations_are_stored_under_them(make, tmp_path):
+    model, iv = toys.shared("llama"), ms.Intervention(make(), SITE)
+    stored = ms.capture(model, PROMPTS, 2, interventions=iv, path=tmp_path / "acts", progress=False)
+    kept = ms.capture(model, PROMPTS, 2, interventions=iv, progress=False)
+    assert torch.equal(torch.cat([batch.flat() for batch in stored[ms.Site(2)]]), kept[ms.Site(2)].flat())

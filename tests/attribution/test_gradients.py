@@ -91,3 +91,14 @@ def test_shares_that_the_rest_takes_back_are_marked():
     assert not bool(marked(opposed, true).any())
     many = torch.cat([torch.stack([true, illusion], 1), (-illusion / 10)[:, None].expand(-1, 10)], 1)
     assert marked(many, true).nonzero()[:, 0].tolist() == [1]  # a crowd of small directions takes it back
+
+
+def test_what_a_named_direction_takes_back_counts_where_contexts_tell():
+    """The illusion's share is .6; a crowd takes .25 back, a direction that is large enough to be named the rest."""
+    true, other, read = torch.rand(3, 300, generator=torch.Generator().manual_seed(2), dtype=torch.float64) + 0.5
+    crowd = read[:, None].expand(-1, 4) / 4
+    gains = torch.cat([torch.stack([true, 0.6 * read, -0.35 * read], 1), -0.25 * crowd], 1)
+    assert marked(gains, true).nonzero()[:, 0].tolist() == [1]
+    # one that pulls the other way by itself follows nothing: .3 of a share of .75 makes no illusion of it
+    mixed = torch.cat([torch.stack([true, 0.75 * read, -0.35 * other], 1), -0.3 * crowd], 1)
+    assert not bool(marked(mixed, true + 0.45 * read - 0.35 * other).any())

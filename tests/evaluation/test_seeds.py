@@ -60,6 +60,22 @@ def test_the_mean_over_two_seeds_is_that_of_a_table_of_two_ways():
     assert found.high - found.value == pytest.approx(stats.t.isf(0.025, free) * variance**0.5)
 
 
+def test_the_pooled_test_and_the_interval_say_the_same():
+    below, n = 0, 60
+    for k in range(n):
+        base, treated = simulated(np.random.default_rng([9, k]), n_seeds=5, effect=0.25)
+        found = pool_seeds(base, treated, n_boot=2)
+        assert (found.p_value < 0.05) == (not found.mean.low <= 0 <= found.mean.high)
+        below += found.p_value < 0.05
+        assert found.is_enough
+    assert 0.1 * n < below < 0.9 * n
+    alone = pool_seeds(base, treated[:1], n_boot=2)
+    assert np.isnan(alone.p_value)
+    assert not pool_seeds(base, treated[:4], n_boot=2).is_enough
+    still = pool_seeds(scored(np.zeros(4)), [scored(np.zeros(4))] * 2, n_boot=2)
+    assert still.p_value == 1
+
+
 def test_each_seed_and_the_spread_between_them():
     base, treated = simulated(np.random.default_rng(1), n_seeds=3)
     found = pool_seeds(base, treated, [11, 12, 13], seed=5)

@@ -1,7 +1,10 @@
 """Steering files to folders and the hub and back: whole or not at all, checked, and soon refused without a network."""
 
 import errno
+import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -203,3 +206,31 @@ def test_commands(hub, path, tmp_path, capsys):
         assert f"{wrong[0]} takes " in capsys.readouterr().err
     assert cli.main(["push", "none.safetensors", "out"]) == 2
     assert "no steering file at none.safetensors" in capsys.readouterr().err
+
+
+OFFLINE = """
+import socket, sys
+
+def unreachable(*args, **options):
+    raise socket.gaierror(-2, "Name or service not known")
+
+socket.getaddrinfo = unreachable
+import time
+from mechsteer import cli
+begin = time.process_time()
+status = cli.main(sys.argv[1:])
+assert time.process_time() - begin < 3, time.process_time() - begin  # of this process: others may be at work too
+assert "torch" not in sys.modules
+raise SystemExit(status)
+"""
+
+
+@pytest.mark.parametrize("words", [["pull", "someone/x", "out"], ["push", "MINE", "someone/x"]])
+def test_without_a_network_a_command_answers_before_it_loads_anything(words, path, tmp_path):
+    env = {**os.environ, "HF_TOKEN": "hf_none", "HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "0"}
+    given = [str(path) if word == "MINE" else word for word in words]
+    done = subprocess.run([sys.executable, "-c", OFFLINE, *given], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("error: ") == done.stderr.count("hint: ") == 1
+    assert "the hub cannot be asked ([Errno -2] Name or service not known)" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 import torch
 import toys
@@ -10,7 +12,7 @@ import mechsteer as ms
 from mechsteer.adapters import Clas, LoReft
 from mechsteer.directions import cluster_differences, pooled_pairs, seal_direction
 from mechsteer.errors import ConfigError
-from mechsteer.steering import at_parameters, bias_only, prototype_steering, seal
+from mechsteer.steering import at_parameters, bias_only, presets, prototype_steering, seal
 from mechsteer.tasks import Trace
 
 TEXTS = ["Add.\nOne and one.\nWait, is it?\nSo two.", " Sum.\nAnother way.\nTwo."]
@@ -32,7 +34,9 @@ def test_seal_steers_at_the_separators_that_are_written_and_nowhere_else():
 
 def test_prototype_steering_is_the_sum_of_projections_of_the_last_prompt_token(tmp_path):
     model, site = toys.shared("gpt2"), ms.Site(1)
-    iv = prototype_steering(model, PAIRS, site, 3, seed=4)
+    with patch.object(presets, "cluster_differences", wraps=cluster_differences) as clustered:
+        iv = prototype_steering(model, PAIRS, site, 3, seed=4)
+    assert clustered.call_args.kwargs == {"seed": 4}
     rows = cluster_differences(*pooled_pairs(model, PAIRS, site), 3, seed=4)
     prompt = toys.prompts(6)[0]
     seen = []

@@ -14,7 +14,7 @@ from mechsteer.studies.places import layers_tried
 
 FEW = [
     *(option for option in SMALL if not option.startswith(("traces.n_problems", "traces.n_samples", "max_new"))),
-    *("traces.n_problems=8", "traces.n_samples=2", "max_new_tokens=60"),
+    *("traces.n_problems=8", "traces.n_samples=2", "max_new_tokens=40", "traces.n_dev=6"),
 ]
 
 
@@ -37,7 +37,7 @@ def test_a_depth_sweep_takes_the_middle_half(n_layers, expected):
     assert layers_tried(model, resolve({}, ["layers=[0.25]"])) == [0.25]
 
 
-def test_a_depth_sweep_with_rewards(tmp_path, capsys):
+def test_a_depth_sweep_with_rewards(tmp_path):
     out = tmp_path / "run"
     options = ["adapter.objective=reinforce", "adapter.group=2", "adapter.n_samples=4", "adapter.depth_sweep=true"]
     assert cli.main(["train", f"out={out}", *FEW, *options, "adapter.seeds=2"]) == 0
@@ -53,9 +53,6 @@ def test_a_depth_sweep_with_rewards(tmp_path, capsys):
     assert train["n_neutral"] == 8
     page = (out / "report.md").read_text()
     assert "its own sampled answers rewarded where they are right" in page
-    capsys.readouterr()
-    assert cli.main(["train", f"out={out}", "adapter.objective=cross_entropy"]) == 0
-    assert "train runs again: adapter.objective changed" in capsys.readouterr().err
 
 
 def test_options_are_trained_on(tmp_path):

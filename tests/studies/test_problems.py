@@ -17,6 +17,7 @@ from mechsteer.evaluation import MultipleChoice, base_arm
 from mechsteer.models import bundled_models
 from mechsteer.studies.kept import Kept
 from mechsteer.studies.problems import Problems
+from mechsteer.studies.train import training_samples
 from mechsteer.tasks import load_task, read_traces
 
 # a conversation, written as the pocket model's own problems are
@@ -73,6 +74,14 @@ def test_a_study_of_options_runs_from_traces_to_paths(options_file, tmp_path, ca
         items = Problems(desk, "multiple_choice").items("test", desk.settings.evaluate.n_problems)
     alone = MultipleChoice(normalise="characters").score(model, base_arm(), items)
     assert evaluation["arms"][0]["score"] == pytest.approx(alone.score)
+    with desk_of(tmp_path, "train") as (desk, _):
+        samples = training_samples(desk, Kept(desk), Problems(desk, "multiple_choice"), "train", 10)
+    right = {t.prompt: t.text for t in written if t.correct}
+    for sample in samples:  # right options, and nothing behind them
+        prompt, target = (
+            model.tokenizer.decode(ids, skip_special_tokens=False) for ids in (sample.prompt, sample.target)
+        )
+        assert right[prompt].strip() == target.strip()
     page = (tmp_path / "report.html").read_text()
     assert "make the model choose the right option more often?" in page
     assert "right options" in page

@@ -78,6 +78,13 @@ def test_a_last_row_nested_too_deeply_is_one_that_was_cut_off(tmp_path: Path) ->
     assert read_traces(path) == [FIRST]
 
 
+def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    path = write_traces(tmp_path / "traces.jsonl", [FIRST])
+    path.write_bytes(path.read_bytes().replace(b', "strict_correct": null', b""))
+    assert b"strict" not in path.read_bytes()
+    assert read_traces(path) == [FIRST]
+
+
 def test_missing_file(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read_traces(tmp_path / "none.jsonl")

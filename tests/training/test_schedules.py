@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import toys
+from booster_toys import perturbed
 
 import mechsteer as ms
 from mechsteer.adapters import Adapter
@@ -125,12 +126,44 @@ def test_learning_rates_are_the_adapters_own(model):
     assert given.learning_rates == (0.5, 0.5, 0.5)
 
 
+def test_activations_learn_in_their_own_units(model):
+    """The first step of Adam: a vector and the atoms move by a share of an activation, the router by the rate itself."""
+    dictionary = perturbed(ms.adapters.Dictionary(toys.D_MODEL, toys.D_MODEL, n_atoms=3, d_hidden=4), size=0.1)
+    static = ms.adapters.Static(torch.zeros(toys.D_MODEL))
+    both = [ms.Intervention(adapter, 1, scope=blank().scope) for adapter in (dictionary, static)]
+    config = FitConfig(epochs=1, lr=1e-3, activation_rms=20.0)
+    result = fit(model, both, random_samples(4), config, progress=False)
+    assert result.learning_rates == pytest.approx((0.02, 0.02))
+    before = dictionary.state_dict()
+    after = result.steering.interventions[0].adapter.state_dict()
+    moved = {name: float((after[name] - before[name]).abs().max()) for name in before}
+    assert moved["atoms"] == pytest.approx(0.02, rel=1e-2)
+    assert moved["router.last.weight"] == pytest.approx(1e-3, rel=1e-2)
+    assert moved["gains"] == 0
+    assert float(result.steering.interventions[1].adapter.vector.detach().abs().max()) == pytest.approx(0.02, rel=1e-2)
+
+
+def test_a_killed_run_of_several_rates_resumes_to_the_same_bytes(model, monkeypatch, tmp_path: Path):
+    dictionary = perturbed(ms.adapters.Dictionary(toys.D_MODEL, toys.D_MODEL, n_atoms=3, d_hidden=4), size=0.1)
+    iv = ms.Intervention(dictionary, 1, scope=blank().scope)
+    config = FitConfig(lr=0.01, activation_rms=3.0, epochs=3, batch_size=5, schedule="one_cycle")
+
+    def run(checkpoint: Path):
+        return fit(model, iv, random_samples(), config, checkpoint=checkpoint, progress=False)
+
+    undisturbed = run(tmp_path / "whole.safetensors")
+    with killed_in_step(7, monkeypatch):
+        run(tmp_path / "cut.safetensors")
+    assert all(map(torch.equal, state(undisturbed), state(run(tmp_path / "cut.safetensors"))))
+
+
 def test_refusals(model):
     for settings, message in (
         ({"schedule": "step"}, "schedule is 'step'"),
         ({"warmup": 1.0}, "warmup is 1.0"),
         ({"lr": -1.0}, "lr is -1.0"),
         ({"patience": 0}, "patience is 0"),
+        ({"activation_rms": 0.0}, "activation_rms is 0.0"),
         ({"cache_bytes": -1}, "cache_bytes is -1"),
     ):
         with pytest.raises(ConfigError, match=message):

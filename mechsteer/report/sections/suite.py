@@ -44,7 +44,7 @@ def statement(result: SuiteResult, unit: Unit) -> str:
         return f"None of {len(result.cells)} cells has run: nothing can be said."
     text = (
         f"The mean over cells of treated − base is {unit.changed(pooled.mean)} (95 %, p = {p_value(pooled.p_value)}), over {pooled.n_cells} of "
-        f"{len(result.cells)} cells ({pooled.n_models} models, {pooled.n_tasks} tasks, {pooled.n_items} problems). "
+        f"{len(result.cells)} cells (models: {pooled.n_models}, tasks: {pooled.n_tasks}, problems: {pooled.n_items}). "
         f"{pooled.n_above} cells lie above 0 and {pooled.n_below} below it (95 % intervals)"
     )
     few = sum(cell.n_seeds < 5 for cell in result.done)
