@@ -16,8 +16,8 @@ PROMPT = [256, *toys.prompts(6)[0]]
 
 def dictionary(n_atoms: int = K, seed: int = 0, layer: int = 1, scope: ms.TokenScope = GENERATED, **options):
     """An intervention with a perturbed dictionary: what it adds changes what is written."""
-    adapter = Dictionary(toys.D_MODEL, toys.D_MODEL, n_atoms=n_atoms, d_hidden=8, scale=2.0, **options)
-    return ms.Intervention(perturbed(adapter, seed=seed), layer, scope=scope)
+    adapter = Dictionary(toys.D_MODEL, toys.D_MODEL, n_atoms=n_atoms, d_hidden=8, **options)
+    return ms.Intervention(perturbed(adapter, seed=seed), layer, scope=scope, coeff=2.0)
 
 
 def logits(model, steering=(), tokens=PROMPT):

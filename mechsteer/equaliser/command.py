@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -55,12 +55,12 @@ class MixCommand:
             given[key] = value
         if "file" not in given:
             raise ConfigError("mix takes a steering file", "mechsteer mix FILE; mechsteer mix --help tells more")
-        own = {key: given[key] for key in given if key not in ("gains", "max_new_tokens")}
-        found = cls(**own)
-        if "gains" in given:
-            found = replace(found, gains=gains_of(given["gains"]))
-        if "max_new_tokens" in given:
-            found = replace(found, max_new_tokens=_whole("max_new_tokens", given["max_new_tokens"]))
+        gains, most = given.pop("gains", None), given.pop("max_new_tokens", None)
+        found = cls(
+            **given,
+            gains=None if gains is None else gains_of(gains),
+            max_new_tokens=cls.max_new_tokens if most is None else _whole("max_new_tokens", most),
+        )
         if found.preset is not None and isinstance(found.gains, list):
             raise ConfigError("both a preset and all gains are given", "give one; gains={3:0} goes over a preset")
         if found.save_preset is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Sequence
 from typing import TextIO
 
@@ -40,7 +41,8 @@ class LiveBars:
     def __call__(self, text: str, weights: Tensor) -> None:
         end = visible(text)
         lines = [end if len(end) <= _TEXT else f"…{end[-_TEXT + 1 :]}", *bar_lines(self._names, weights.tolist())]
-        self._write("".join(f"{line}\n" for line in lines))
+        most = shutil.get_terminal_size().columns - 1  # a line that wraps would be two to go up
+        self._write("".join(f"{line[:most]}\n" for line in lines))
         self._n_lines = len(lines)
 
     def __enter__(self) -> LiveBars:

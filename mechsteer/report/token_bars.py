@@ -53,7 +53,7 @@ class TokenBars(Shown):
 
     def _known(self) -> np.ndarray:
         """[n_tokens] that have values."""
-        return ~np.isnan(self._array()).any(1)
+        return np.asarray(np.isfinite(self._array()).all(axis=1))
 
     def _means(self) -> np.ndarray:
         known = self._array()[self._known()]

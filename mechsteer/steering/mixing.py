@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -69,7 +69,7 @@ class Mixer:
 
     adapter: Adapter
     mixture: Mixture
-    at: tuple[int, ...] = field(default=())
+    at: tuple[int, ...]
 
     @property
     def n_atoms(self) -> int:
