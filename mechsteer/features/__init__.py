@@ -9,6 +9,7 @@ from typing import Any
 
 from mechsteer.errors import MechsteerWarning
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
+from mechsteer.features.firings import FiringAccumulator, Firings, QuantileBand, quantile_bands
 from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
 from mechsteer.features.matched_words import MatchedLists, MatchedWords, MatchedWordsAccumulator
 from mechsteer.features.reason_score import (
@@ -44,6 +45,10 @@ __all__ = [
     "SAEQuality",
     "in_words",
     "token_shares",
+    "FiringAccumulator",
+    "Firings",
+    "QuantileBand",
+    "quantile_bands",
 ]
 
 
