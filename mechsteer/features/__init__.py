@@ -8,9 +8,11 @@ import importlib
 from typing import Any
 
 from mechsteer.errors import MechsteerWarning
+from mechsteer.features.clustering import Clustering, FeatureClusters, cluster_by_decoder, cluster_by_firing
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
 from mechsteer.features.firings import FiringAccumulator, Firings, QuantileBand, quantile_bands
 from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
+from mechsteer.features.kinds import FeatureKinds, classify_kinds, firing_columns
 from mechsteer.features.matched_words import MatchedLists, MatchedWords, MatchedWordsAccumulator
 from mechsteer.features.reason_score import (
     FeatureScores,
@@ -49,6 +51,13 @@ __all__ = [
     "Firings",
     "QuantileBand",
     "quantile_bands",
+    "Clustering",
+    "FeatureClusters",
+    "cluster_by_decoder",
+    "cluster_by_firing",
+    "FeatureKinds",
+    "classify_kinds",
+    "firing_columns",
 ]
 
 

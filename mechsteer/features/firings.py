@@ -7,6 +7,7 @@ other to be in it, in one pass, whatever the batches.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,9 +118,7 @@ class FiringAccumulator:
     def result(self) -> list[Firings]:
         """One `Firings` per feature, in the order asked for."""
         found: list[list[Context]] = [[] for _ in self.features]
-        for (i, prompt_id, position), tokens, acts in zip(
-            self._place.tolist(), self._tokens, self._acts, strict=True
-        ):
+        for (i, prompt_id, position), tokens, acts in zip(self._place.tolist(), self._tokens, self._acts, strict=True):
             found[i].append(context_of(prompt_id, position, tokens, acts, before=self.before))
         return [
             Firings(feature=feature, n_firing=int(self._n_firing[i]), contexts=tuple(found[i]))
@@ -133,11 +132,11 @@ def quantile_bands(firings: Firings, edges: Sequence[float] = QUARTERS, *, n: in
     Of contexts with equal tokens one is kept. The quantiles are those of all firings where all were sampled. Raises
     ConfigError for edges that do not rise within 0 to 1.
     """
-    if len(edges) < 2 or edges[0] < 0 or edges[-1] > 1 or any(a >= b for a, b in zip(edges, edges[1:], strict=False)):
+    if len(edges) < 2 or edges[0] < 0 or edges[-1] > 1 or any(a >= b for a, b in itertools.pairwise(edges)):
         raise ConfigError(f"edges of quantiles {list(edges)}", "give at least two that rise, from 0 to 1")
     ranked = np.argsort([context.activation for context in firings.contexts], kind="stable")
     bands = []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         within = sorted(ranked[round(start * len(ranked)) : round(end * len(ranked))])  # in the sample's random order
         contexts = [firings.contexts[i] for i in within]
         acts: Float[ndarray, " n"] = np.array([context.activation for context in contexts])

@@ -1,5 +1,6 @@
 """Samples of firings: exact where all are kept, fair where not, the same in any batches; bands between quantiles."""
 
+import itertools
 import math
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_bands_lie_between_the_quantiles_of_the_activations():
     assert sum(b.n_sampled for b in bands) == len(own)
     assert bands[0].high == own[-1]
     assert bands[2].low == own[0]
-    for above, below in zip(bands, bands[1:], strict=False):
+    for above, below in itertools.pairwise(bands):
         assert above.low > below.high
     for band in bands:
         strengths = [c.activation for c in band.contexts]
