@@ -57,6 +57,7 @@ COMMANDS = {
     **{name: declared.about for name, declared in STAGES.items()},
     "suite": "many models on many tasks, one table and one page (models=[...] tasks=[...])",
     "heatmap": "a token heatmap of the probe or of a feature (heatmap.text=..., heatmap.show=...)",
+    "dashboard": "all that is known of chosen SAE features, on one page (dashboard.features=[3,17])",
     "report": "write report.html again from what is done",
     "models": "list the bundled models",
     "mix": "the atoms of a steering file: gains, presets, and what they write: FILE [key=value ...]",
@@ -157,8 +158,8 @@ def _help(command: str) -> str:
     names: tuple[str, ...] | None = ("out",)
     if command == "study":
         names = None
-    elif command == "heatmap":
-        names = (*ANYWHERE, "heatmap")
+    elif command in ("heatmap", "dashboard"):
+        names = (*ANYWHERE, command)
     elif command in STAGES:
         names = (*ANYWHERE, *STAGES[command].keys)
     for key in declared_keys(names):
@@ -221,10 +222,10 @@ def _mix(words: list[str]) -> int:
 def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
     given = importlib.import_module("mechsteer.configs.settings").explicit(None, overrides)
     folder_room = importlib.import_module("mechsteer.studies.folder")
-    if command in ("report", "heatmap"):
+    if command in ("report", "heatmap", "dashboard"):
         folder_room.require_run(given)
     importlib.import_module("mechsteer.studies.pages").require_model(given)
-    if not again and _answered(command, given):
+    if not again and command != "dashboard" and _answered(command, given):
         return 0
     run_room = importlib.import_module("mechsteer.studies.study")
     anew = () if not again else set(STAGES) if command == "study" else {command}
@@ -236,6 +237,8 @@ def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
             print(f"report: {result.folder / 'report.html'}")
         elif command == "heatmap":
             print(f"heatmap: {importlib.import_module('mechsteer.studies.heatmap').heatmap(run)}")
+        elif command == "dashboard":
+            print(f"dashboard: {importlib.import_module('mechsteer.studies.dashboard').dashboard(run)}")
         else:
             if command in STAGES:
                 print(run_room.to_json(run_room.brief(run_room.stage(run, command))), end="")

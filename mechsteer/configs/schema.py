@@ -152,6 +152,19 @@ class HeatmapSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DashboardSettings:
+    """What `mechsteer dashboard` shows; no part of a study."""
+
+    features: list[int] = setting([], "SAE features to show; empty: those with the highest ReasonScore", each_least=0)
+    n: int = setting(16, "so many of these", least=1)
+    clusters: str = setting(
+        "cosine",
+        "features that fire are grouped by decoder cosine, by jaccard or correlation of their firing, or not: none",
+        choices=("cosine", "jaccard", "correlation", "none"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All keys of a study."""
 
@@ -210,3 +223,4 @@ class Settings:
     topology: TopologySettings = section(TopologySettings, "trajectories")
     attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")
     heatmap: HeatmapSettings = section(HeatmapSettings, "mechsteer heatmap")
+    dashboard: DashboardSettings = section(DashboardSettings, "mechsteer dashboard")

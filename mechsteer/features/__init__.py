@@ -1,15 +1,19 @@
-"""SAE features: vocabularies, ReasonScore, contexts; `mechsteer.features.sae` trains and loads the SAEs.
+"""SAE features: vocabularies, ReasonScore, contexts, clusters, cards; `mechsteer.features.sae` trains and loads the SAEs.
 
-`sae` (training, loading and using SAEs: sae_lens, an extra) and `recovered` (the model's loss behind an SAE) load when
-they are first asked for, as `mechsteer.features.sae`: what they import takes seconds.
+`sae` (training, loading and using SAEs: sae_lens, an extra), `recovered` (the model's loss behind an SAE) and `gathering`
+(cards of features) load when they are first asked for, as `mechsteer.features.sae`: what they import takes seconds.
 """
 
 import importlib
 from typing import Any
 
 from mechsteer.errors import MechsteerWarning
+from mechsteer.features.cards import CardSettings, FeatureCard, FeatureCards, token_table
+from mechsteer.features.clustering import Clustering, FeatureClusters, cluster_by_decoder, cluster_by_firing
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
+from mechsteer.features.firings import FiringAccumulator, Firings, QuantileBand, quantile_bands
 from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
+from mechsteer.features.kinds import FeatureKinds, classify_kinds, firing_columns
 from mechsteer.features.matched_words import MatchedLists, MatchedWords, MatchedWordsAccumulator
 from mechsteer.features.reason_score import (
     FeatureScores,
@@ -44,10 +48,25 @@ __all__ = [
     "SAEQuality",
     "in_words",
     "token_shares",
+    "FiringAccumulator",
+    "Firings",
+    "QuantileBand",
+    "quantile_bands",
+    "Clustering",
+    "FeatureClusters",
+    "cluster_by_decoder",
+    "cluster_by_firing",
+    "FeatureKinds",
+    "classify_kinds",
+    "firing_columns",
+    "CardSettings",
+    "FeatureCard",
+    "FeatureCards",
+    "token_table",
 ]
 
 
-_LATE = ("encoding", "recovered", "sae")  # modules that import what takes seconds
+_LATE = ("encoding", "gathering", "recovered", "sae")  # modules that import what takes seconds
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
+from mechsteer.errors import ConfigError, ShapeError
+from mechsteer.features.around import NO_TOKEN, around, chosen_acts
 from mechsteer.results import Result
 from mechsteer.shapes import FeatureActs, Mask, Tokens
 
@@ -96,47 +97,27 @@ class ContextAccumulator:
 
         `prompt_ids` default to the running row number. Raises ShapeError, NonFiniteError.
         """
+        tokens, kept, acts = chosen_acts(self.features, tokens, feature_acts, mask)
         n_rows, n_pos = tokens.shape
-        if feature_acts.shape[:2] != tokens.shape or feature_acts.shape[2] <= int(self.features.max()):
-            raise ShapeError(
-                f"feature_acts {tuple(feature_acts.shape)} do not fit tokens {tuple(tokens.shape)} "
-                f"and feature {int(self.features.max())}",
-                "expected tokens [n_rows pos] and feature_acts [n_rows pos d_sae]",
-            )
         ids = range(self._n_prompts, self._n_prompts + n_rows) if prompt_ids is None else prompt_ids
         if len(ids) != n_rows:
             raise ShapeError(f"{len(ids)} prompt ids for {n_rows} rows", "one id per row")
-        tokens = tokens.cpu()
-        kept = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.cpu()
-        # [n_features n_rows pos]
-        acts = feature_acts[..., self.features.to(feature_acts.device)].cpu().double().permute(2, 0, 1)
-        acts = acts.where(kept, 0.0)
-        if not acts.isfinite().all():
-            raise NonFiniteError(
-                "NaN or infinity in the feature activations", "mask the positions that were not computed"
-            )
         self._n_tokens += int(kept.sum())
         self._n_prompts += n_rows
         self._sum += acts.sum((1, 2))
         self._n_firing += (acts > 0).sum((1, 2))
         self._shares.add(tokens, acts)
         if n_pos:
-            self._keep_strongest(torch.where(kept, tokens, -1), acts, torch.tensor(list(ids)))
+            self._keep_strongest(torch.where(kept, tokens, NO_TOKEN), acts, torch.tensor(list(ids)))
 
     def _keep_strongest(self, tokens: Tensor, acts: Tensor, prompt_ids: Tensor) -> None:
         peak, position = acts.max(-1)  # [n_features n_rows]
         peak, rows = peak.sort(descending=True, stable=True, dim=1)
         peak, rows = peak[:, : self.n], rows[:, : self.n]
         position = position.gather(1, rows)
-        around = position[..., None] + torch.arange(-self.before, self.after + 1)
-        inside = (around >= 0) & (around < tokens.shape[1])
-        around = around.clamp(0, tokens.shape[1] - 1)
-        feature = torch.arange(len(acts))[:, None, None]
-        new = {
-            "_where": torch.stack([prompt_ids[rows], position], -1),
-            "_tokens": tokens[rows[..., None], around].where(inside, -1),
-            "_acts": acts[feature, rows[..., None], around],
-        }
+        place = (torch.arange(len(acts))[:, None], rows, position)
+        near, near_acts = around(tokens, acts, place, self.before, self.after)
+        new = {"_where": torch.stack([prompt_ids[rows], position], -1), "_tokens": near, "_acts": near_acts}
         # earlier prompts stand first, so that the stable sort keeps them among equals
         merged, order = torch.cat([self._peak, peak], 1).sort(descending=True, stable=True, dim=1)
         self._peak, order = merged[:, : self.n], order[:, : self.n]
@@ -167,15 +148,20 @@ class ContextAccumulator:
 
     def _context(self, i: int, j: int) -> Context:
         prompt_id, position = self._where[i, j].tolist()
-        real = self._tokens[i, j] >= 0
-        return Context(
-            prompt_id=prompt_id,
-            position=position,
-            activation=float(self._peak[i, j]),
-            peak=int(real[: self.before].sum()),
-            tokens=self._tokens[i, j][real].tolist(),
-            activations=self._acts[i, j][real].tolist(),
-        )
+        return context_of(prompt_id, position, self._tokens[i, j], self._acts[i, j], before=self.before)
+
+
+def context_of(prompt_id: int, position: int, tokens: Tensor, acts: Tensor, *, before: int) -> Context:
+    """The context at a place, of the tokens and activations around it (see `around`)."""
+    real = tokens >= 0
+    return Context(
+        prompt_id=prompt_id,
+        position=position,
+        activation=float(acts[before]),
+        peak=int(real[:before].sum()),
+        tokens=tokens[real].tolist(),
+        activations=acts[real].tolist(),
+    )
 
 
 class _TokenMass:

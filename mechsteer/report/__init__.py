@@ -1,8 +1,8 @@
 """Reports: one HTML file that works offline, and the same content as Markdown.
 
 A `Report` opens with its `Verdict` (question, difference, interval, all arms, the size of effect the test
-could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `Heatmap`, `TokenBars`, `ComparedTexts`, `Forest`, `Details`,
-`Note`, `Code`. `mechsteer.report.figures` makes the usual figures, `mechsteer.report.sections` sections of results.
+could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `Heatmap`, `TokenBars`, `ShareBars`,
+`ComparedTexts`, `Forest`, `Details`, `Note`, `Code`. `mechsteer.report.figures` makes the usual figures, `mechsteer.report.sections` sections of results.
 """
 
 from mechsteer.report.blocks import Block, Code, Details, Note, Page, Text
@@ -13,6 +13,7 @@ from mechsteer.report.figures import Figure
 from mechsteer.report.forest import Arm, Forest
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Report, Section
+from mechsteer.report.share_bars import ShareBars
 from mechsteer.report.tables import Table, decimal, number
 from mechsteer.report.token_bars import TokenBars
 from mechsteer.report.verdict import SideEffect, Verdict
@@ -30,6 +31,7 @@ __all__ = [
     "Figure",
     "Heatmap",
     "TokenBars",
+    "ShareBars",
     "ComparedTexts",
     "compare_texts",
     "persistence_diagram",

@@ -21,7 +21,7 @@ from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import KEYS, changed, explicit, over
 from mechsteer.errors import ConfigError, FileFormatError
 from mechsteer.files import digest_of, read_record
-from mechsteer.studies.graph import Declaration, declared_keys
+from mechsteer.studies.graph import PICTURES, Declaration, declared_keys
 
 CONFIG, STAGE_FILES = "config.json", "stages"
 FORMAT = 4  # of stage files
@@ -184,7 +184,7 @@ def lost_settings(folder: Path) -> str | None:
 def now_changed(folder: Path, settings: Settings, before: Settings) -> list[str]:
     """What to say of keys that change the settings a folder had."""
     told = changed(settings, over({"out": settings.out}, before))
-    return [f"{folder}: now {text}" for text in told if not text.startswith("heatmap.")]
+    return [f"{folder}: now {text}" for text in told if not text.startswith(PICTURES)]
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:

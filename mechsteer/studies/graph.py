@@ -113,6 +113,7 @@ STAGES: dict[str, Declaration] = {
         steers=True,
     ),
 }
+PICTURES = ("heatmap.", "dashboard.")  # keys of what is drawn of a run: none of its settings
 ANYWHERE = ("model", "backend", "device", "dtype", "out")  # keys of every command
 
 

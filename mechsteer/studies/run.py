@@ -25,7 +25,7 @@ from mechsteer.results import from_plain, to_plain
 from mechsteer.runtime.threads import side_by_side
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.folder import CONFIG, Folder, lost_settings, now_changed, outcome, read_settings
-from mechsteer.studies.graph import Declaration
+from mechsteer.studies.graph import PICTURES, Declaration
 from mechsteer.studies.pages import model_files
 
 CHECKPOINTS = "checkpoints"
@@ -229,7 +229,7 @@ class Run:
             raise
 
     def _write_settings(self) -> None:
-        tree = {key: value for key, value in flat(self.settings).items() if not key.startswith(("heatmap.", "out"))}
+        tree = {key: value for key, value in flat(self.settings).items() if not key.startswith((*PICTURES, "out"))}
         write_record(self.folder / CONFIG, {"settings": nested(tree)})
 
     def _with_remedy(self, error: FileFormatError) -> FileFormatError:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 _PROBE = """<script>addEventListener('load', () => setTimeout(() => {
-  const found = {wide: [], broken: [], width: innerWidth};
+  const found = {wide: [], broken: [], width: innerWidth, coloured: document.querySelectorAll('.colored-tokens').length};
   for (const d of document.querySelectorAll('details')) d.open = true;
   for (const e of document.querySelectorAll('body, .table, .forest, figure'))
     if (e.scrollWidth > e.clientWidth + 1) found.wide.push([e.getAttribute('aria-label') || e.tagName, e.scrollWidth]);

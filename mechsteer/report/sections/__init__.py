@@ -7,6 +7,7 @@
     arms.arms(Evaluation)                         verdicts.verdict(Evaluation), .probe_verdict(ProbeEvaluation)
     generation.generation(Generation)             suite.suite(SuiteResult)
     mixing.mixture(MixtureWeights), .atoms(Atoms)
+    cards.cards(FeatureCards), .card(FeatureCard)  clusters.clusters(FeatureClusters), .kinds(FeatureKinds)
     strengths.strengths(Strengths)                where.where_steered(tokens, delta_norm), where.readings(...)
 
 Each takes the result first and gives a list of `Section`. A notebook shows a result by the function that
