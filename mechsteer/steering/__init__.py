@@ -3,6 +3,7 @@
 from mechsteer.steering.calibration import calibrate, calibrate_sign, strengths
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.exports import export_gguf
+from mechsteer.steering.feature_steering import feature_steering
 from mechsteer.steering.files import load_steering, read_header, save_steering
 from mechsteer.steering.folding import fold, save_folded, unfold
 from mechsteer.steering.generation import Generation, generate
@@ -31,6 +32,7 @@ __all__ = [
     "calibrate",
     "calibrate_sign",
     "export_gguf",
+    "feature_steering",
     "flatten",
     "fold",
     "generate",
