@@ -51,7 +51,7 @@ def detectors(model):
     """Feature 0 is 1 on token A; 1 on all foreign tokens; 2 on A, a little on all others; 3 is dead."""
     table = backend_of(model).weights.embed(torch.arange(24)).detach().float()  # 24 tokens in 32 dimensions: every readout is exact
     foreign = (torch.arange(24) >= 12).float()
-    wanted = [torch.eye(24)[A], foreign, 0.5 * torch.eye(24)[A] + 0.5, torch.zeros(24)]
+    wanted = [torch.eye(24)[A], foreign, 0.8 * torch.eye(24)[A] + 0.2, torch.zeros(24)]
     return autoencoder([torch.linalg.lstsq(table, w[:, None]).solution[:, 0] for w in wanted], [0.0, 0.0, 0.0, -1.0])
 
 
