@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-_LATE = ("encoding", "recovered", "sae")  # modules that import what takes seconds
+_LATE = ("encoding", "falsification", "recovered", "sae")  # modules that import what takes seconds
 
 
 def __getattr__(name: str) -> Any:

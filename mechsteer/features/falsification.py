@@ -23,7 +23,7 @@ between "partly" and "weakly", one class here), control and intervals are ours.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,6 +41,7 @@ from mechsteer.features.injection import HOWS, How, inject, matched_tokens
 from mechsteer.models import tokenize
 from mechsteer.models.sites import Site, SiteLike, as_site
 from mechsteer.results import Interval, Result, cluster_weights
+from mechsteer.tokens import token_text
 
 Kind = Literal["token-driven", "partly token-driven", "context-driven", "unclear"]
 Figure = Literal["max", "mean"]
@@ -82,6 +83,9 @@ class FalsifiedFeature(Result):
     """injected, the one with the largest share of its activation first"""
     controls: tuple[int, ...]
     """injected in their place"""
+    words: tuple[str, ...]
+    """the tokens in words"""
+    control_words: tuple[str, ...]
     f_max: float
     effects: tuple[InjectionEffect, ...] = ()
 
@@ -155,7 +159,7 @@ def falsify(
         rng = np.random.default_rng([seed, seen.feature])
         tokens = {token: share for token, share in seen.token_shares[:n_tokens] if token != bos}
         if not tokens or not seen.f_max > 0:
-            rows.append(_untested(seen, tokens))
+            rows.append(_untested(seen, _words(model, tokens)))
             continue
         controls = matched_tokens(list(tokens), counts, {bos} if bos is not None else (), rng)
         left_out = tokens.keys() | set(controls.values())
@@ -175,6 +179,8 @@ def falsify(
                 why=why,
                 tokens=tuple(tokens),
                 controls=tuple(controls.values()),
+                words=tuple(_words(model, tokens).values()),
+                control_words=tuple(_words(model, [token]).popitem()[1] for token in controls.values()),
                 f_max=seen.f_max,
                 effects=effects,
             )
@@ -298,8 +304,20 @@ def _effect(
     )
 
 
-def _untested(seen: FeatureContexts, tokens: Mapping[int, float]) -> FalsifiedFeature:
+def _words(model: Any, tokens: Iterable[int]) -> dict[int, str]:
+    """Each token in words; its number where the model has no tokenizer."""
+    return {t: f"⟨{t}⟩" if model.tokenizer is None else token_text(model.tokenizer, t) for t in tokens}
+
+
+def _untested(seen: FeatureContexts, words: Mapping[int, str]) -> FalsifiedFeature:
     why = "it has no tokens to inject" if seen.f_max > 0 else "it fires on no token of the corpus"
     return FalsifiedFeature(
-        feature=seen.feature, kind="unclear", why=why, tokens=tuple(tokens), controls=(), f_max=seen.f_max
+        feature=seen.feature,
+        kind="unclear",
+        why=why,
+        tokens=tuple(words),
+        controls=(),
+        words=tuple(words.values()),
+        control_words=(),
+        f_max=seen.f_max,
     )

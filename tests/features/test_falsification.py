@@ -9,7 +9,7 @@ import toys
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.features import ContextAccumulator
+from mechsteer.features import ContextAccumulator, falsification
 from mechsteer.features.encoding import encode
 from mechsteer.features.falsification import (
     Falsification,
@@ -49,7 +49,9 @@ def model():
 @pytest.fixture(scope="module")
 def detectors(model):
     """Feature 0 is 1 on token A; 1 on all foreign tokens; 2 on A, a little on all others; 3 is dead."""
-    table = backend_of(model).weights.embed(torch.arange(24)).detach().float()  # 24 tokens in 32 dimensions: every readout is exact
+    table = (
+        backend_of(model).weights.embed(torch.arange(24)).detach().float()
+    )  # 24 tokens in 32 dimensions: every readout is exact
     foreign = (torch.arange(24) >= 12).float()
     wanted = [torch.eye(24)[A], foreign, 0.8 * torch.eye(24)[A] + 0.2, torch.zeros(24)]
     return autoencoder([torch.linalg.lstsq(table, w[:, None]).solution[:, 0] for w in wanted], [0.0, 0.0, 0.0, -1.0])
@@ -205,3 +207,29 @@ def test_refusals(model, detectors):
         inject([1], [2], "append", np.random.default_rng(0), bos=False)
     with pytest.raises(DataError, match="2 tokens replace those of a text of 1"):
         inject([1], [2, 3], "replace", np.random.default_rng(0), bos=False)
+
+
+def test_the_control_stands_in_the_same_places(model, detectors, monkeypatch):
+    rows, put = [], falsification.inject
+
+    def noted(*given, **options):
+        rows.append(put(*given, **options))
+        return rows[-1]
+
+    monkeypatch.setattr(falsification, "inject", noted)
+    seen, counts = seen_in(model, detectors, EMBEDDED, texts(30, high=24))
+    foreign = {token: n for token, n in counts.items() if token >= 12}
+    falsify(model, detectors, EMBEDDED, [seen[0]], texts(10, seed=5), foreign, n_boot=10, n_tokens=1)
+    places = [[token >= 12 for token in row] for row in rows]
+    assert len(places) == 3 * 2 * 10
+    for way in range(3):
+        own, control = (places[20 * way + 10 * side :][:10] for side in (0, 1))
+        assert own == control
+        assert all(sum(row) == 3 for row in own)
+
+
+def test_tokens_that_neutral_texts_hold_already_are_taken_out_first(model, detectors):
+    seen, counts = seen_in(model, detectors, EMBEDDED, texts(30, high=24))
+    full = [[*row, A] for row in texts(12, seed=5)]
+    found = falsify(model, detectors, EMBEDDED, [seen[0]], full, counts, n_boot=10, n_tokens=1)
+    assert {effect.d.value for effect in found.features[0].effects if effect.figure == "max"} == {math.inf}
