@@ -134,6 +134,7 @@ _SECTIONS = {
     "FeatureScores": ("features", "features"),
     "RatioScores": ("features", "ratios"),
     "FeatureContexts": ("features", "feature_contexts"),
+    "Falsification": ("falsified", "falsified"),
     "FeatureInWords": ("features", "feature_in_words"),
     "SAEQuality": ("features", "quality"),
     "FeatureCard": ("cards", "card"),

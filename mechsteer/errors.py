@@ -73,6 +73,10 @@ class HubError(MechsteerError):
     """The Hugging Face hub refused, or could not be asked."""
 
 
+class JudgeError(MechsteerError):
+    """A judge that could not be asked, or whose answer is none."""
+
+
 class MechsteerWarning(UserWarning):
     """A result that can be had but not trusted as it is: a degenerate direction, words that never occur, a file unchecked."""
 

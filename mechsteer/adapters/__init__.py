@@ -8,6 +8,7 @@ from mechsteer.adapters.clas import Clas
 from mechsteer.adapters.controls import MagnitudeOnly
 from mechsteer.adapters.dictionary import Dictionary
 from mechsteer.adapters.drab import Drab
+from mechsteer.adapters.feature import Feature
 from mechsteer.adapters.gated import Gated
 from mechsteer.adapters.loreft import LoReft
 from mechsteer.adapters.networks import n_parameters, size
@@ -27,6 +28,7 @@ __all__ = [
     "Clas",
     "Dictionary",
     "Drab",
+    "Feature",
     "Gated",
     "LoReft",
     "MagnitudeOnly",

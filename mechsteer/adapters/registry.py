@@ -17,6 +17,7 @@ from mechsteer.adapters.clamp import Clamp
 from mechsteer.adapters.clas import Clas
 from mechsteer.adapters.dictionary import Dictionary
 from mechsteer.adapters.drab import Drab
+from mechsteer.adapters.feature import Feature
 from mechsteer.adapters.gated import Gated
 from mechsteer.adapters.loreft import LoReft
 from mechsteer.adapters.prototypes import Prototypes
@@ -59,6 +60,7 @@ ADAPTERS: _Registry[type[Adapter]] = _Registry(
         "loreft": LoReft,
         "clas": Clas,
         "prototypes": Prototypes,
+        "feature": Feature,
     },
 )
 OBSERVERS: _Registry[type[Observer]] = _Registry(Observer, {})

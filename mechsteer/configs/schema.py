@@ -107,6 +107,21 @@ class SaeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FalsifySettings:
+    """Tokens of features in neutral text."""
+
+    text: str | None = setting(
+        None,
+        "file of neutral texts, one a line; null: statements about people and things from pocket's training text, "
+        "without sums",
+        contents=True,
+    )
+    n_texts: int = setting(64, "neutral texts, drawn from the file", least=8)
+    n_injected: int = setting(3, "tokens put into each", least=1)
+    n_boot: int = setting(1000, "resamples behind an interval", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
     """The probe of right and wrong."""
 
@@ -219,6 +234,7 @@ class Settings:
     adapter: AdapterSettings = section(AdapterSettings, "what is trained")
     evaluate: EvaluateSettings = section(EvaluateSettings, "the held-out problems")
     sae: SaeSettings = section(SaeSettings, "the sparse autoencoder")
+    falsify: FalsifySettings = section(FalsifySettings, "tokens of features in neutral text")
     probe: ProbeSettings = section(ProbeSettings, "the probe")
     topology: TopologySettings = section(TopologySettings, "trajectories")
     attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")

@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 
-_LATE = ("encoding", "gathering", "recovered", "sae")  # modules that import what takes seconds
+_LATE = ("encoding", "falsification", "gathering", "recovered", "sae")  # modules that import what takes seconds
 
 
 def __getattr__(name: str) -> Any:

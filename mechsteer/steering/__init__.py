@@ -3,6 +3,7 @@
 from mechsteer.steering.calibration import calibrate, calibrate_sign, strengths
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.exports import export_gguf
+from mechsteer.steering.feature_steering import feature_steering
 from mechsteer.steering.files import load_steering, read_header, read_steering, save_steering
 from mechsteer.steering.folding import fold, save_folded, unfold
 from mechsteer.steering.gain_files import gain_presets, save_gain_preset, save_mixed
@@ -38,6 +39,7 @@ __all__ = [
     "calibrate",
     "calibrate_sign",
     "export_gguf",
+    "feature_steering",
     "flatten",
     "fold",
     "gain_presets",

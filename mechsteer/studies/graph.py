@@ -71,6 +71,11 @@ STAGES: dict[str, Declaration] = {
         reads=("traces", "capture", "sae"),
         keys=("seed", "vocabulary", "sae.path"),
     ),
+    "falsify": Declaration(
+        about="put the tokens of the best features into neutral text: do they fire without reasoning?",
+        reads=("traces", "capture", "sae", "reasonscore"),
+        keys=("seed", "batch_size", "falsify", "sae.path"),
+    ),
     "probe": Declaration(
         about="probe right against wrong, beside all that the text says",
         reads=("traces", "capture", "site"),

@@ -13,7 +13,18 @@ from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, changed
 from mechsteer.pocket.traces import STYLE_MEANINGS
 from mechsteer.report import Block, ComparedTexts, Note, Report, Section, Table, Text, Verdict
-from mechsteer.report.sections import arms, features, parts, paths, probe, readings, training, trajectories, verdicts
+from mechsteer.report.sections import (
+    arms,
+    falsified,
+    features,
+    parts,
+    paths,
+    probe,
+    readings,
+    training,
+    trajectories,
+    verdicts,
+)
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
 from mechsteer.report.sections.words import meanings, quoted
@@ -21,6 +32,7 @@ from mechsteer.studies.results import (
     AttributeResult,
     CaptureResult,
     EvaluateResult,
+    FalsifyResult,
     OutcomeResult,
     PathsResult,
     ProbeResult,
@@ -52,6 +64,7 @@ class StageResults:
     site: SiteResult | None = None
     sae: SaeResult | None = None
     reasonscore: ReasonscoreResult | None = None
+    falsify: FalsifyResult | None = None
     probe: ProbeResult | None = None
     topology: TopologyResult | None = None
     evaluate: EvaluateResult | None = None
@@ -156,6 +169,7 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
     if results.reasonscore is not None and results.sae is not None:
         scored = results.reasonscore
         quality = results.sae.quality
+        tested = results.falsify
         found += features.features(
             scored.scores,
             seen=scored.top,
@@ -163,7 +177,10 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
             not_matched=scored.not_matched,
             quality=quality,
             dropped=scored.dropped,
+            falsified=None if tested is None else tested.falsification,
         )
+    if results.falsify is not None:
+        found += falsified.falsified(results.falsify.falsification, dropped=results.falsify.dropped)
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
     if results.topology is not None:

@@ -14,6 +14,7 @@ from mechsteer.attribution.facts import DirectionFacts
 from mechsteer.evaluation import Evaluation, PartsOutcome, PooledSeeds
 from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
 from mechsteer.evaluation.trajectories import TrajectoryTopology
+from mechsteer.features.falsification import Falsification
 from mechsteer.features.in_words import FeatureInWords, SAEQuality
 from mechsteer.features.matched_words import MatchedWords
 from mechsteer.features.reason_score import FeatureScores
@@ -91,6 +92,14 @@ class ReasonscoreResult(Result):
     not_matched: str = ""
     """why there are no ordinary words to compare with"""
     top: tuple[FeatureInWords, ...] = ()
+    dropped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FalsifyResult(Result):
+    """The best features with their tokens in neutral text; why nothing was tested in `dropped`."""
+
+    falsification: Falsification | None = None
     dropped: str = ""
 
 

@@ -20,7 +20,7 @@ from mechsteer.files import write_atomically
 from mechsteer.results import plain
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.files import load_steering
-from mechsteer.studies import attribute, evaluate, features, measure, outcome, paths, traces, train
+from mechsteer.studies import attribute, evaluate, falsify, features, measure, outcome, paths, traces, train
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.objectives import check_objective
@@ -37,6 +37,7 @@ FUNCTIONS = {
     "site": traces.site,
     "sae": features.sae,
     "reasonscore": features.reasonscore,
+    "falsify": falsify.falsify,
     "probe": measure.probe,
     "topology": measure.topology,
     "evaluate": evaluate.evaluate,

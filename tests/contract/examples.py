@@ -148,6 +148,15 @@ def fresh(
     )
 
 
+def feature(**options: Any) -> Adapter:
+    """A feature of a random autoencoder of 12 features, as it is read by the kind that `options` name."""
+    generator = torch.Generator().manual_seed(8)
+    n_rows = {"gated": 2, "topk": 12}.get(options.get("reads", "relu"), 1)
+    encoder = torch.randn(n_rows, toys.D_MODEL, generator=generator)
+    bias = torch.randn(n_rows, generator=generator)
+    return ms.adapters.Feature(toys.vector(3), encoder, bias, f_max=2.0, sae="of a test", **options)
+
+
 def magnitude_only(adapter: Adapter) -> Adapter:
     return ms.adapters.MagnitudeOnly(adapter, toys.vector(6))
 
@@ -159,6 +168,7 @@ PLACED = {
     "sadi": Case(lambda model: ms.adapters.Sadi(toys.vector(3), 7)),
     "clas": Case(lambda model: ms.adapters.Clas(toys.vector(3)), noise=0.1),
     "prototypes": Case(lambda model: ms.adapters.Prototypes(PROTOTYPES)),
+    "feature": Case(lambda model: feature(gamma=1.5)),
     "toy_prompt_mlp": fresh("toy_prompt_mlp", ms.Site(0, "mlp_out")),
     "toy_low_rank": fresh("toy_low_rank", ms.Site(1, "down_out"), ms.Site(1, "down_in"), noise=0.3),
     "drab": fresh("drab", d_hidden=6, noise=0.1),
@@ -193,6 +203,9 @@ EXAMPLES = {
     "magnitude of a recurrent gate": Case(
         lambda model: magnitude_only(untrained(model, "toy_gated_gru", BLOCK_1).adapter)
     ),
+    "feature, clamped": Case(lambda model: feature(mode="clamp", reads="jumprelu", threshold=0.5, scale=1.5)),
+    "feature of a gated autoencoder, ablated": Case(lambda model: feature(mode="ablate", reads="gated")),
+    "feature among the largest, clamped": Case(lambda model: feature(mode="clamp", reads="topk", k=4, index=2)),
     "recurrent, read below": Case(lambda model: Recurrent(model.cfg.d_model), read=ms.Site(1, "attn_out")),
     "drab, hybrid": fresh("drab", form="hybrid", s_max=0.5, d_hidden=6, noise=0.1, pooling="last"),
     "drab, scaled add of low rank": fresh("drab", form="scaled_add", d_hidden=6, rank=3, noise=0.1, bos=False),

@@ -309,7 +309,7 @@ def test_a_notebook_shows_each_result_in_a_frame_of_its_own(found, deltas, seen)
     for result, title in (
         (found, "What carries the effect"),
         (ms.attribute(deltas, ms.bases.from_sae(ToySAE()), k=3), "What the delta is made of"),
-        (seen[0], "Features of reasoning"),
+        (seen[0], "Features that score high around reasoning words"),
         (seen[1][0], "Feature f0"),
         (ms.topology.summarize(np.eye(4)), "Topology of one trajectory"),
     ):

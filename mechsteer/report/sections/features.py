@@ -1,4 +1,7 @@
-"""Features of reasoning: ReasonScore, what each feature fires on, and how good the SAE is."""
+"""Candidates for features of reasoning: ReasonScore, what each fires on, its class, and how good the SAE is.
+
+None is called a feature of reasoning without its class beside it (`mechsteer.features.falsification`).
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mechsteer.features.contexts import FeatureContexts
+from mechsteer.features.falsification import Falsification
 from mechsteer.features.in_words import FeatureInWords, SAEQuality, in_words
 from mechsteer.features.matched_words import MatchedWords
 from mechsteer.features.reason_score import FeatureScores, RatioScores
@@ -18,11 +22,12 @@ from mechsteer.report.report import Section
 from mechsteer.report.sections.words import count, listed, p_value, spoken
 from mechsteer.report.tables import Table, number
 
-TITLE = "Features of reasoning"
+TITLE = "Features that score high around reasoning words"
 QUANTILE = 0.997
 ALPHA = 0.05
 DETECTS = 0.9  # of a feature's mass on five tokens
 NEVER = "never, on these traces"
+NOT_TESTED = "not tested"
 
 
 def features(
@@ -33,9 +38,10 @@ def features(
     not_matched: str = "",
     quality: SAEQuality | None = None,
     dropped: str = "",
+    falsified: Falsification | None = None,
 ) -> list[Section]:
     """ReasonScore with the features `seen` in words, best first (default: the eight best, by number alone), and what
-    ordinary words reach, `matched` (why there are none: `not_matched`).
+    ordinary words reach, `matched` (why there are none: `not_matched`). The class of each feature is `falsified`'s.
 
     Without `scores` the section says why, `dropped`.
     """
@@ -51,6 +57,7 @@ def features(
     shown = [(f"f{i}", words.get(i), None if matched is None else float(matched.p_any[i])) for i in top]
     if said := failing(shown):
         blocks.append(Note(said, kind="warning"))
+    blocks.append(Text(of_class(top, falsified)))
     if said := below_zero(scores, top):
         blocks.append(Text(said))
     caption = "Features with the highest ReasonScore"
@@ -59,7 +66,7 @@ def features(
     if words:
         caption += ". A feature whose mass sits on five tokens detects these tokens, not reasoning."
     blocks += [
-        Table([_row(i, scores, words.get(i), matched) for i in top], caption=caption),
+        Table([_row(i, scores, words.get(i), matched, falsified) for i in top], caption=caption),
         figures.score_histogram(
             scores.score.numpy(),
             cutoff=float(scores.score.quantile(QUANTILE)),
@@ -145,6 +152,19 @@ def beside_ordinary(scores: FeatureScores, matched: MatchedWords) -> str:
     return f"{beyond} feature{'s score' if beyond > 1 else ' scores'} higher around the vocabulary than any does around ordinary words. {text}."
 
 
+def of_class(top: Sequence[int], falsified: Falsification | None) -> str:
+    """How many of the features shown may be called features of reasoning, in words."""
+    if falsified is None or not any(falsified.kind_of(i) for i in top):
+        return "None of these features is called one of reasoning: none was tested (`mechsteer falsify`)."
+    passed = [f"f{i}" for i in top if falsified.kind_of(i) == "context-driven"]
+    if not passed:
+        return "None of these features is one of reasoning by the test of this page: none is context-driven."
+    return (
+        f"Of these features {_of_them(passed, len(top))} context-driven: not explained by their tokens alone, and "
+        "candidates for features of reasoning. The others are not."
+    )
+
+
 def never_fires(feature: FeatureInWords) -> bool:
     """Whether the feature is active on no token that was read."""
     return feature.density == 0
@@ -204,11 +224,16 @@ def below_zero(scores: FeatureScores, top: Sequence[int]) -> str:
 
 
 def _row(
-    i: int, scores: FeatureScores, feature: FeatureInWords | None, matched: MatchedWords | None
+    i: int,
+    scores: FeatureScores,
+    feature: FeatureInWords | None,
+    matched: MatchedWords | None,
+    falsified: Falsification | None,
 ) -> dict[str, object]:
     row: dict[str, object] = {"feature": f"f{i}", "ReasonScore": float(scores.score[i])}
     if matched is not None:
         row["p, all features"] = p_value(float(matched.p_any[i]))
+    row["class"] = (falsified.kind_of(i) if falsified is not None else None) or NOT_TESTED
     if feature is None:
         return row
     return row | {
