@@ -19,6 +19,7 @@ from mechsteer.features.reason_score import (
     reason_ratio,
     reason_score,
 )
+from mechsteer.features.sparse import SparseActs
 from mechsteer.features.vocabulary import TokenGroups, groups_for, presets, surface_forms
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "reason_score",
     "FeatureScores",
     "ReasonScoreAccumulator",
+    "SparseActs",
     "MatchedLists",
     "MatchedWords",
     "MatchedWordsAccumulator",
