@@ -119,6 +119,7 @@ _SECTIONS = {
     "FeatureContexts": ("features", "feature_contexts"),
     "FeatureInWords": ("features", "feature_in_words"),
     "SAEQuality": ("features", "quality"),
+    "LayersCompared": ("layers", "layers"),
     "ProbeEvaluation": ("probe", "probe"),
     "PartialEffect": ("probe", "partial"),
     "TrajectoryTopology": ("trajectories", "trajectories"),

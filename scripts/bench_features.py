@@ -45,7 +45,7 @@ def dense(tokens: Tensor, acts: Tensor, window: tuple[int, int], alpha: float) -
     return mu_pos / mu_pos.sum() * entropy**alpha - mu_neg / mu_neg.sum()
 
 
-def small() -> None:
+def main() -> None:
     """The streamed score beside loops."""
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(0, VOCAB, (N_ROWS, N_POS), generator=generator)
@@ -149,4 +149,4 @@ def peak_mib() -> float:
 
 
 if __name__ == "__main__":
-    {"small": small, "sparse": large, "encode": encoding}[sys.argv[1] if len(sys.argv) > 1 else "small"]()
+    {"small": main, "sparse": large, "encode": encoding}[sys.argv[1] if len(sys.argv) > 1 else "small"]()

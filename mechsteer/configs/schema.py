@@ -107,6 +107,16 @@ class SaeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReasonscoreSettings:
+    """The score of SAE features."""
+
+    ratio: bool = setting(
+        False, "beside it, prompt by prompt: how much stronger a feature is on reasoning words than in the rest"
+    )
+    k: int = setting(32, "ratio: features taken per prompt, those with the largest mean activation", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
     """The probe of right and wrong."""
 
@@ -206,6 +216,7 @@ class Settings:
     adapter: AdapterSettings = section(AdapterSettings, "what is trained")
     evaluate: EvaluateSettings = section(EvaluateSettings, "the held-out problems")
     sae: SaeSettings = section(SaeSettings, "the sparse autoencoder")
+    reasonscore: ReasonscoreSettings = section(ReasonscoreSettings, "the score of features")
     probe: ProbeSettings = section(ProbeSettings, "the probe")
     topology: TopologySettings = section(TopologySettings, "trajectories")
     attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")

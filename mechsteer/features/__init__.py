@@ -9,7 +9,8 @@ from typing import Any
 
 from mechsteer.errors import MechsteerWarning
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
-from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
+from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, SAEStep, in_words
+from mechsteer.features.layers import LayerFeatures, LayersCompared, overlaps
 from mechsteer.features.matched_words import MatchedLists, MatchedWords, MatchedWordsAccumulator
 from mechsteer.features.reason_score import (
     FeatureScores,
@@ -44,6 +45,10 @@ __all__ = [
     "ContextInWords",
     "FeatureInWords",
     "SAEQuality",
+    "SAEStep",
+    "LayerFeatures",
+    "LayersCompared",
+    "overlaps",
     "in_words",
     "token_shares",
 ]

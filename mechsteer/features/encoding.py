@@ -119,7 +119,7 @@ def _largest(sae: Any, x: Tensor, scale: Tensor | float) -> SparseActs:
 
 def _architecture(sae: Any) -> str | None:
     """By sae_lens' name, whose configurations have a method for it."""
-    name = getattr(sae.cfg, "architecture", None)
+    name: Any = getattr(sae.cfg, "architecture", None)
     return name() if callable(name) else name
 
 

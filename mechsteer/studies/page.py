@@ -11,9 +11,21 @@ from typing import Any
 
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, changed
+from mechsteer.features.layers import LayersCompared
 from mechsteer.pocket.traces import STYLE_MEANINGS
 from mechsteer.report import Block, ComparedTexts, Note, Report, Section, Table, Text, Verdict
-from mechsteer.report.sections import arms, features, parts, paths, probe, readings, training, trajectories, verdicts
+from mechsteer.report.sections import (
+    arms,
+    features,
+    layers,
+    parts,
+    paths,
+    probe,
+    readings,
+    training,
+    trajectories,
+    verdicts,
+)
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
 from mechsteer.report.sections.words import meanings, quoted
@@ -52,6 +64,7 @@ class StageResults:
     site: SiteResult | None = None
     sae: SaeResult | None = None
     reasonscore: ReasonscoreResult | None = None
+    layers: LayersCompared | None = None
     probe: ProbeResult | None = None
     topology: TopologyResult | None = None
     evaluate: EvaluateResult | None = None
@@ -164,6 +177,10 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
             quality=quality,
             dropped=scored.dropped,
         )
+        found += [] if scored.ratios is None else features.ratios(scored.ratios)
+        found += layers.sae_training(results.sae.history, site=str(results.sae.site))
+    if results.layers is not None:
+        found += layers.layers(results.layers)
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
     if results.topology is not None:
