@@ -141,6 +141,7 @@ _SECTIONS = {
     "FeatureCards": ("cards", "cards"),
     "FeatureClusters": ("clusters", "clusters"),
     "FeatureKinds": ("clusters", "kinds"),
+    "LayersCompared": ("layers", "layers"),
     "ProbeEvaluation": ("probe", "probe"),
     "PartialEffect": ("probe", "partial"),
     "TrajectoryTopology": ("trajectories", "trajectories"),

@@ -122,6 +122,16 @@ class FalsifySettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReasonscoreSettings:
+    """The score of SAE features."""
+
+    ratio: bool = setting(
+        False, "beside it, prompt by prompt: how much stronger a feature is on reasoning words than in the rest"
+    )
+    k: int = setting(32, "ratio: features taken per prompt, those with the largest mean activation", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProbeSettings:
     """The probe of right and wrong."""
 
@@ -235,6 +245,7 @@ class Settings:
     evaluate: EvaluateSettings = section(EvaluateSettings, "the held-out problems")
     sae: SaeSettings = section(SaeSettings, "the sparse autoencoder")
     falsify: FalsifySettings = section(FalsifySettings, "tokens of features in neutral text")
+    reasonscore: ReasonscoreSettings = section(ReasonscoreSettings, "the score of features")
     probe: ProbeSettings = section(ProbeSettings, "the probe")
     topology: TopologySettings = section(TopologySettings, "trajectories")
     attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")

@@ -12,8 +12,9 @@ from mechsteer.features.cards import CardSettings, FeatureCard, FeatureCards, to
 from mechsteer.features.clustering import Clustering, FeatureClusters, cluster_by_decoder, cluster_by_firing
 from mechsteer.features.contexts import Context, ContextAccumulator, FeatureContexts, token_shares
 from mechsteer.features.firings import FiringAccumulator, Firings, QuantileBand, quantile_bands
-from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, in_words
+from mechsteer.features.in_words import ContextInWords, FeatureInWords, SAEQuality, SAEStep, in_words
 from mechsteer.features.kinds import FeatureKinds, classify_kinds, firing_columns
+from mechsteer.features.layers import LayerFeatures, LayersCompared, overlaps
 from mechsteer.features.matched_words import MatchedLists, MatchedWords, MatchedWordsAccumulator
 from mechsteer.features.reason_score import (
     FeatureScores,
@@ -23,6 +24,7 @@ from mechsteer.features.reason_score import (
     reason_ratio,
     reason_score,
 )
+from mechsteer.features.sparse import SparseActs
 from mechsteer.features.vocabulary import TokenGroups, groups_for, presets, surface_forms
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "reason_score",
     "FeatureScores",
     "ReasonScoreAccumulator",
+    "SparseActs",
     "MatchedLists",
     "MatchedWords",
     "MatchedWordsAccumulator",
@@ -46,6 +49,10 @@ __all__ = [
     "ContextInWords",
     "FeatureInWords",
     "SAEQuality",
+    "SAEStep",
+    "LayerFeatures",
+    "LayersCompared",
+    "overlaps",
     "in_words",
     "token_shares",
     "FiringAccumulator",

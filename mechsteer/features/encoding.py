@@ -18,9 +18,12 @@ from torch import Tensor
 
 from mechsteer.bases import as_sae
 from mechsteer.features.shuffling import first_rows
+from mechsteer.features.sparse import SparseActs, join, sparsified
 from mechsteer.features.streams import Activations, Batches, as_batches
 
 N_EVALUATION = 2**17  # rows behind the metrics and the BatchTopK threshold
+_CHUNK_ELEMENTS = 2**22  # of pre-activations held at a time
+_FEW = ("topk", "jumprelu")  # BatchTopK and Matryoshka SAEs are saved as jumprelu
 
 
 class SparseAutoencoder(Protocol):
@@ -79,6 +82,45 @@ def encode(sae: AnySAE, acts: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*ro
     """Feature activations times the norm of their decoder rows: the size of what each adds to the reconstruction."""
     sae = as_sae(sae)
     return sae.encode(acts) * _decoder_scale(sae)
+
+
+def fires_sparsely(sae: AnySAE) -> bool:
+    """Whether its architecture keeps few features active per token: `encode_sparse` then saves time and memory."""
+    return _architecture(as_sae(sae)) in _FEW
+
+
+def encode_sparse(sae: AnySAE, acts: Float[Tensor, "*rows d_in"]) -> SparseActs:
+    """`encode` by the active features alone, equal to it to rounding. Rows are encoded piece by piece.
+
+    A TopK SAE gives its k features per token and no dense activations are made; of any other those of one piece are, and
+    k is the largest number of active features that a token has.
+    """
+    sae = as_sae(sae)
+    flat, scale = acts.reshape(-1, acts.shape[-1]), _decoder_scale(sae)
+    by_k = _architecture(sae) == "topk" and hasattr(sae, "process_sae_in")
+    found = join(
+        [
+            _largest(sae, piece, scale) if by_k else sparsified(sae.encode(piece) * scale)
+            for piece in flat.split(max(1, _CHUNK_ELEMENTS // sae.cfg.d_sae))
+        ]
+    )
+    return found.reshaped(acts.shape[:-1])
+
+
+def _largest(sae: Any, x: Tensor, scale: Tensor | float) -> SparseActs:
+    """What a TopK SAE keeps of rows [n d_in]: its k largest pre-activations, where they are positive."""
+    hidden = sae.process_sae_in(x) @ sae.W_enc + sae.b_enc
+    if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
+        hidden = hidden * sae.W_dec.norm(dim=-1)
+    values, indices = hidden.topk(sae.cfg.k, dim=-1, sorted=False)
+    norms = scale[indices] if isinstance(scale, Tensor) else scale
+    return SparseActs(indices=indices, values=values.relu() * norms, d_sae=sae.cfg.d_sae)
+
+
+def _architecture(sae: Any) -> str | None:
+    """By sae_lens' name, whose configurations have a method for it."""
+    name: Any = getattr(sae.cfg, "architecture", None)
+    return name() if callable(name) else name
 
 
 def decoder_rows(sae: AnySAE) -> Float[Tensor, "d_sae d_in"]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from mechsteer.features.contexts import FeatureContexts
 from mechsteer.results import Result
@@ -45,6 +46,27 @@ class SAEQuality(Result):
     dead_share: float
     n_tokens: int
     evaluated_on: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEStep(Result):
+    """One entry of an SAE's training history; held-out figures are nan where they were not looked at."""
+
+    step: int
+    loss: float
+    fvu: float
+    """of the batch trained on"""
+    l0: float
+    held_out_fvu: float = float("nan")
+    held_out_l0: float = float("nan")
+    held_out_dead_share: float = float("nan")
+
+
+def sae_steps(history: Iterable[Mapping[str, float]]) -> tuple[SAEStep, ...]:
+    """The history that `train_sae` keeps in its metrics; of another version what is known of it."""
+    names = {field.name for field in fields(SAEStep)}
+    known: list[dict[str, Any]] = [{name: value for name, value in entry.items() if name in names} for entry in history]
+    return tuple(SAEStep(**entry | {"step": int(entry["step"])}) for entry in known)
 
 
 def in_words(

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from mechsteer.errors import DataError
 from mechsteer.features.reason_score import FeatureScores, Groups, WordMatcher, check_acts, row_chunks, score_of
+from mechsteer.features.sparse import SparseActs, sums_over
 from mechsteer.results import Result
 from mechsteer.shapes import FeatureActs, Mask, Tokens
 
@@ -140,16 +141,19 @@ class MatchedWordsAccumulator:
         self._sums = torch.zeros(n_rows, d_sae, dtype=torch.float64)
         self._counts = torch.zeros(n_rows, dtype=torch.long)
 
-    def update(self, tokens: Tokens, feature_acts: FeatureActs, mask: Mask | None = None) -> None:
+    def update(self, tokens: Tokens, feature_acts: FeatureActs | SparseActs, mask: Mask | None = None) -> None:
         """As `ReasonScoreAccumulator.update`."""
         check_acts(tokens, feature_acts, mask, self.d_sae)
         kept = self._matcher.kept(tokens, mask)
         words = self._matcher.windows(tokens, kept).flatten(1)
         inside = torch.stack([words[each].any(0) for each in self.lists])
         rows = torch.cat([kept.flatten() & ~inside, inside, words])
-        flat = feature_acts.flatten(0, 1)
-        for part in row_chunks(kept.flatten(), max(self.d_sae, len(rows))):
-            self._sums += (rows[:, part].double() @ flat[part].double()).cpu()
+        if isinstance(feature_acts, SparseActs):
+            self._sums += sums_over(rows, feature_acts.flat())
+        else:
+            flat = feature_acts.flatten(0, 1)
+            for part in row_chunks(kept.flatten(), max(self.d_sae, len(rows))):
+                self._sums += (rows[:, part].double() @ flat[part].double()).cpu()
         self._counts += rows.sum(1).cpu()
 
     def result(self, scores: FeatureScores, text: Callable[[int], str]) -> MatchedWords:

@@ -15,6 +15,8 @@ and a match that touches one does not count.
 
 A word that never occurs has μ_i(r) = 0 and still counts in |R|. |R| = 1 gives H = 1. Every denominator
 of means has ε = 1e-12 added, and 0 ln 0 = 0. Sums are float64.
+
+Activations are dense, or `SparseActs`: the active features of each token alone. The scores are the same to rounding.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.errors import ConfigError, DataError, MechsteerWarning, NonFiniteError, ShapeError
+from mechsteer.features.sparse import SparseActs, sums_over
 from mechsteer.results import Result
 from mechsteer.shapes import FeatureActs, Mask, Tokens
 
@@ -160,7 +163,7 @@ class ReasonScoreAccumulator:
         self._sums = torch.zeros(2 + n_words, d_sae, dtype=torch.float64)
         self._counts = torch.zeros(2 + n_words, dtype=torch.long)
 
-    def update(self, tokens: Tokens, feature_acts: FeatureActs, mask: Mask | None = None) -> None:
+    def update(self, tokens: Tokens, feature_acts: FeatureActs | SparseActs, mask: Mask | None = None) -> None:
         """Adds whole documents: `tokens` [n_rows pos], `feature_acts` [n_rows pos d_sae] scaled by the decoder norms.
 
         Raises ShapeError, and NonFiniteError for NaN or infinity at a kept token.
@@ -170,7 +173,15 @@ class ReasonScoreAccumulator:
         words = self._matcher.windows(tokens, kept).flatten(1)
         union = words.any(0)
         outside = kept.flatten() & ~union
-        flat = feature_acts.flatten(0, 1)
+        if isinstance(feature_acts, SparseActs):
+            sums = sums_over(torch.cat([torch.stack([outside, union]), words]), feature_acts.flat())
+        else:
+            sums = self._dense_sums(outside, union, words, feature_acts.flatten(0, 1))
+        self._sums += sums
+        self._counts += torch.cat([torch.stack([outside.sum(), union.sum()]), words.sum(1)]).cpu()
+
+    def _dense_sums(self, outside: Tensor, union: Tensor, words: Tensor, flat: Tensor) -> Tensor:
+        """[2 + n_words d_sae] of `flat` [n_tokens d_sae]."""
         sums = torch.zeros_like(self._sums)
         for rows in row_chunks(outside, self.d_sae):
             # subtracting μ⁺'s sum from the total instead would leave rounding where there is no activation at all
@@ -182,8 +193,7 @@ class ReasonScoreAccumulator:
             raise NonFiniteError(
                 "NaN or infinity in the feature activations", "mask the positions that were not computed"
             )
-        self._sums += sums
-        self._counts += torch.cat([torch.stack([outside.sum(), union.sum()]), words.sum(1)]).cpu()
+        return sums
 
     def result(self) -> FeatureScores:
         """The scores so far. Raises DataError if no word occurred; warns of words without a match."""
@@ -221,18 +231,17 @@ class ReasonRatioAccumulator:
         self._n_prompts = torch.zeros(d_sae, dtype=torch.long)
         self._n_with_words = 0
 
-    def update(self, tokens: Tokens, feature_acts: FeatureActs, mask: Mask | None = None) -> None:
+    def update(self, tokens: Tokens, feature_acts: FeatureActs | SparseActs, mask: Mask | None = None) -> None:
         """Adds whole prompts, one per row; shapes and errors as in `ReasonScoreAccumulator.update`."""
         check_acts(tokens, feature_acts, mask, self.d_sae)
         kept = self._matcher.kept(tokens, mask)
         reasoning = self._matcher.windows(tokens, kept).any(0)
         for row in reasoning.any(1).nonzero().flatten().tolist():
-            mean_all = feature_acts[row, kept[row]].mean(0, dtype=torch.float64).cpu()
+            mean_all, mean_reasoning = _means(feature_acts[row], torch.stack([kept[row], reasoning[row]]))
             if not mean_all.isfinite().all():
                 raise NonFiniteError(f"NaN or infinity in the activations of row {row}", "mask what was not computed")
             top = mean_all.topk(min(self.k, self.d_sae)).indices
             top = top[mean_all[top] > 0]  # a silent feature is not among the top, it only fills them up
-            mean_reasoning = feature_acts[row, reasoning[row]].mean(0, dtype=torch.float64).cpu()
             self._ratios[top] += mean_reasoning[top] / mean_all[top]
             self._n_prompts[top] += 1
             self._n_with_words += 1
@@ -251,7 +260,7 @@ class ReasonRatioAccumulator:
 
 def reason_score(
     tokens: Tokens,
-    feature_acts: FeatureActs,
+    feature_acts: FeatureActs | SparseActs,
     groups: Groups,
     *,
     window: tuple[int, int] = (2, 3),
@@ -282,7 +291,7 @@ def reason_score(
 
 def reason_ratio(
     tokens: Tokens,
-    feature_acts: FeatureActs,
+    feature_acts: FeatureActs | SparseActs,
     groups: Groups,
     *,
     k: int = 32,
@@ -320,7 +329,14 @@ def row_chunks(selected: Bool[Tensor, " n"], d_sae: int) -> Sequence[Tensor]:
     return rows.split(max(1, _CHUNK_ELEMENTS // max(d_sae, 1))) if len(rows) else ()
 
 
-def check_acts(tokens: Tensor, feature_acts: Tensor, mask: Tensor | None, d_sae: int) -> None:
+def _means(acts: Tensor | SparseActs, sets: Bool[Tensor, "n_sets pos"]) -> Float[Tensor, "n_sets d_sae"]:
+    """Mean activation over each set of positions of one row, float64."""
+    if isinstance(acts, SparseActs):
+        return sums_over(sets, acts) / sets.sum(1, keepdim=True).cpu()
+    return torch.stack([acts[own].mean(0, dtype=torch.float64) for own in sets]).cpu()
+
+
+def check_acts(tokens: Tensor, feature_acts: Tensor | SparseActs, mask: Tensor | None, d_sae: int) -> None:
     """Raises ShapeError unless tokens, activations and mask are of the same positions."""
     if tokens.ndim != 2 or tuple(feature_acts.shape) != (*tokens.shape, d_sae):
         raise ShapeError(

@@ -8,14 +8,16 @@ term), L_zeroed that with the site set to zero; each in nats per token, a mean o
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from mechsteer.bases import as_sae
 from mechsteer.errors import DataError
 from mechsteer.features.encoding import splice_fn
 from mechsteer.models import backend_of, tokenize
@@ -41,11 +43,23 @@ class LossRecovered(Result):
         return (self.zeroed - self.spliced) / span if span > 0 else math.nan
 
 
+@dataclass(frozen=True, kw_only=True)
+class LossesRecovered(Result):
+    """Several SAEs of one model: each at its site with the others away, and all spliced into the same forward passes."""
+
+    alone: dict[str, LossRecovered]
+    """by site"""
+    together: LossRecovered
+
+
+Splice = Callable[[Tensor], Tensor] | Any
+
+
 @torch.no_grad()
 def loss_recovered(
     model: object,
     site: SiteLike,
-    splice: Callable[[Tensor], Tensor] | Any,
+    splice: Splice,
     rows: Sequence[str | Sequence[int]],
     *,
     batch_size: int = 16,
@@ -57,24 +71,70 @@ def loss_recovered(
 
     Raises DataError for rows of fewer than two tokens, UnknownSiteError for a site that cannot be written.
     """
-    is_sae = hasattr(splice, "W_dec") or not callable(splice)
-    replace: Any = splice_fn(splice, error_term=False) if is_sae else splice
-    ids = tokenize(model, rows)
-    if short := [i for i, row in enumerate(ids) if len(row) < 2]:
-        raise DataError(f"row {short[0]} has {len(ids[short[0]])} token", "give rows with a token to predict")
-    runner, name = backend_of(model).runner, as_site(site).at(model).resolve(model, write=True)
-    order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
-    batches = make_batches(model, [(row[:1], row[1:]) for row in ids], batch_size, order)
-    edits: tuple[Callable[[Tensor], Tensor | None], ...] = (lambda _acts: None, replace, torch.zeros_like)
-    losses = []
-    for edit in edits:
-        remove = runner.attach(name, edit)
-        try:
-            losses.append(sum(_row_losses(model, batch) for batch in batches) / len(ids))
-        finally:
-            remove()
-    base, spliced, zeroed = losses
-    return LossRecovered(base=base, spliced=spliced, zeroed=zeroed, n_rows=len(ids))
+    lost = _Losses(model, {site: splice}, rows, batch_size)
+    return lost.measured(lost.names, base=lost.run({}))
+
+
+@torch.no_grad()
+def losses_recovered(
+    model: object,
+    splices: Mapping[Any, Splice],
+    rows: Sequence[str | Sequence[int]],
+    *,
+    batch_size: int = 16,
+) -> LossesRecovered:
+    """`loss_recovered` of several SAEs, {site: SAE or function}, alone and together; the loss as it is is measured once.
+
+    Together all sites are replaced, and for comparison all are zeroed. Raises what `loss_recovered` does, and DataError
+    for none, or for one site named twice.
+    """
+    lost = _Losses(model, splices, rows, batch_size)
+    base = lost.run({})
+    alone = {str(site): lost.measured([name], base=base) for site, name in zip(lost.sites, lost.names, strict=True)}
+    together = lost.measured(lost.names, base=base) if len(alone) > 1 else next(iter(alone.values()))
+    return LossesRecovered(alone=alone, together=together)
+
+
+class _Losses:
+    """The mean loss of rows under edits of some sites."""
+
+    def __init__(
+        self, model: object, splices: Mapping[Any, Splice], rows: Sequence[str | Sequence[int]], batch_size: int
+    ) -> None:
+        ids = tokenize(model, rows)
+        if short := [i for i, row in enumerate(ids) if len(row) < 2]:
+            raise DataError(f"row {short[0]} has {len(ids[short[0]])} token", "give rows with a token to predict")
+        self.model, self.n_rows = model, len(ids)
+        self.sites = [as_site(site).at(model) for site in splices]
+        self.names = [site.resolve(model, write=True) for site in self.sites]
+        if len(set(self.names)) != len(splices) or not splices:
+            raise DataError(f"SAEs at {[str(site) for site in self.sites]}", "give at least one site, each once")
+        self._edits = dict(zip(self.names, map(_replacing, splices.values()), strict=True))
+        order = sorted(range(len(ids)), key=lambda i: len(ids[i]))
+        self._batches = make_batches(model, [(row[:1], row[1:]) for row in ids], batch_size, order)
+
+    def measured(self, names: Sequence[str], *, base: float) -> LossRecovered:
+        """With the sites `names` spliced, and zeroed."""
+        spliced = self.run({name: self._edits[name] for name in names})
+        return LossRecovered(
+            base=base, spliced=spliced, zeroed=self.run(dict.fromkeys(names, torch.zeros_like)), n_rows=self.n_rows
+        )
+
+    def run(self, edits: Mapping[str, Callable[[Tensor], Tensor]]) -> float:
+        """In nats per token, all edits in one forward."""
+        runner = backend_of(self.model).runner
+        with contextlib.ExitStack() as attached:
+            for name, edit in edits.items():
+                attached.callback(runner.attach(name, edit))
+            return sum(_row_losses(self.model, batch) for batch in self._batches) / self.n_rows
+
+
+def _replacing(splice: Splice) -> Callable[[Tensor], Tensor]:
+    """A function of an activation; an SAE may lie on another device."""
+    if callable(splice) and not hasattr(splice, "W_dec"):
+        return cast("Callable[[Tensor], Tensor]", splice)
+    sae, through = as_sae(splice), splice_fn(splice, error_term=False)
+    return lambda acts: through(acts.to(sae.device)).to(acts.device)
 
 
 def _row_losses(model: object, batch: Batch) -> float:

@@ -36,34 +36,37 @@ from mechsteer.errors import (
     MechsteerWarning,
     ModelLoadError,
     ModelMismatchError,
-    NonFiniteError,
     UnknownSiteError,
-    closest,
 )
 from mechsteer.features import sae_library as lens
 from mechsteer.features.encoding import (
-    N_EVALUATION,
     SparseAutoencoder,
     decoder_rows,
     encode,
+    encode_sparse,
     evaluate_sae,
+    fires_sparsely,
     splice_fn,
 )
 from mechsteer.features.sae_checkpoint import read_checkpoint, restore_checkpoint, save_checkpoint
 from mechsteer.features.sae_files import FOREIGN, checked_config, read_metrics, write_sae
 from mechsteer.features.sae_reader import read_sae
+from mechsteer.features.sae_trainer import calibrate_threshold, frozen, held_out, inference, logged, sae_trainer
 from mechsteer.features.shuffling import first_rows, shuffled
 from mechsteer.features.streams import Activations, Batches, as_batches, origin_of, width_of
 from mechsteer.files import remove
-from mechsteer.models.sites import SiteLike, as_site
+from mechsteer.models.sites import Site, SiteLike, as_site
 
 __all__ = [
     "train_sae",
+    "train_saes",
     "TrainedSAE",
     "Architecture",
     "load_sae",
     "load_release",
     "encode",
+    "encode_sparse",
+    "fires_sparsely",
     "decoder_rows",
     "splice_fn",
     "evaluate_sae",
@@ -83,6 +86,8 @@ _UNREADABLE = (
     AssertionError,
 )
 _N_STATISTICS = 2**16  # rows behind mean and scale
+N_HELD_OUT = 2048  # rows looked at while training
+LOOKS = 5  # entries of the history from one look to the next
 
 
 @dataclass(frozen=True)
@@ -128,6 +133,7 @@ def train_sae(
     tokens) needs. `d_in` is that of the activations. `d_sae` defaults to 8 d_in. `k`: active features per token. `options` go to sae_lens'
     training configuration. `metadata` is saved with the SAE: "model_fingerprint" and "site" are
     what `load_sae` compares, and known of a store. Metrics are measured on `eval_batches`, or on the training stream, and say which.
+    The history of steps in them holds L0, FVU and the dead share on the first of `eval_batches` beside those of the step.
 
     `out`: a folder for the SAE, `metrics.json` and, every `checkpoint_every` steps, a checkpoint. With
     `resume` a finished folder is returned as it is and an interrupted one goes on to the result of an undisturbed run.
@@ -172,7 +178,7 @@ def train_sae(
         _require_same(recipe, metrics.get("recipe"), folder)
         return TrainedSAE(load_sae(folder, device=device), metrics)
 
-    trainer = _trainer(recipe, mean * scale, device)
+    trainer = sae_trainer(recipe, mean * scale, device)
     trainer.activation_scaler.scaling_factor = scale
     history: list[dict[str, float]] = []
     checkpoint = folder / "checkpoint.safetensors" if folder is not None else None
@@ -183,6 +189,7 @@ def train_sae(
         restore_checkpoint(saved, trainer)
         history = extra["history"]
 
+    unseen = None if eval_batches is None else _held_out_rows(eval_batches, d_in)
     generator = torch.Generator().manual_seed(seed)
     stream = shuffled(batches, d_in=d_in, batch_size=batch_size, buffer_size=buffer_size, generator=generator)
     for _ in range(trainer.n_training_steps):
@@ -196,20 +203,49 @@ def train_sae(
             done = trainer.n_training_steps
             bar.update()
             if done % log_every == 0 or done == steps:
-                history.append(_logged(trainer, output))
+                history.append(logged(trainer, output))
+                if unseen is not None and (done % (LOOKS * log_every) == 0 or done == steps):
+                    history[-1] |= held_out(trainer, unseen)
             if checkpoint is not None and checkpoint_every and done % checkpoint_every == 0 and done < steps:
                 save_checkpoint(checkpoint, trainer, {"recipe": recipe, "history": history})
 
     trainer.sae.fold_activation_norm_scaling_factor(scale)
     if isinstance(trainer.sae, lens.BatchTopKTrainingSAE):
-        _calibrate_threshold(trainer.sae, batches, k)
-    sae = _inference(trainer.sae, recipe["metadata"])
+        calibrate_threshold(trainer.sae, batches, k)
+    sae = inference(trainer.sae, recipe["metadata"])
     measured = evaluate_sae(sae, batches if eval_batches is None else eval_batches)
     where = "training stream" if eval_batches is None else "eval_batches"
     metrics = {**measured, "evaluated_on": where, "recipe": recipe, "history": history}
     if folder is not None:
         _save(sae, metrics, folder)
     return TrainedSAE(sae, metrics)
+
+
+def train_saes(
+    store: Mapping[Site, Activations],
+    *,
+    out: str | Path | None = None,
+    eval_store: Mapping[Site, Activations] | None = None,
+    **settings: Any,
+) -> dict[Site, TrainedSAE]:
+    """An SAE for every site of what `capture` gave for several sites at once, on disk or in memory.
+
+    `settings` are those of `train_sae`, the same for all; `eval_store` holds held-out activations of the same sites. With
+    `out` each lies in a folder of its own, named as its site prints; what is finished there is read back.
+
+    Raises DataError where the held-out activations lack a site, and what `train_sae` raises.
+    """
+    if eval_store is not None and (missing := [str(site) for site in store if site not in eval_store]):
+        raise DataError(f"no held-out activations at {missing}", "capture the same sites")
+    return {
+        site: train_sae(
+            store[site],
+            eval_batches=None if eval_store is None else eval_store[site],
+            out=None if out is None else Path(out) / str(site),
+            **settings,
+        )
+        for site in store
+    }
 
 
 def load_sae(
@@ -241,7 +277,7 @@ def load_sae(
         sae = lens.SAE.load_from_disk(folder, device=device)
     except _UNREADABLE as error:
         raise FileFormatError(f"the SAE {folder} cannot be read: {error}", FOREIGN) from error
-    return _frozen(sae)
+    return frozen(sae)
 
 
 def _site_name(site: Any) -> str:
@@ -258,7 +294,7 @@ def load_release(release: str, sae_id: str, *, device: str = "cpu") -> lens.SAE[
     Raises ModelLoadError.
     """
     try:
-        return _frozen(lens.SAE.from_pretrained(release, sae_id, device=device))
+        return frozen(lens.SAE.from_pretrained(release, sae_id, device=device))
     except (OSError, KeyError, ValueError) as error:
         raise ModelLoadError(
             f"no SAE {sae_id!r} of release {release!r}: {error}",
@@ -282,99 +318,11 @@ def _statistics(batches: Batches, d_in: int) -> tuple[float, Tensor, str]:
     return math.sqrt(d_in / variance), mean.float(), digest.hexdigest()[:16]
 
 
-def _trainer(recipe: Mapping[str, Any], b_dec: Tensor, device: str) -> lens.SAETrainer[Any, Any]:
-    steps, batch_size, lr = recipe["n_steps"], recipe["batch_size"], recipe["lr"]
-    sae = _training_sae(recipe, device)
-    sae.b_dec.data.copy_(b_dec)
-    config = lens.SAETrainerConfig(
-        total_training_samples=steps * batch_size,
-        train_batch_size_samples=batch_size,
-        lr=lr,
-        lr_end=lr / 10,  # None trips an assertion of SAETrainer
-        lr_warm_up_steps=steps // 20,
-        lr_decay_steps=steps // 4,
-        dead_feature_window=max(10, steps // 20),
-        device=device,
-        logger=lens.LoggingConfig(log_to_wandb=False),
-    )
-
-    return lens.SAETrainer(config, sae, iter(()))  # no provider: batches are handed to step() one by one
-
-
-def _training_sae(recipe: Mapping[str, Any], device: str) -> lens.TrainingSAE[Any]:
-    architecture, k, width = recipe["architecture"], recipe["k"], recipe["d_sae"]
-    settings: dict[str, Any] = {"d_in": recipe["d_in"], "d_sae": width, "device": device}
-    if architecture in ("topk", "batchtopk", "matryoshka"):
-        settings["k"] = k
-    if architecture == "matryoshka":
-        settings["matryoshka_widths"] = sorted({max(1, width // part) for part in (8, 4, 2, 1)})
-    if architecture == "jumprelu":
-        settings |= {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": k}
-        settings["l0_warm_up_steps"] = recipe["n_steps"] // 10
-    name = "matryoshka_batchtopk" if architecture == "matryoshka" else architecture
-    sae_class, config_class = lens.get_sae_training_class(name)
-    known = config_class.__dataclass_fields__
-    for option in recipe["options"]:
-        if option not in known:
-            raise ConfigError(
-                f"unknown option {option!r} of a {architecture} SAE", f"closest: {closest(option, known)}"
-            )
-    cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(recipe["seed"])
-        return sae_class(config_class(**settings | recipe["options"]))
-
-
-def _logged(trainer: lens.SAETrainer[Any, Any], output: Any) -> dict[str, float]:
-    loss = float(output.loss.detach())
-    if not math.isfinite(loss):
-        raise NonFiniteError(
-            f"the loss became {loss} at step {trainer.n_training_steps}", "use a smaller learning rate"
-        )
-    with torch.no_grad():
-        x = output.sae_in
-        fvu = (x - output.sae_out).square().sum() / (x - x.mean(0)).square().sum()
-        return {
-            "step": trainer.n_training_steps,
-            "loss": loss,
-            "fvu": float(fvu),
-            "l0": float((output.feature_acts > 0).float().sum(-1).mean()),
-            "not_fired_lately": float(trainer.dead_neurons.float().mean()),
-        }
-
-
-@torch.no_grad()
-def _calibrate_threshold(sae: lens.BatchTopKTrainingSAE, batches: Batches, k: int) -> None:
-    """Sets the inference threshold to the one at which L0 is k on the data.
-
-    sae_lens' running estimate starts at 0 and is far too low after a short training.
-    """
-    largest, n = [], 0
-    for x in first_rows(batches, sae.cfg.d_in, N_EVALUATION):
-        pre = sae.encode_with_hidden_pre(x.to(sae.device))[1].relu().flatten()
-        largest.append(pre.topk(min(4 * k * len(x), len(pre))).values)
-        n += len(x)
-    ranked = torch.cat(largest).sort(descending=True).values
-    between = ranked[k * n - 1 : k * n + 1]  # the last that shall fire and the first that shall not
-    sae.topk_threshold = between.double().mean()
-
-
-def _inference(trained: lens.TrainingSAE[Any], metadata: Mapping[str, Any]) -> lens.SAE[Any]:
-    # Cloned: sae_lens folds the decoder norms into the very tensors it is given.
-    state = {name: value.detach().clone() for name, value in trained.state_dict().items()}
-    trained.process_state_dict_for_saving_inference(state)
-    config = trained.cfg.get_inference_sae_cfg_dict()
-    config["metadata"] = {**config["metadata"], **metadata}
-    with torch.random.fork_rng(devices=[]):  # its random initial weights are replaced at once
-        sae: lens.SAE[Any] = lens.SAE.from_dict(config)
-    sae.load_state_dict(state)
-    if not isinstance(trained, lens.TopKTrainingSAE):  # whose state has its norms folded already
-        sae.fold_W_dec_norm()
-    return _frozen(sae)
-
-
-def _frozen(sae: lens.SAE[Any]) -> lens.SAE[Any]:
-    return sae.eval().requires_grad_(False)
+def _held_out_rows(batches: Batches, d_in: int) -> Tensor | None:
+    """The first held-out rows; None of what can be read once only, which is kept for the end."""
+    if not callable(batches) and iter(batches) is batches:
+        return None
+    return torch.cat(list(first_rows(batches, d_in, N_HELD_OUT)))
 
 
 def _save(sae: lens.SAE[Any], metrics: Mapping[str, Any], folder: Path) -> None:

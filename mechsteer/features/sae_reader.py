@@ -76,7 +76,7 @@ class ReadSAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """Feature activations [... d_sae] of activations [... d_in]."""
-        x = self._normalized(x.to(self.dtype)) - self.b_dec * self.cfg.apply_b_dec_to_input
+        x = self.process_sae_in(x)
         if self.cfg.architecture == "gated":
             magnitude = x @ (self.W_enc * self.r_mag.exp()) + self.b_mag
             return (x @ self.W_enc + self.b_gate > 0).to(self.dtype) * magnitude.relu()
@@ -90,6 +90,10 @@ class ReadSAE(nn.Module):
             top = pre.topk(self.cfg.k, dim=-1, sorted=False)
             return torch.zeros_like(pre).scatter_(-1, top.indices, top.values.relu())
         return pre.relu()
+
+    def process_sae_in(self, x: Tensor) -> Tensor:
+        """What the encoder's matrix is applied to (sae_lens' name)."""
+        return self._normalized(x.to(self.dtype)) - self.b_dec * self.cfg.apply_b_dec_to_input
 
     def decode(self, feature_acts: Tensor) -> Tensor:
         """Reconstruction [... d_in] of feature activations [... d_sae]; where inputs are normalized, of the last encode's."""

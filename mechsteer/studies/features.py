@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from mechsteer.activations import StoredActivations
 from mechsteer.errors import DataError, MechsteerWarning
@@ -16,14 +14,15 @@ from mechsteer.features import (
     ContextAccumulator,
     MatchedLists,
     MatchedWordsAccumulator,
+    ReasonRatioAccumulator,
     ReasonScoreAccumulator,
     TokenGroups,
     groups_for,
 )
-from mechsteer.features.encoding import SparseAutoencoder, evaluate_sae, splice_fn
-from mechsteer.features.in_words import FeatureInWords, SAEQuality, in_words
+from mechsteer.features.encoding import SparseAutoencoder, evaluate_sae
+from mechsteer.features.in_words import FeatureInWords, SAEQuality, in_words, sae_steps
+from mechsteer.features.recovered import loss_recovered
 from mechsteer.features.sae import TrainedSAE, train_sae
-from mechsteer.models import backend_of
 from mechsteer.models.sites import Site
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import SAE, SAE_SEEDS, Kept, states
@@ -31,6 +30,7 @@ from mechsteer.studies.results import CaptureResult, ReasonscoreResult, SaeResul
 from mechsteer.tokens import token_text
 
 N_FEATURES = 8
+N_LOSS = 24  # traces on which the loss recovered is measured
 N_SEEN = 32  # contexts kept while reading: samples of one problem share its text, which would fill all places
 MEASURED_ON = {"eval_batches": "traces of dev problems", "training stream": "the traces it was trained on"}
 
@@ -44,77 +44,52 @@ def sae(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResu
     unseen = [states(desk.model, others, at, desk.settings.batch_size).flat()] if others else None
     if how.path is not None:
         used: Any = kept.sae(at, how.path)
-        batches = unseen or (lambda: iter(acts.flat_batches()))
-        metrics: dict[str, Any] = evaluate_sae(used, batches)
+        metrics: dict[str, Any] = evaluate_sae(used, unseen or acts)
         evaluated_on = "traces of dev problems" if unseen else "the traces of the study"
     else:
-        trained = _trained(desk, acts, at, desk.seed("sae"), desk.write(SAE), unseen)
+        trained = _trained(desk, acts, desk.seed("sae"), desk.write(SAE), unseen)
         for i in range(1, how.seeds):
-            _trained(desk, acts, at, desk.seed("sae", i), desk.write(SAE_SEEDS) / f"seed-{i}", unseen)
+            _trained(desk, acts, desk.seed("sae", i), desk.write(SAE_SEEDS) / f"seed-{i}", unseen)
         used, metrics = trained.sae, trained.metrics
         evaluated_on = MEASURED_ON[metrics["evaluated_on"]]
-    rows = others or [ids for ids, _ in kept.rows("train")]
+    rows = rows_for_loss(kept)
+    lost = loss_recovered(desk.model, at, used, rows, batch_size=desk.settings.batch_size) if rows else None
     return SaeResult(
         site=at,
         quality=SAEQuality(
             site=str(at),
             l0=metrics["l0"],
             explained_variance=metrics["explained_variance"],
-            loss_recovered=loss_recovered(desk.model, used, at, rows),
+            loss_recovered=math.nan if lost is None else lost.recovered,
             dead_share=metrics["dead_share"],
             n_tokens=int(metrics["n_tokens"]),
             evaluated_on=evaluated_on,
         ),
+        history=sae_steps(metrics.get("history", ())),
     )
 
 
-def _trained(desk: Desk, acts: StoredActivations, at: Site, seed: int, out: Path, unseen: Any) -> TrainedSAE:
+def _trained(desk: Desk, acts: StoredActivations, seed: int, out: Path, unseen: Any) -> TrainedSAE:
     """An SAE of the training traces' activations, in its folder."""
+    return train_sae(acts, seed=seed, eval_batches=unseen, out=out, **sae_options(desk))
+
+
+def sae_options(desk: Desk) -> dict[str, Any]:
+    """What `train_sae` is told by the settings."""
     how = desk.settings.sae
-    return train_sae(
-        lambda: iter(acts.flat_batches()),
-        d_in=desk.model.cfg.d_model,
-        d_sae=how.d_sae,
-        architecture=how.architecture,  # pyright: ignore[reportArgumentType]
-        k=how.k,
-        n_tokens=how.n_tokens,
-        seed=seed,
-        metadata={"model_fingerprint": desk.fingerprint, "site": str(at)},
-        eval_batches=unseen,
-        out=out,
-        checkpoint_every=100,
-        progress=desk.progress,
-    )
+    sizes = {"d_sae": how.d_sae, "architecture": how.architecture, "k": how.k, "n_tokens": how.n_tokens}
+    return {**sizes, "checkpoint_every": 100, "progress": desk.progress}
 
 
-@torch.no_grad()
-def loss_recovered(
-    model: Any, used: SparseAutoencoder, site: Site, rows: Sequence[Sequence[int]], n: int = 24
-) -> float:
-    """(loss with a zeroed site − loss with the SAE's reconstruction) / (loss with a zeroed site − loss as it is).
+def rows_for_loss(kept: Kept) -> list[list[int]]:
+    """Traces that losses are measured on, of dev problems where there are any; those with a token to predict."""
+    rows = [ids for ids, _ in kept.rows("dev") or kept.rows("train")]
+    return [ids for ids in rows if len(ids) > 1][:N_LOSS]
 
-    Means over the first `n` rows of the mean loss of each; nan where zeroing does no harm.
-    """
-    backend = backend_of(model)
-    name = site.resolve(model)
-    reconstructed = splice_fn(used, error_term=False)
-    edits: dict[str, Callable[[Tensor], Tensor | None]] = {
-        "as it is": lambda _acts: None,
-        "spliced": lambda acts: reconstructed(acts.to(used.device)).to(acts.device),
-        "zeroed": torch.zeros_like,
-    }
-    losses = dict.fromkeys(edits, 0.0)
-    for row in rows[:n]:
-        tokens = torch.tensor([list(row)], device=backend.device)
-        for how, edit in edits.items():
-            remove = backend.runner.attach(name, edit)
-            try:
-                logits = model(tokens)[0, :-1].log_softmax(-1)
-            finally:
-                remove()
-            losses[how] -= float(logits.gather(1, tokens[0, 1:, None]).mean())
-    span = losses["zeroed"] - losses["as it is"]
-    return (losses["zeroed"] - losses["spliced"]) / span if span > 0 else float("nan")
+
+def ignored(tokenizer: Any) -> list[int]:
+    """Ids of tokens that belong to no mean."""
+    return [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None]
 
 
 def reasonscore(
@@ -127,18 +102,22 @@ def reasonscore(
     where no word occurs."""
     kept, tokenizer = Kept(desk), desk.model.tokenizer
     used = kept.sae(sae.site, desk.settings.sae.path)
-    ignore = [i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) if i is not None]
+    ignore, how = ignored(tokenizer), desk.settings.reasonscore
     groups = groups_for(tokenizer, desk.settings.vocabulary)
     scored = ReasonScoreAccumulator(groups, used.cfg.d_sae, ignore_ids=ignore)
+    by_prompt = ReasonRatioAccumulator(groups, used.cfg.d_sae, k=how.k, ignore_ids=ignore) if how.ratio else None
     ordinary, not_matched = _ordinary(desk, kept, sae.site, groups, ignore, used.cfg.d_sae)
-    for tokens, feature_acts, mask in kept.encoded(used, sae.site):
+    for tokens, feature_acts, mask in kept.active(used, sae.site):
         scored.update(tokens, feature_acts, mask)
+        if by_prompt is not None:
+            by_prompt.update(tokens, feature_acts, mask)
         if ordinary is not None:
             ordinary.update(tokens, feature_acts, mask)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MechsteerWarning)  # words without a match: the counts are in the report
             scores = scored.result()
+            ratios = None if by_prompt is None else by_prompt.result()
     except DataError as error:
         return ReasonscoreResult(dropped=error.message)
     top = [int(i) for i in scores.score.topk(min(N_FEATURES, len(scores.score))).indices]
@@ -147,6 +126,7 @@ def reasonscore(
         scores=scores,
         matched=None if ordinary is None else ordinary.result(scores, lambda token: token_text(tokenizer, token)),
         not_matched=not_matched,
+        ratios=ratios,
         top=tuple(seen[i] for i in top),
     )
 

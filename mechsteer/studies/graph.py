@@ -22,6 +22,7 @@ class Declaration:
     keys: tuple[str, ...]
     writes: tuple[str, ...] = ()
     steers: bool = False  # there is none of it where the data are ready-made traces
+    on_request: bool = False  # a study leaves it out; its command runs it, and the report shows it from then on
     has_pieces: bool = False  # that gain from running side by side: see mechsteer.runtime.threads
 
 
@@ -69,7 +70,19 @@ STAGES: dict[str, Declaration] = {
     "reasonscore": Declaration(
         about="score SAE features of reasoning beside ordinary words, with contexts",
         reads=("traces", "capture", "sae"),
-        keys=("seed", "vocabulary", "sae.path"),
+        keys=("seed", "vocabulary", "sae.path", "reasonscore"),
+    ),
+    "layers": Declaration(
+        about="an SAE at every captured site (layers=[...]), side by side; a study leaves it out",
+        reads=("traces", "capture"),
+        keys=(
+            "seed",
+            "batch_size",
+            "vocabulary",
+            *(f"sae.{key}" for key in ("architecture", "d_sae", "k", "n_tokens")),
+        ),
+        writes=("sae-layers",),
+        on_request=True,
     ),
     "falsify": Declaration(
         about="put the tokens of the best features into neutral text: do they fire without reasoning?",

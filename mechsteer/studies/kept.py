@@ -10,8 +10,9 @@ from typing import Any
 from torch import Tensor
 
 from mechsteer.activations import Activations, ActivationStore, capture, open_store
-from mechsteer.features.encoding import encode
+from mechsteer.features.encoding import encode, encode_sparse, fires_sparsely
 from mechsteer.features.sae import load_sae
+from mechsteer.features.sparse import SparseActs
 from mechsteer.models import tokenize, tokenize_continuation
 from mechsteer.models.sites import Site
 from mechsteer.steering.files import load_steering
@@ -21,7 +22,7 @@ from mechsteer.studies.results import CaptureResult, TrainResult
 from mechsteer.tasks import Trace, read_traces
 
 STEERING, SEEDS, SAE, ACTIVATIONS = "adapter.safetensors", "adapter-seeds", "sae", "activations"
-SAE_SEEDS = "sae-seeds"
+SAE_SEEDS, SAE_LAYERS = "sae-seeds", "sae-layers"
 
 
 class Kept:
@@ -82,6 +83,14 @@ class Kept:
         """(tokens, feature_acts, mask) per batch of training traces."""
         for batch in self.store[site].batches(64):
             yield batch.tokens, encode(sae, batch.values.float()), batch.mask
+
+    def active(self, sae: Any, site: Site) -> Iterator[tuple[Tensor, Tensor | SparseActs, Tensor]]:
+        """`encoded` for sums over tokens: by the active features alone where the SAE keeps few."""
+        if not fires_sparsely(sae):
+            yield from self.encoded(sae, site)
+            return
+        for batch in self.store[site].batches(64):
+            yield batch.tokens, encode_sparse(sae, batch.values.float()), batch.mask
 
 
 def seed_file(folder: Path, i: int) -> Path:

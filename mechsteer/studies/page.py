@@ -11,12 +11,14 @@ from typing import Any
 
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, changed
+from mechsteer.features.layers import LayersCompared
 from mechsteer.pocket.traces import STYLE_MEANINGS
 from mechsteer.report import Block, ComparedTexts, Note, Report, Section, Table, Text, Verdict
 from mechsteer.report.sections import (
     arms,
     falsified,
     features,
+    layers,
     parts,
     paths,
     probe,
@@ -65,6 +67,7 @@ class StageResults:
     sae: SaeResult | None = None
     reasonscore: ReasonscoreResult | None = None
     falsify: FalsifyResult | None = None
+    layers: LayersCompared | None = None
     probe: ProbeResult | None = None
     topology: TopologyResult | None = None
     evaluate: EvaluateResult | None = None
@@ -179,8 +182,12 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
             dropped=scored.dropped,
             falsified=None if tested is None else tested.falsification,
         )
+        found += [] if scored.ratios is None else features.ratios(scored.ratios)
+        found += layers.sae_training(results.sae.history, site=str(results.sae.site))
     if results.falsify is not None:
         found += falsified.falsified(results.falsify.falsification, dropped=results.falsify.dropped)
+    if results.layers is not None:
+        found += layers.layers(results.layers)
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
     if results.topology is not None:

@@ -43,6 +43,7 @@ PACKAGES = (
     "persim",
     "circuitsvis",
 )
+UNASKED = {name for name, declared in STAGES.items() if not declared.on_request}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,7 @@ def standing(given: Mapping[str, Any], command: str) -> Standing | None:
         if files is None or record["model"] != {"files": files, "fingerprint": model}:
             return None
     if command in ("study", *STAGES):
-        needed = possible(done) if command == "study" else {command, *before(command)} & possible(done)
+        needed = possible(done) & (UNASKED if command == "study" else {command, *before(command)})
         if not needed <= done.keys() or (command in STAGES and command not in needed):
             return None
         if any(_contents(folder, done[name]) for name in needed):

@@ -15,9 +15,9 @@ from mechsteer.evaluation import Evaluation, PartsOutcome, PooledSeeds
 from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
 from mechsteer.evaluation.trajectories import TrajectoryTopology
 from mechsteer.features.falsification import Falsification
-from mechsteer.features.in_words import FeatureInWords, SAEQuality
+from mechsteer.features.in_words import FeatureInWords, SAEQuality, SAEStep
 from mechsteer.features.matched_words import MatchedWords
-from mechsteer.features.reason_score import FeatureScores
+from mechsteer.features.reason_score import FeatureScores, RatioScores
 from mechsteer.models.sites import Site
 from mechsteer.probes.evaluation import ProbeEvaluation
 from mechsteer.results import Result
@@ -81,6 +81,8 @@ class SaeResult(Result):
 
     site: Site
     quality: SAEQuality
+    history: tuple[SAEStep, ...] = ()
+    """of its training; empty for one's own"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +93,8 @@ class ReasonscoreResult(Result):
     matched: MatchedWords | None = None
     not_matched: str = ""
     """why there are no ordinary words to compare with"""
+    ratios: RatioScores | None = None
+    """prompt by prompt; None where not asked for"""
     top: tuple[FeatureInWords, ...] = ()
     dropped: str = ""
 

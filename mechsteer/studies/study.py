@@ -20,7 +20,7 @@ from mechsteer.files import write_atomically
 from mechsteer.results import plain
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.files import load_steering
-from mechsteer.studies import attribute, evaluate, falsify, features, measure, outcome, paths, traces, train
+from mechsteer.studies import attribute, evaluate, falsify, features, layers, measure, outcome, paths, traces, train
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.objectives import check_objective
@@ -38,6 +38,7 @@ FUNCTIONS = {
     "sae": features.sae,
     "reasonscore": features.reasonscore,
     "falsify": falsify.falsify,
+    "layers": layers.layers,
     "probe": measure.probe,
     "topology": measure.topology,
     "evaluate": evaluate.evaluate,
@@ -95,8 +96,8 @@ def complete(run: Run) -> StudyResult:
     check(run)
     if run.settings.sae.path is None and not (run.folder / SAE).is_dir():  # the study will train one
         sae_library.require()
-    for name in run.stages:
-        if run.has(name):
+    for name, known in run.stages.items():
+        if run.has(name) and not known.declared.on_request:
             run.result(name)
     return finish(run)
 

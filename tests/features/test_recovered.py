@@ -8,7 +8,7 @@ import toys
 
 import mechsteer as ms
 from mechsteer.errors import DataError
-from mechsteer.features.recovered import LossRecovered, loss_recovered
+from mechsteer.features.recovered import LossRecovered, loss_recovered, losses_recovered
 
 ROWS = toys.prompts(9, 4, 30, 2, 17, seed=3)
 
@@ -19,14 +19,15 @@ def projection(rank=20):
     return lambda acts: acts @ rows @ rows.T
 
 
-def row_by_row(family, edit):
-    """Mean over rows of each row's mean loss; `edit` replaces what leaves the second block."""
+def row_by_row(family, edit, layers=(1,)):
+    """Mean over rows of each row's mean loss; `edit` replaces what leaves the blocks `layers`."""
     model = toys.hf_model(family)
 
     def replace(_module, _args, out):
         return (edit(out[0]), *out[1:]) if isinstance(out, tuple) else edit(out)
 
-    toys.blocks(model)[1].register_forward_hook(replace)
+    for layer in layers:
+        toys.blocks(model)[layer].register_forward_hook(replace)
     losses = []
     for row in ROWS:
         tokens = torch.tensor([row])
@@ -54,6 +55,31 @@ def test_all_and_nothing_are_recovered():
     assert loss_recovered(model, site, torch.zeros_like, ROWS).recovered == 0.0
     assert math.isnan(LossRecovered(base=2.0, spliced=1.5, zeroed=1.0, n_rows=1).recovered)
     assert toys.hooks_left(model) == 0
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama", "bridge"), ("gpt2", "hooked")])
+def test_several_at_once_and_each_alone(family, kind):
+    keep, model = projection(), toys.shared(family, kind)
+    found = losses_recovered(model, {0: keep, 1: keep}, ROWS, batch_size=2)
+    assert list(found.alone) == ["resid_post@0", "resid_post@1"]
+    for layer, alone in enumerate(found.alone.values()):
+        assert alone == loss_recovered(model, layer, keep, ROWS, batch_size=2)
+    together, expected = found.together, [row_by_row(family, edit, (0, 1)) for edit in (keep, torch.zeros_like)]
+    assert (together.spliced, together.zeroed) == pytest.approx(expected, abs=1e-5)
+    assert together.spliced != found.alone["resid_post@1"].spliced
+    assert toys.hooks_left(model) == 0
+    assert losses_recovered(model, {1: keep}, ROWS).together == loss_recovered(model, 1, keep, ROWS)
+
+
+def test_a_failing_splice_leaves_no_hook_and_sites_are_named_once():
+    model = toys.shared("llama")
+    with pytest.raises(ZeroDivisionError):
+        losses_recovered(model, {0: lambda acts: acts, 1: lambda _acts: 1 / 0}, ROWS)
+    assert toys.hooks_left(model) == 0
+    with pytest.raises(DataError, match="each once"):
+        losses_recovered(model, {1: torch.zeros_like, "blocks.1.hook_resid_post": torch.zeros_like}, ROWS)
+    with pytest.raises(DataError, match="at least one"):
+        losses_recovered(model, {}, ROWS)
 
 
 def test_rows_of_one_token_predict_nothing():

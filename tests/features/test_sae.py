@@ -23,8 +23,10 @@ from mechsteer.features.sae import (
     load_sae,
     splice_fn,
     train_sae,
+    train_saes,
 )
 from mechsteer.files import read_record
+from mechsteer.models.sites import Site
 
 pytestmark = extras.needs_sae_lens  # these train; test_sae_reader.py holds what works without
 ARCHITECTURES = get_args(Architecture)
@@ -89,7 +91,7 @@ def test_same_seed_same_weights_and_resumed_equals_undisturbed(architecture, tmp
         return iter(data)
 
     before = torch.random.get_rng_state()
-    settings = QUICK | {"architecture": architecture, "n_steps": 60, "seed": 3}
+    settings = QUICK | {"architecture": architecture, "n_steps": 60, "seed": 3, "eval_batches": quick_data(1)}
     whole = train_sae(data, **settings)
     other = train_sae(data, **settings | {"seed": 4})
     resumable = settings | {"out": tmp_path, "checkpoint_every": 7}
@@ -165,6 +167,48 @@ def test_metrics_are_their_definitions(small):
     assert measured["l0"] == pytest.approx(float((raw > 0).sum()) / len(x))
     assert measured["dead_share"] == pytest.approx(float((raw.amax(0) <= 0).float().mean()))
     assert evaluate_sae(sae, quick_data(), max_tokens=150)["n_tokens"] == 150
+
+
+@pytest.mark.parametrize("architecture", ["topk", "standard"])
+def test_the_history_looks_at_held_out_tokens(architecture):
+    held = planted(700, d_in=8, n_features=12, seed=7)[0]
+    trained = train_sae(quick_data(), **QUICK, architecture=architecture, n_steps=40, eval_batches=list(held.split(70)))
+    looked = [entry for entry in trained.metrics["history"] if "held_out_fvu" in entry]
+    assert [entry["step"] for entry in looked] == list(range(5, 41, 5))
+    measured, last = evaluate_sae(trained.sae, held), looked[-1]  # of the finished SAE, by other code
+    for name in ("fvu", "l0", "dead_share"):
+        assert last[f"held_out_{name}"] == pytest.approx(measured[name], rel=1e-3, abs=1e-3), name
+    assert last["fvu"] != last["held_out_fvu"]
+    without = train_sae(quick_data(), **QUICK, architecture=architecture, n_steps=40)
+    assert torch.equal(without.sae.W_dec, trained.sae.W_dec)  # looking changes nothing
+    assert not any("held_out_fvu" in entry for entry in without.metrics["history"])
+
+
+def test_held_out_tokens_that_can_be_read_once_are_kept_for_the_end():
+    trained = train_sae(quick_data(), **QUICK, n_steps=10, eval_batches=iter(quick_data(1)))
+    assert trained.metrics["n_tokens"] == 600
+    assert not any("held_out_l0" in entry for entry in trained.metrics["history"])
+
+
+@pytest.mark.parametrize("architecture", ["batchtopk", "matryoshka"])
+def test_a_reloaded_batchtopk_has_an_l0_of_k(architecture, tmp_path):
+    train_sae(quick_data(), **QUICK, architecture=architecture, n_steps=60, out=tmp_path)
+    again = load_sae(tmp_path)
+    assert evaluate_sae(again, quick_data())["l0"] == pytest.approx(3, rel=0.05)
+
+
+def test_several_sites_from_one_capture(tmp_path):
+    store = {Site(layer, "resid_post"): torch.cat(quick_data(layer)) for layer in (0, 2)}
+    held = {site: torch.cat(quick_data(5 + i)) for i, site in enumerate(store)}
+    found = train_saes(store, eval_store=held, out=tmp_path, **QUICK, n_steps=12, seed=1)
+    for site, trained in found.items():
+        alone = train_sae(store[site], eval_batches=held[site], **QUICK, n_steps=12, seed=1)
+        assert torch.equal(trained.sae.W_dec, alone.sae.W_dec)
+        assert trained.metrics == alone.metrics
+        assert torch.equal(load_sae(tmp_path / str(site)).W_dec, alone.sae.W_dec)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["resid_post@0", "resid_post@2"]
+    with pytest.raises(DataError, match=r"held-out activations at \['resid_post@2'\]"):
+        train_saes(store, eval_store=dict(list(held.items())[:1]), **QUICK, n_steps=12)
 
 
 def test_saved_and_loaded(tmp_path, small):

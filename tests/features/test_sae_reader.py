@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, FileFormatError, ModelMismatchError
-from mechsteer.features import sae_library
-from mechsteer.features.encoding import decoder_rows, encode, evaluate_sae, splice_fn
+from mechsteer.features import encoding, sae_library
+from mechsteer.features.encoding import decoder_rows, encode, encode_sparse, evaluate_sae, fires_sparsely, splice_fn
 from mechsteer.features.sae import Architecture, load_sae, train_sae
 from mechsteer.features.sae_reader import ReadSAE, read_sae
 
@@ -71,6 +71,24 @@ def test_equals_sae_lens(name, tmp_path):
     torch.testing.assert_close(ours.decode(got), theirs.decode(expected))
     torch.testing.assert_close(ours(x), theirs(x))
     assert (ours.dtype, ours.device) == (theirs.dtype, theirs.device)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("whose", ["ours", pytest.param("theirs", marks=extras.needs_sae_lens)])
+def test_encodes_the_active_features_alone(name, whose, tmp_path, monkeypatch):
+    monkeypatch.setattr(encoding, "_CHUNK_ELEMENTS", 4 * D_SAE)  # pieces of four rows
+    folder = write(tmp_path, **{"reshape_activations": "none"} | CONFIGS[name])
+    sae = read_sae(folder) if whose == "ours" else sae_library.SAE.load_from_disk(folder).requires_grad_(False)
+    x = random(3, 5, D_IN, seed=4)
+    found = encode_sparse(sae, x)
+    torch.testing.assert_close(found.dense(), encode(sae, x))
+    is_top_k = CONFIGS[name]["architecture"] == "topk"
+    most = CONFIGS[name]["k"] if is_top_k else int((encode(sae, x) != 0).sum(-1).max())
+    assert found.indices.shape == (3, 5, most)
+    assert fires_sparsely(sae) == (is_top_k or CONFIGS[name]["architecture"] == "jumprelu")
+    if is_top_k:  # no dense activations are made
+        monkeypatch.setattr(type(sae), "encode", lambda *_: pytest.fail("encodes densely"))
+        assert torch.equal(encode_sparse(sae, x).values, found.values)
 
 
 @extras.needs_sae_lens

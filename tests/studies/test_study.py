@@ -35,6 +35,9 @@ def undisturbed(tmp_path_factory):
     extras.require_sae_lens()
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     assert cli.main(["study", f"out={folder}", *SMALL]) == 0
+    assert {p.stem for p in (folder / "stages").iterdir()} == {s for s in STAGES if not STAGES[s].on_request}
+    for name in (name for name, declared in STAGES.items() if declared.on_request):
+        assert cli.main([name, f"out={folder}"]) == 0
     return folder
 
 
@@ -206,7 +209,7 @@ def test_ready_made_traces_are_measured_and_not_steered(tmp_path, capsys):
     data, out = ready_made(tmp_path / "solutions.jsonl"), tmp_path / "run"
     assert cli.main(["study", f"out={out}", f"data={data}", *SMALL, "topology.n_points=12"]) == 0
     done = {p.stem for p in (out / "stages").iterdir()}
-    assert done == {name for name, declared in STAGES.items() if not declared.steers}
+    assert done == {name for name, declared in STAGES.items() if not declared.steers and not declared.on_request}
     assert stage_result(out, "probe")["evaluation"]["probe"]["auroc"]["value"] > 0.9  # planted
     assert "Yes: within problems a probe" in capsys.readouterr().out
     for command in (["train"], ["heatmap", "heatmap.show=steered"]):

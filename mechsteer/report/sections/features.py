@@ -90,7 +90,7 @@ def ratios(scores: RatioScores) -> list[Section]:
         f"Features with the highest ratio of activation on reasoning words to that in the rest of their prompt, "
         f"over the {scores.n_with_words} prompts with such words in which they are among the top {scores.k}"
     )
-    return [Section(TITLE, [Table(rows, caption=caption), _matches(scores.counts)])]
+    return [Section(f"{TITLE}, prompt by prompt", [Table(rows, caption=caption), _matches(scores.counts)])]
 
 
 def feature_contexts(seen: FeatureContexts) -> list[Section]:
