@@ -117,10 +117,10 @@ def _largest(sae: Any, x: Tensor, scale: Tensor | float) -> SparseActs:
     return SparseActs(indices=indices, values=values.relu() * norms, d_sae=sae.cfg.d_sae)
 
 
-def _architecture(sae: Any) -> str | None:
+def _architecture(sae: Any) -> str:
     """By sae_lens' name, whose configurations have a method for it."""
     name: Any = getattr(sae.cfg, "architecture", None)
-    return name() if callable(name) else name
+    return str(name() if callable(name) else name)
 
 
 def decoder_rows(sae: AnySAE) -> Float[Tensor, "d_sae d_in"]:

@@ -91,6 +91,14 @@ def test_encodes_the_active_features_alone(name, whose, tmp_path, monkeypatch):
         assert torch.equal(encode_sparse(sae, x).values, found.values)
 
 
+def test_a_feature_below_zero_is_not_active_though_it_is_among_the_largest(tmp_path):
+    sae = read_sae(write(tmp_path, weights("topk") | {"b_enc": torch.full((D_SAE,), -4.0)}, architecture="topk", k=5))
+    x = random(6, D_IN, seed=4)
+    found = encode_sparse(sae, x)
+    assert int((found.values == 0).sum()) > 0
+    torch.testing.assert_close(found.dense(), encode(sae, x))
+
+
 @extras.needs_sae_lens
 @pytest.mark.parametrize("architecture", get_args(Architecture))
 def test_reads_what_training_saves(architecture, tmp_path):
