@@ -96,7 +96,9 @@ def test_only_what_was_tested_is_called_by_its_class():
 
 def test_a_card_says_where_its_contexts_are():
     text = Elements(page(card(tokens=[" so", " it", "'s"]))).text
-    assert "in prompt 3, position 4" in text
+    peak = context([" so", " it", "'s"])
+    on = f'on "{peak.tokens[peak.peak]}" in prompt 3, position {peak.position}'
+    assert on in text.replace("\N{NO-BREAK SPACE}", " ")
     assert "between quantiles 0.5 and 0.75 of its activations (0.100 to 0.500)" in text
     assert "' so'" in text.replace("\N{NO-BREAK SPACE}", " ")
     dead = dataclasses.replace(card(), density=0.0, f_max=0.0, fires_on=(), strongest=(), bands=())

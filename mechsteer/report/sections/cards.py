@@ -9,9 +9,9 @@ from mechsteer.features.cards import CardBand, FeatureCard, FeatureCards, FiredT
 from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Section
-from mechsteer.report.sections.words import listed, spoken
+from mechsteer.report.sections.words import listed, quoted, spoken
 from mechsteer.report.share_bars import ShareBars
-from mechsteer.report.tables import Table, Tokens, number
+from mechsteer.report.tables import Table, Tokens, decimal, number
 
 CLASS = "when its tokens are injected"
 
@@ -26,7 +26,9 @@ def cards(result: FeatureCards) -> list[Section]:
     blocks: list[Block] = [Table([_row(card) for card in result.cards], caption=caption)]
     if said := untested(result.cards):
         blocks.append(Note(said, kind="limits"))
-    blocks.append(Text(f"Contexts name their prompt: {result.prompts}. Positions count its tokens from 0."))
+    blocks.append(
+        Text(f"Contexts name their prompt: {result.prompts}. Positions count its tokens from 0, BOS among them.")
+    )
     return [Section("Features", blocks), *(section for each in result.cards for section in card(each))]
 
 
@@ -83,8 +85,8 @@ def _written(name: str, card: FeatureCard) -> list[Block]:
         ]
         blocks.append(Table(rows, caption=f"What the decoder row of {name} writes through the unembedding, alone"))
     if card.neighbours:
-        rows = [{"feature": f"f{n.feature}", "cosine": n.cosine} for n in card.neighbours]
-        blocks.append(Table(rows, caption=f"Features whose decoder row is nearest to that of {name}"))
+        near = ", ".join(f"f{n.feature} {decimal(n.cosine, 2)}" for n in card.neighbours)
+        blocks.append(Text(f"Features whose decoder row is nearest to that of {name}, with the cosine: {near}."))
     return blocks
 
 
@@ -103,7 +105,7 @@ def _heatmaps(where: str, contexts: Sequence[PlacedContext], f_max: float) -> li
         Heatmap(
             c.tokens,
             c.activations,
-            caption=f"{where}: {number(c.activation)} in prompt {c.prompt_id}, position {c.position}",
+            caption=f"{where}: {number(c.activation)} on {quoted(c.tokens[c.peak])} in prompt {c.prompt_id}, position {c.position}",
             label="activation",
             scale=f_max,
         )
