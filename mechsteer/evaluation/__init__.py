@@ -17,6 +17,7 @@ from mechsteer.evaluation.arms import (
 from mechsteer.evaluation.control_arms import magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.decompositions import SwitchAndRest, style_share, switch_and_rest
 from mechsteer.evaluation.evaluation import ArmResult, Comparison, Evaluation, evaluate
+from mechsteer.evaluation.feature_sweep import FeatureSweep, FeatureTried, feature_sweep, random_feature_arms
 from mechsteer.evaluation.halving import Tried, halve
 from mechsteer.evaluation.harm import (
     Harm,
@@ -28,8 +29,10 @@ from mechsteer.evaluation.harm import (
     repetition,
     text_form,
 )
+from mechsteer.evaluation.judges import ChatJudge, Judge, Judgement, judge_texts, verifier
 from mechsteer.evaluation.layer_sweep import StrengthSweep, SweepCell, sweep
 from mechsteer.evaluation.likelihoods import LogOdds, MultipleChoice, log_likelihoods
+from mechsteer.evaluation.outcomes import Outcome, OutcomePair, PairedOutcomes, paired_outcomes
 from mechsteer.evaluation.paired import (
     PairedComparison,
     ScoreComparison,
@@ -43,12 +46,29 @@ from mechsteer.evaluation.paired import (
 from mechsteer.evaluation.parts import PartScore, PartsOutcome, evaluate_parts
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once, mean_score
 from mechsteer.evaluation.seeds import PooledSeeds, pool_seeds
+from mechsteer.evaluation.sheets import Sheet, SheetText, sheet
 from mechsteer.evaluation.suite import PooledCells, SuiteCell, SuiteResult, pool_cells
 from mechsteer.evaluation.verdicts import RandomRank, VerdictResult, judge
 from mechsteer.evaluation.verified import Verified
 from mechsteer.evaluation.within_styles import Answers, StyleEffect, SwitchAndBeyond, WithinStyles, within_styles
 
 __all__ = [
+    "FeatureSweep",
+    "FeatureTried",
+    "feature_sweep",
+    "random_feature_arms",
+    "ChatJudge",
+    "Judge",
+    "Judgement",
+    "judge_texts",
+    "verifier",
+    "Outcome",
+    "OutcomePair",
+    "PairedOutcomes",
+    "Sheet",
+    "SheetText",
+    "sheet",
+    "paired_outcomes",
     "PartScore",
     "PartsOutcome",
     "evaluate_parts",

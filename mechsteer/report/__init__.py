@@ -12,6 +12,7 @@ from mechsteer.report.escaping import escape, visible
 from mechsteer.report.figures import Figure
 from mechsteer.report.forest import Arm, Forest
 from mechsteer.report.heatmaps import Heatmap
+from mechsteer.report.rating import SheetFiles, read_ratings, write_sheet
 from mechsteer.report.report import Report, Section
 from mechsteer.report.share_bars import ShareBars
 from mechsteer.report.tables import Table, decimal, number
@@ -19,6 +20,9 @@ from mechsteer.report.token_bars import TokenBars
 from mechsteer.report.verdict import SideEffect, Verdict
 
 __all__ = [
+    "SheetFiles",
+    "read_ratings",
+    "write_sheet",
     "Report",
     "Section",
     "Verdict",
