@@ -19,8 +19,9 @@ Steering
     save_steering, load_steering    files for the same model (strict=False: for one that is like it)
     push_steering, pull_steering    such a file as a folder or on the Hugging Face hub, with card and script
     sharing              model cards; apply.py, which needs no mechsteer
-    atoms_of, mixed      the atoms of a dictionary and their gains;  mixture_weights: which were used, token by token
-    mix                  a prompt continued as the model does, as trained, mixed;  gain_presets, save_gain_preset
+    atoms_of, mixed      the atoms of a dictionary and their gains
+    mixture_weights      which atoms were used, token by token
+    mix, equaliser       a prompt continued as the model does, as trained, mixed;  gain_presets, save_gain_preset
     fold, unfold, save_folded       into the weights and out again; as a Hugging Face folder
     export_gguf, load_vectors       a llama.cpp control vector; vectors of other tools
     adapters, steering, interventions, generation, calibration, scopes, runtime

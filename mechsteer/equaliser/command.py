@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+from mechsteer.equaliser.mix_page import page
 from mechsteer.equaliser.mixing import Mix, mix
-from mechsteer.equaliser.page import page
 from mechsteer.equaliser.terminal import LiveBars, bar_lines
 from mechsteer.errors import ConfigError, closest
 from mechsteer.models import load_model

@@ -8,8 +8,8 @@ from typing import Any
 
 from mechsteer.results import Result
 from mechsteer.steering import MixtureWeights, generate, mixture_weights, reset
+from mechsteer.steering.atom_weights import OnWeights
 from mechsteer.steering.interventions import Interventions
-from mechsteer.steering.mixture_weights import OnWeights
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,7 @@ class FeatureKinds(Result):
     gain: Interval
     """accuracy minus that of the commonest kind, on the same resamples"""
     confusion: tuple[tuple[int, ...], ...]
-    """[true kind][told kind], in the order of `kinds`"""
+    """one row per true kind, one column per told kind, in the order of `kinds`"""
     told: tuple[str, ...]
     """the kind that each feature was told to be of, out of fold"""
     classifier: Any = live()

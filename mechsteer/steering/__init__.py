@@ -1,5 +1,6 @@
 """Steering: interventions and Steerings; generating under them, their strength, folding, exports, files."""
 
+from mechsteer.steering.atom_weights import MixtureWeights, mixture_weights
 from mechsteer.steering.calibration import calibrate, calibrate_sign, strengths
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.exports import export_gguf
@@ -12,7 +13,6 @@ from mechsteer.steering.header import SavedSteering, SteeringHeader, TensorError
 from mechsteer.steering.imports import as_steering, load_vectors
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
 from mechsteer.steering.mixing import Atom, Atoms, atoms_of, mixed, reset
-from mechsteer.steering.mixture_weights import MixtureWeights, mixture_weights
 from mechsteer.steering.presets import Sized, at_parameters, bias_only, prototype_steering, seal
 from mechsteer.steering.sizes import Largest, largest
 from mechsteer.steering.streaming import Stream, stream

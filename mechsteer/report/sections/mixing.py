@@ -10,8 +10,8 @@ from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Section
 from mechsteer.report.tables import Table
 from mechsteer.report.token_bars import TokenBars
+from mechsteer.steering.atom_weights import MixtureWeights
 from mechsteer.steering.mixing import Atoms
-from mechsteer.steering.mixture_weights import MixtureWeights
 
 _READ = (
     "A weight is the router's choice when the model read the token, from the activations before anything was added; the "
