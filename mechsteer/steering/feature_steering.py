@@ -71,7 +71,8 @@ def feature_steering(
     elif reads == "topk":
         options |= {"k": sae.cfg.k, "index": index}
     elif reads == "jumprelu":
-        options |= {"threshold": float(sae.threshold[index])}
+        weights: Any = sae  # threshold is of this kind alone
+        options |= {"threshold": float(weights.threshold[index])}
     adapter = Feature(sae.W_dec[index], encoder, bias, sae=sae_fingerprint(sae), **options)
     if topk == "encoder" or reads != "topk":
         _require_same(sae, index, adapter, corpus)
