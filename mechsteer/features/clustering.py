@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -136,7 +136,7 @@ def cluster_by_firing(
         _refuse(features, ~acts.any(0), "never fire on these tokens")
     else:
         similar = _correlation
-        _refuse(features, acts.max(0) == acts.min(0), "do not vary over these tokens")
+        _refuse(features, np.asarray(acts.max(0) == acts.min(0)), "do not vary over these tokens")
     rng = np.random.default_rng(how.seed)
     nulls = (similar(rng.permuted(acts, axis=0)) for _ in range(how.n_nulls))
     similarity = similar(acts)
@@ -223,7 +223,9 @@ def _cut(similarity: ndarray, how: Clustering) -> tuple[ndarray, ndarray]:
     distance = (distance + distance.T) / 2  # rounding differs by side
     np.fill_diagonal(distance, 0)
     if how.method == "hdbscan":
-        found = HDBSCAN(min_cluster_size=how.min_size, metric="precomputed", copy=True).fit_predict(distance)
+        # scikit-learn's own signature lacks the type of `copy`, whose default changes
+        hdbscan: Any = HDBSCAN
+        found = hdbscan(min_cluster_size=how.min_size, metric="precomputed", copy=True).fit_predict(distance)
         return _by_size(found), _silhouettes(distance, found)
     tried = []
     for n in (n for n in how.n_clusters if n < len(distance)):
