@@ -136,7 +136,7 @@ def cluster_by_firing(
         _refuse(features, ~acts.any(0), "never fire on these tokens")
     else:
         similar = _correlation
-        _refuse(features, np.asarray(acts.max(0) == acts.min(0)), "do not vary over these tokens")
+        _refuse(features, np.ptp(acts, axis=0) == 0, "do not vary over these tokens")
     rng = np.random.default_rng(how.seed)
     nulls = (similar(rng.permuted(acts, axis=0)) for _ in range(how.n_nulls))
     similarity = similar(acts)
