@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from numpy.typing import ArrayLike
 from sklearn.cluster import HDBSCAN, AgglomerativeClustering
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_samples
@@ -161,7 +162,8 @@ def _named(values: ndarray, features: Sequence[int] | None, *, axis: int) -> tup
     return ids
 
 
-def _refuse(features: Sequence[int], wrong: ndarray, what: str) -> None:
+def _refuse(features: Sequence[int], where: ArrayLike, what: str) -> None:
+    wrong = np.asarray(where)
     if wrong.any():
         some = [features[i] for i in np.flatnonzero(wrong)[:5]]
         raise DataError(f"{int(wrong.sum())} features {what}, such as {some}", "leave them out: they are like nothing")
