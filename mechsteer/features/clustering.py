@@ -20,11 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from numpy.typing import ArrayLike
 from sklearn.cluster import HDBSCAN, AgglomerativeClustering
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_samples
@@ -136,7 +137,7 @@ def cluster_by_firing(
         _refuse(features, ~acts.any(0), "never fire on these tokens")
     else:
         similar = _correlation
-        _refuse(features, acts.max(0) == acts.min(0), "do not vary over these tokens")
+        _refuse(features, np.ptp(acts, axis=0) == 0, "do not vary over these tokens")
     rng = np.random.default_rng(how.seed)
     nulls = (similar(rng.permuted(acts, axis=0)) for _ in range(how.n_nulls))
     similarity = similar(acts)
@@ -161,7 +162,8 @@ def _named(values: ndarray, features: Sequence[int] | None, *, axis: int) -> tup
     return ids
 
 
-def _refuse(features: Sequence[int], wrong: ndarray, what: str) -> None:
+def _refuse(features: Sequence[int], where: ArrayLike, what: str) -> None:
+    wrong = np.asarray(where)
     if wrong.any():
         some = [features[i] for i in np.flatnonzero(wrong)[:5]]
         raise DataError(f"{int(wrong.sum())} features {what}, such as {some}", "leave them out: they are like nothing")
@@ -223,7 +225,9 @@ def _cut(similarity: ndarray, how: Clustering) -> tuple[ndarray, ndarray]:
     distance = (distance + distance.T) / 2  # rounding differs by side
     np.fill_diagonal(distance, 0)
     if how.method == "hdbscan":
-        found = HDBSCAN(min_cluster_size=how.min_size, metric="precomputed", copy=True).fit_predict(distance)
+        # scikit-learn's own signature lacks the type of `copy`, whose default changes
+        hdbscan: Any = HDBSCAN
+        found = hdbscan(min_cluster_size=how.min_size, metric="precomputed", copy=True).fit_predict(distance)
         return _by_size(found), _silhouettes(distance, found)
     tried = []
     for n in (n for n in how.n_clusters if n < len(distance)):

@@ -46,6 +46,10 @@ def test_all_firings_where_there_are_no_more():
     assert firings.contexts == ()  # the dead feature
 
 
+def test_each_feature_has_its_own_sample():
+    assert [len(firings.contexts) for firings in sampled([case()], n=10)] == [10, 10, 0]
+
+
 @pytest.mark.parametrize("n_rows", [1, 7])
 def test_does_not_depend_on_chunks(n_rows):
     whole = case()
