@@ -67,7 +67,7 @@ def readings(shop: Workshop, every: Mapping[str, Make], coeffs: Mapping[str, Any
     weights = of(lambda i: shop.read(moved, mixture, i))
     args = {**mixture.args, "n_atoms": s["universal_atoms"]}
     one = Make(name="universal", kind="dictionary", args=args, n_samples=s["n_universal"])
-    atoms = of(lambda i: shop.read(universal, one, i))
+    atoms = of(lambda i: shop.read(universal, one, i, s["universal_rates"], s["universal_epochs"]))
     found = {
         "quiet": over_seeds([r["neutral"] / r["traces"] for r in still], "a static vector: 1"),
         "weights move": over_seeds(

@@ -107,15 +107,17 @@ class Workshop:
         dev: Sequence[Sample],
         neutral: Sequence[list[int]] = (),
         scope: TokenScope | None = None,
+        **more: Any,
     ) -> Steering:
         """Trained at each learning rate that is tried; the one whose dev loss is lowest."""
         start = self.start(make, seed, scope)
         lr = writing(start)[0].adapter.default_lr
         objective = CrossEntropy(train, dev=dev, neutral=neutral, l2_weight=1e-4 / self.rms**2)
         tried = []
-        for factor in self.settings["rates"]:
+        how = {"rates": self.settings["rates"], "epochs": self.settings["epochs"], **more}
+        for factor in how["rates"]:
             rates = {"lr": factor * lr, "activation_rms": self.rms}  # a step of a vector is a share of their size
-            config = FitConfig(**rates, epochs=self.settings["epochs"], seed=self._drawn(seed))
+            config = FitConfig(**rates, epochs=how["epochs"], seed=self._drawn(seed))
             tried.append(fit(self.model, start, objective, config, progress=False))
         return min(tried, key=lambda made: min(epoch.dev["loss"] for epoch in made.history if epoch.dev)).steering
 

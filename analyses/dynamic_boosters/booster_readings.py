@@ -99,14 +99,14 @@ def task_samples(split: str, n: int, seed: int) -> dict[str, list[Sample]]:
     return made
 
 
-def universal(shop: Workshop, make: Make, seed: int) -> dict[str, Any]:
+def universal(shop: Workshop, make: Make, seed: int, rates: list[float], epochs: int) -> dict[str, Any]:
     """One dictionary on four tasks: loss of each task as it is, trained, and without each atom; tasks named by weights."""
     scope = TokenScope.generated(include_last_prompt=True)
     train, test = (task_samples(split, make.n_samples // len(TASKS), seed) for split in ("train", "test"))
     mixed = [sample for samples in train.values() for sample in samples]
     random.Random(seed).shuffle(mixed)
     n_dev = max(len(mixed) // 8, 1)
-    steering = shop.fitted(make, seed, mixed[n_dev:], mixed[:n_dev], scope=scope)
+    steering = shop.fitted(make, seed, mixed[n_dev:], mixed[:n_dev], scope=scope, rates=rates, epochs=epochs)
     fresh = shop.start(make, seed, scope)
     pairs = {name: encode_samples(shop.model, samples) for name, samples in test.items()}
     (trained,) = writing(steering)

@@ -16,8 +16,8 @@ both sides at once.
 
 "Somewhere" is any way of injecting (`mechsteer.features.injection`) and either figure. Only a context-driven feature may
 be called one of reasoning, and that it is not disproved is all the test says. After Ma et al. 2026 (arXiv 2601.05679),
-who find 45-90 % of such features driven by tokens; the limits 0.8 and 0.2 are theirs (as their code has them: with 0.5
-between "partly" and "weakly", one class here), control and intervals are ours.
+who find 45-90 % of such features driven by tokens; 0.8, 0.5 and 0.2 are Cohen's (1988) large, medium and small, and
+where the classes part, control and intervals are ours.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ dashboard.html, and the same as data: dashboard.json (`FeatureCards`), dashboard
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,20 @@ from mechsteer.report.sections.features import sae_quality
 from mechsteer.results import to_json
 from mechsteer.studies.graph import Declaration
 from mechsteer.studies.kept import Kept
-from mechsteer.studies.results import ReasonscoreResult, SaeResult
+from mechsteer.studies.results import FalsifyResult, ReasonscoreResult, SaeResult
 from mechsteer.studies.run import Run
 
 PROMPTS = "line of traces-train.jsonl, counted from 0"
 READS = Declaration(
     about="a dashboard",
-    reads=("traces", "capture", "train", "site", "sae", "reasonscore"),
+    reads=("traces", "capture", "train", "site", "sae", "reasonscore", "falsify"),
     keys=("dashboard", "seed", "sae.path"),
 )
 N_TOGETHER = 20_000  # tokens behind clusters of features that fire together
 
 
-def dashboard(run: Run, falsification: Mapping[int, str] | None = None) -> Path:
-    """Write the dashboard of a run, and of its stages what is missing. `falsification`: feature -> class, where tested.
+def dashboard(run: Run) -> Path:
+    """Write the dashboard of a run, and of its stages what is missing.
 
     Raises ConfigError for features that the SAE does not have, and where none is named and none has a score.
     """
@@ -53,6 +53,7 @@ def dashboard(run: Run, falsification: Mapping[int, str] | None = None) -> Path:
     how, kept = desk.settings.dashboard, Kept(desk)
     found: SaeResult = results["sae"]
     scored: ReasonscoreResult = results["reasonscore"]
+    tested: FalsifyResult = results["falsify"]
     used = kept.sae(found.site, desk.settings.sae.path)
     seen = _Fired(kept, used, found.site)
     cards = feature_cards(
@@ -61,7 +62,9 @@ def dashboard(run: Run, falsification: Mapping[int, str] | None = None) -> Path:
         chosen(how.features, how.n, scored),
         model=desk.model,
         scores={} if scored.scores is None else {"ReasonScore": dict(enumerate(scored.scores.score.tolist()))},
-        falsification=falsification,
+        falsification={}
+        if tested.falsification is None
+        else {f.feature: f.kind for f in tested.falsification.features},
         site=str(found.site),
         prompts=PROMPTS,
     )

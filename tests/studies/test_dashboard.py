@@ -40,13 +40,22 @@ def random_sae(folder: Path, d_in: int, metadata: dict) -> Path:
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("dashboard")
     data = prompts_file(folder / "texts.json")
-    assert cli.main(["site", f"out={folder / 'run'}", f"data={data}", *SMALL]) == 0
+    (words := folder / "words.json").write_text(json.dumps({"the": ["the"], "day": ["day"]}))
+    given = [f"data={data}", f"vocabulary={words}"]
+    assert cli.main(["site", f"out={folder / 'run'}", *given, *SMALL]) == 0
     model = json.loads((folder / "run" / "results.json").read_text())["model_fingerprint"]
     site = stage_result(folder / "run", "site")["site"]
     of = {"model_fingerprint": model, "site": f"{site['point']}@{site['layer']}"}
     sae = random_sae(folder / "sae", ms.load_model("pocket").cfg.d_model, of)
-    assert cli.main(["reasonscore", f"out={folder / 'run'}", f"sae.path={sae}"]) == 0
+    assert cli.main(["falsify", f"out={folder / 'run'}", f"sae.path={sae}", "falsify.n_texts=8"]) == 0
     return folder / "run"
+
+
+def test_a_feature_that_was_falsified_bears_its_class(run):
+    tested = stage_result(run, "falsify")["falsification"]["features"]
+    assert cli.main(["dashboard", f"out={run}", f"dashboard.features=[{tested[0]['feature']}]"]) == 0
+    page = (run / "dashboard.html").read_text(encoding="utf-8")
+    assert f"Feature f{tested[0]['feature']}: {tested[0]['kind']}" in page
 
 
 def test_a_page_and_the_same_as_data(run, capsys):
@@ -60,8 +69,10 @@ def test_a_page_and_the_same_as_data(run, capsys):
     assert [card.feature for card in result.cards] == [3, 0, 17]
     assert result.site == "resid_post@1"
     page = (run / "dashboard.html").read_text(encoding="utf-8")
+    tested = stage_result(run, "falsify")["falsification"]["features"]
+    kinds = {row["feature"]: row["kind"] for row in tested}
     for card in result.cards:
-        assert f"Feature f{card.feature}: not tested" in page
+        assert f"Feature f{card.feature}: {kinds.get(card.feature, 'not tested')}" in page
     assert "Clusters of features" in page
     assert "features of reasoning" not in page.lower().replace("features of reasoning:", "")
     table = pd.read_csv(run / "dashboard.csv", keep_default_na=False)

@@ -176,6 +176,8 @@ def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
         process.wait()
     assert not (folder / "results.json").exists()
     subprocess.run([sys.executable, "-m", "mechsteer", "study", f"out={folder}"], check=True, capture_output=True)
+    for name in (name for name, declared in STAGES.items() if declared.on_request):
+        subprocess.run([sys.executable, "-m", "mechsteer", name, f"out={folder}"], check=True, capture_output=True)
     mine, theirs = files(folder), files(undisturbed)
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if mine[name] != theirs[name]] == []
