@@ -92,7 +92,9 @@ class Dictionary(Booster):
     def activation_parameters(self) -> list[nn.Parameter]:
         return [self.atoms]
 
-    def shuffled(self, generator: torch.Generator) -> Self:
+    def shuffled(self, generator: torch.Generator) -> Self | None:
+        if len(self.atoms) < 2:  # nothing to choose from
+            return None
         order = derangement(len(self.atoms), generator).to(self.atoms.device)  # the null atom keeps its place
         other = copy.deepcopy(self)
         with torch.no_grad():

@@ -15,11 +15,13 @@ from mechsteer.evaluation import (
     base_arm,
     delta_vectors,
     forced_arms,
+    magnitude_only_arm,
     mean_difference_steerings,
     no_op_arm,
     pool_seeds,
     prompt_arm,
     random_arms,
+    shuffled_router_arm,
     treated_arm,
 )
 from mechsteer.evaluation import evaluate as evaluate_arms
@@ -126,6 +128,7 @@ def all_arms(
     for i, other in enumerate(steerings[1:], start=1):
         arms.append(treated_arm(other, name=f"adapter, seed {i}", note="the same training with other random numbers"))
     arms.append(no_op_arm(chosen))
+    arms += dynamic_controls(desk, chosen)
     openings = problems.openings()
     if problems.metric == "accuracy":
         careful = problems.careful_prefix()
@@ -154,6 +157,17 @@ def all_arms(
         generator=lambda i: desk.generator("random", i),
         max_new_tokens=room(desk.model, recorded, 32),
     )
+    return arms
+
+
+def dynamic_controls(desk: Desk, chosen: Steering) -> list[Arm]:
+    """What a steering that is more than vectors is told apart from: its size alone; its weights on other atoms."""
+    adapters = [iv.adapter for iv in writing(chosen)]
+    if all(adapter.as_bias(1.0) is not None for adapter in adapters):
+        return []
+    arms = [magnitude_only_arm(desk.model, chosen, generator=desk.generator("magnitude only"))]
+    if any(adapter.shuffled(desk.generator("shuffled router")) is not None for adapter in adapters):
+        arms.append(shuffled_router_arm(chosen, generator=desk.generator("shuffled router")))
     return arms
 
 

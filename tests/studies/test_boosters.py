@@ -39,6 +39,23 @@ def test_trained_by_name(run, kind, options, expected):
 
 
 @pytest.mark.parametrize(
+    ("kind", "options", "controls"),
+    [
+        ("static", ["adapter.args={}"], []),
+        ("drab", ["adapter.args={}"], ["magnitude only"]),
+        ("dictionary", ["adapter.args={n_atoms:3}"], ["magnitude only", "shuffled router"]),
+    ],
+)
+def test_what_is_more_than_a_vector_has_controls_of_its_own(run, kind, options, controls):
+    few = ["adapter.epochs=1", "evaluate.n_problems=4", "evaluate.n_random=1"]
+    assert cli.main(["evaluate", f"out={run}", f"adapter.kind={kind}", *options, *few]) == 0
+    arms = stage_result(run, "evaluate")["evaluation"]["arms"]
+    assert [arm["name"] for arm in arms if arm["name"] in ("magnitude only", "shuffled router")] == controls
+    compared = {(c["treated"], c["base"]) for c in stage_result(run, "evaluate")["evaluation"]["comparisons"]}
+    assert {("adapter", name) for name in controls} <= compared
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         (["adapter.kind=drab", "adapter.args.hidden=3"], "Drab has no options ['hidden']"),
