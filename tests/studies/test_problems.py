@@ -16,8 +16,8 @@ from mechsteer import cli
 from mechsteer.evaluation import MultipleChoice, base_arm
 from mechsteer.models import bundled_models
 from mechsteer.studies.kept import Kept
+from mechsteer.studies.objectives import training_samples
 from mechsteer.studies.problems import Problems
-from mechsteer.studies.train import training_samples
 from mechsteer.tasks import load_task, read_traces
 
 # a conversation, written as the pocket model's own problems are
