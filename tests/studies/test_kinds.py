@@ -134,8 +134,10 @@ def test_several_sites_off_the_residual_stream(texts, tmp_path):
         ["mlp_out@1", "q_out@1"],
         ["mlp_out@2", "q_out@2"],
     ]
-    roles = [arm["role"] for arm in evaluation(out)["arms"]]
-    assert roles == ["base", "treated", "no_op", "random", "random"]  # no difference of means elsewhere
+    arms = evaluation(out)["arms"]
+    # no difference of means elsewhere; of what is more than a vector, its size alone
+    assert [arm["role"] for arm in arms] == ["base", "treated", "no_op", "control", "random", "random"]
+    assert arms[3]["name"] == "magnitude only"
     assert evaluation(out)["no_op_equals_base"]
     assert "Not read: the adapter does not write into the residual stream" in (out / "report.md").read_text()
 
