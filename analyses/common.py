@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import yaml
 
 from mechsteer.errors import ConfigError, FileFormatError, closest
@@ -218,6 +219,17 @@ def processor() -> str:
 def interval(finding: Finding) -> str:
     """0.970 [0.951, 0.985]"""
     return f"{finding.value:.3f} [{finding.low:.3f}, {finding.high:.3f}]"
+
+
+def pooled(values: Sequence[tuple[float, float]], n_seeds: int, null: str) -> Finding:
+    """Mean of (value, standard error): what varies within a seed is taken as shared by all of them, the worst case."""
+    if not values:
+        return Finding(value=math.nan, low=math.nan, high=math.nan, n_seeds=n_seeds, null=null)
+    means = np.array([value for value, _ in values])
+    between = means.var(ddof=1) / n_seeds if len(means) > 1 else math.nan
+    half = 1.96 * math.sqrt(np.mean([error**2 for _, error in values]) + between)
+    value = float(means.mean())
+    return Finding(value=value, low=value - half, high=value + half, n_seeds=n_seeds, null=null)
 
 
 def read_answer(path: Path) -> Answer:

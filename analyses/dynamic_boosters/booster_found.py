@@ -11,7 +11,7 @@ import numpy as np
 from booster_makes import Make, Workshop
 from booster_readings import TASKS, moved, quiet, universal
 from booster_scores import Tables
-from common import Finding
+from common import Finding, pooled
 from scipy.stats import t as student
 
 from mechsteer import pocket
@@ -123,16 +123,7 @@ def attributed(shop: Workshop, make: Make, coeffs: Sequence[float], site: Any) -
             rows.append(
                 {"basis": claim, "seed": i, "sufficiency": float(row["sufficiency"]), "meaningless bases": nulls[-1]}
             )
-        found[claim] = _within(more, f"{make.name}; meaningless bases recover {', '.join(f'{v:.2f}' for v in nulls)}")
+        found[claim] = pooled(
+            more, len(more), f"{make.name}; meaningless bases recover {', '.join(f'{v:.2f}' for v in nulls)}"
+        )
     return found, {f"Attribution of {make.name}, first {s['k']} directions": rows}
-
-
-def _within(values: Sequence[tuple[float, float]], null: str) -> Finding:
-    """Mean of (value, standard error): what varies within a seed is taken as shared by all, the worst case."""
-    if not values:
-        return Finding(value=math.nan, low=math.nan, high=math.nan, n_seeds=0, null=null)
-    means = np.array([value for value, _ in values])
-    between = means.var(ddof=1) / len(means) if len(means) > 1 else math.nan
-    half = 1.96 * math.sqrt(np.mean([error**2 for _, error in values]) + between)
-    value = float(means.mean())
-    return Finding(value=value, low=value - half, high=value + half, n_seeds=len(means), null=null)

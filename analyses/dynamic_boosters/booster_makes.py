@@ -27,6 +27,7 @@ from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.generation import default_stop_tokens
 from mechsteer.steering.interventions import Steering, writing
 from mechsteer.steering.presets import bias_only, untrained, width
+from mechsteer.studies.choosing import sized
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept, whole
 from mechsteer.studies.objectives import questions
@@ -35,6 +36,7 @@ from mechsteer.studies.train import median_norm
 from mechsteer.tasks import Item, Task, Trace
 from mechsteer.training import CrossEntropy, FitConfig, fit
 
+BATCH = 256  # problems answered at once
 N_KL = 64  # dev prompts on which a divergence is measured
 N_STOP = 60  # dev samples that decide when training stops
 
@@ -240,7 +242,7 @@ class Workshop:
         return self._scored(steering, items, task).score
 
     def _scored(self, steering: Any, items: Sequence[Item], task: Task) -> Scored:
-        scoring = replace(self.problems.scoring(task), batch_size=256)  # pyright: ignore[reportCallIssue, reportArgumentType]
+        scoring = sized(self.problems.scoring(task), BATCH)
         return scoring.score(self.model, Arm(name="booster", steering=steering), items).without_texts()
 
     def cell(

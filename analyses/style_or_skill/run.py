@@ -16,7 +16,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import Cells, Claim, Finding, Found
+from common import Cells, Claim, Finding, Found, pooled
 from running import main
 
 from mechsteer.attribution import EffectAttribution, attribute_effect
@@ -137,10 +137,10 @@ def _findings(found: Sequence[tuple[Evaluation, EffectAttribution]], settings: M
         "more right": Finding(
             value=whole.value, low=whole.low, high=whole.high, n_seeds=n, null="the same accuracy: 0"
         ),
-        "skill": _pooled(beyond, n, "no effect within styles: 0"),
-        "style": _pooled(switch, n, "no switch: 0"),
-        "few features carry it": _pooled(more, n, f"the first {settings['k']} of meaningless bases recover {nulls}"),
-        "the same features": _pooled(
+        "skill": pooled(beyond, n, "no effect within styles: 0"),
+        "style": pooled(switch, n, "no switch: 0"),
+        "few features carry it": pooled(more, n, f"the first {settings['k']} of meaningless bases recover {nulls}"),
+        "the same features": pooled(
             [(value, 0.0) for value in shared],
             n,
             f"two random sets of {settings['n_top']}: {settings['n_top'] / features:.3f}",
@@ -159,15 +159,6 @@ def _within(evaluation: Evaluation) -> tuple[tuple[float, float], tuple[float, f
         error = max((each.high - each.low) / (2 * 1.645) for each in intervals)
         found.append((float(np.mean([each.value for each in intervals])), error))
     return found[0], found[1]
-
-
-def _pooled(values: Sequence[tuple[float, float]], n_seeds: int, null: str) -> Finding:
-    """Mean of (value, standard error): what varies within a seed is taken as shared by all of them, the worst case."""
-    means = np.array([value for value, _ in values])
-    between = means.var(ddof=1) / n_seeds if len(means) > 1 else math.nan
-    half = 1.96 * math.sqrt(np.mean([error**2 for _, error in values]) + between) if len(values) else math.nan
-    value = float(means.mean()) if len(means) else math.nan
-    return Finding(value=value, low=value - half, high=value + half, n_seeds=n_seeds, null=null)
 
 
 def _rows(found: Sequence[tuple[Evaluation, EffectAttribution]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
