@@ -87,9 +87,12 @@ def test_training_from_kept_residuals_is_training_from_the_whole(model_of, kind,
         fit(model, start, samples, FitConfig(epochs=4, batch_size=2, lr=1e-2, restart=restart), progress=False)
         for restart in (True, False)
     ]
-    kept, whole = (result.steering.interventions[0].adapter.state_dict() for result in results)
-    for name, value in kept.items():
-        torch.testing.assert_close(value, whole[name], rtol=1e-3, atol=2e-4)
+    begun, kept, whole = (
+        torch.cat([value.flatten() for value in adapter.state_dict().values()])
+        for adapter in (start.adapter, *(result.steering.interventions[0].adapter for result in results))
+    )
+    # Adam makes a step of any gradient: where one is nearly 0 its last bits decide, so the change as a whole is compared
+    assert (kept - whole).norm() < 0.02 * (whole - begun).norm()
     losses = [epoch.train["loss"] for epoch in results[0].history]
     assert losses[-1] < losses[0]
 
