@@ -22,7 +22,7 @@ from mechsteer.features.sparse import SparseActs, join, sparsified
 from mechsteer.features.streams import Activations, Batches, as_batches
 
 N_EVALUATION = 2**17  # rows behind the metrics and the BatchTopK threshold
-_CHUNK_ELEMENTS = 2**22  # of pre-activations held at a time
+_CHUNK_ELEMENTS = 2**23  # of pre-activations held at a time
 _FEW = ("topk", "jumprelu")  # BatchTopK and Matryoshka SAEs are saved as jumprelu
 
 
@@ -109,7 +109,7 @@ def encode_sparse(sae: AnySAE, acts: Float[Tensor, "*rows d_in"]) -> SparseActs:
 
 def _largest(sae: Any, x: Tensor, scale: Tensor | float) -> SparseActs:
     """What a TopK SAE keeps of rows [n d_in]: its k largest pre-activations, where they are positive."""
-    hidden = sae.process_sae_in(x) @ sae.W_enc + sae.b_enc
+    hidden = torch.addmm(sae.b_enc, sae.process_sae_in(x), sae.W_enc)
     if getattr(sae.cfg, "rescale_acts_by_decoder_norm", False):
         hidden = hidden * sae.W_dec.norm(dim=-1)
     values, indices = hidden.topk(sae.cfg.k, dim=-1, sorted=False)
