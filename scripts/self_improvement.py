@@ -4,7 +4,7 @@
 
 A vector at two thirds of the model, zero at first, answers training problems by sampling; answers and rewards go into
 the buffer, and after every `every` of them the vector is trained further. What is kept must not answer fewer dev
-problems rightly. With `--verifier majority` an answer is rewarded where most of 5 samples agree with it: nobody knows
+problems rightly, and must answer more of them or lose less on their worked answers. With `--verifier majority` an answer is rewarded where most of 5 samples agree with it: nobody knows
 the right one. Everything is a function of the seed. About a minute of one core.
 """
 
@@ -65,7 +65,10 @@ def deploy(model: Any, folder: Path, args: Any, *, poisoned: bool) -> None:
     )
     prompts = [item.prompt for item in dev.items[:32]]
     neutral = [item.prompt for item in task.items[:64]]
-    improving = SelfImprovement(model, ms.Steering(start), folder, answered, prompts, config, neutral=neutral)
+    worked = [(item.prompt, item.meta["worked"]) for item in dev.items]
+    improving = SelfImprovement(
+        model, ms.Steering(start), folder, answered, prompts, config, neutral=neutral, dev=worked
+    )
     for number in range(args.rounds):
         items = list(task.items[number * args.every : (number + 1) * args.every])
         seed = args.seed + number + 1

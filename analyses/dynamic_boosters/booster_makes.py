@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 from common import Cells
 
 from mechsteer import adapters
-from mechsteer.errors import ConfigError
+from mechsteer.activations import capture
+from mechsteer.directions.methods import mean_difference
+from mechsteer.errors import ConfigError, DataError
 from mechsteer.evaluation import Arm, Scored, magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.harm import neutral_losses
 from mechsteer.files import digest_of
@@ -25,7 +28,7 @@ from mechsteer.runtime.threads import each_of, side_by_side
 from mechsteer.steering.calibration import calibrate, kl
 from mechsteer.steering.files import load_steering, save_steering
 from mechsteer.steering.generation import default_stop_tokens
-from mechsteer.steering.interventions import Steering, writing
+from mechsteer.steering.interventions import Intervention, Steering, writing
 from mechsteer.steering.presets import bias_only, untrained, width
 from mechsteer.studies.choosing import sized
 from mechsteer.studies.desk import Desk
@@ -38,6 +41,7 @@ from mechsteer.training import CrossEntropy, FitConfig, fit
 
 BATCH = 256  # problems answered at once
 N_KL = 64  # dev prompts on which a divergence is measured
+N_CONTRAST = 300  # traces of each kind, right and wrong
 N_STOP = 60  # dev samples that decide when training stops
 
 
@@ -65,6 +69,7 @@ class Workshop:
         self.dev = problems.task("dev", settings["n_dev"])
         self.prompts = problems.prompts("dev", N_KL)
         self.seeds = range(settings["seeds"])
+        self._lock, self._contrast = threading.Lock(), []
         self.key = {"of": desk.fingerprint, **{name: settings[name] for name in ("layer", "epochs", "rates")}}
 
     # -- training ----------------------------------------------------------------------------------------------
@@ -130,7 +135,35 @@ class Workshop:
             torch.manual_seed(self._drawn(seed))
             if make.kind == "bias_only":
                 return bias_only(self.model, scope=scope)
+            if make.kind == "clas":
+                layers = np.linspace(0, self.model.cfg.n_layers - 1, make.args["n_layers"]).round().astype(int).tolist()
+                vectors = self.contrast()
+                return Steering([Intervention(adapters.Clas(vectors[i]), Site(i), scope=scope) for i in layers])
             return Steering(untrained(self.model, make.kind, self.site, scope=scope, **make.args))
+
+    def contrast(self) -> list[torch.Tensor]:
+        """Per layer the direction that CLAS is given: mean over right less mean over wrong training traces.
+
+        Its size is one at which a step of w moves what is added as far as a step of a vector does: Adam moves h·w by
+        about lr · ‖h‖ · √d_model. Raises DataError without traces of both kinds.
+        """
+        with self._lock:  # trainings side by side ask for it
+            if not self._contrast:
+                traces = {
+                    right: [t for t in self.kept.traces("train") if bool(t.correct) is right] for right in (True, False)
+                }
+                rows = {right: [whole(self.model, t)[0] for t in some[:N_CONTRAST]] for right, some in traces.items()}
+                if not all(rows.values()):
+                    raise DataError(
+                        "the traces are all right or all wrong", "sample more: CLAS is given their difference"
+                    )
+                sites = [Site(i) for i in range(self.model.cfg.n_layers)]
+                right, wrong = (capture(self.model, rows[kind], sites, progress=False) for kind in (True, False))
+                step = adapters.Static.default_lr / adapters.Clas.default_lr
+                for site in sites:
+                    vector = mean_difference(right[site].pool("mean"), wrong[site].pool("mean")).vector
+                    self._contrast.append(step / len(vector) ** 0.5 * vector / vector.norm())
+            return self._contrast
 
     def _drawn(self, seed: int) -> int:
         return int.from_bytes(hashlib.sha256(f"boosters/{self.desk.settings.seed}/{seed}".encode()).digest()[:4])

@@ -34,9 +34,13 @@ def makes(shop: Workshop) -> dict[str, Make]:
         "static": ("static", {}),
         "drab of equal size": ("drab", {"d_hidden": max(1, round((n - d) / (2 * d + 1)))}),
         "loreft of equal size": ("loreft", {"rank": at_parameters("loreft", n, d).rank}),
+        "clas of equal size": (
+            "clas",
+            {"n_layers": min(at_parameters("clas", n, d).n_layers, shop.model.cfg.n_layers)},
+        ),
         "drab": ("drab", {"d_hidden": s["d_hidden"]}),
         "hybrid": ("drab", {"d_hidden": s["d_hidden"], "form": "hybrid"}),
-        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"]}),
+        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"], "normalise": "rms"}),
         "gated": ("gated", {"d_hidden": s["d_hidden"]}),
     }
     return {
@@ -73,7 +77,7 @@ def accuracies(
         "dynamic beats static": pooled(equal["bias_only"], equal["drab of equal size"], "bias_only"),
         "hybrid helps": pooled(equal["drab"], equal["hybrid"], "add"),
         "mixtures help": pooled(equal["drab"], equal["dictionary"], "drab"),
-        "boosters beat rivals": pooled(equal["loreft of equal size"], equal["drab of equal size"], "LoReFT"),
+        "boosters beat rivals": _beside_clas(equal),
         "fifty samples": pooled(sizes[many], sizes[few], f"trained on {many} samples"),
         "longer problems": _transferred(shop, replace(every["drab"], takes="short"), "long"),
         "left-out operation": _transferred(
@@ -115,6 +119,14 @@ def pooled(before: Sequence[Scored], after: Sequence[Scored], null: str) -> Find
     mean = pool_seeds(before, after).mean
     words = f"{_mean(after):.3f} against {_mean(before):.3f}"
     return Finding(value=mean.value, low=mean.low, high=mean.high, n_seeds=len(after), null=f"{null}: 0", words=words)
+
+
+def _beside_clas(equal: Mapping[str, Sequence[Scored]]) -> Finding:
+    """drab − LoReFT, which decides, and in words drab − CLAS."""
+    ours, theirs = equal["drab of equal size"], equal["clas of equal size"]
+    found, other = pooled(equal["loreft of equal size"], ours, "LoReFT"), pooled(theirs, ours, "CLAS")
+    told = interval(other) if theirs and ours else "not defined"
+    return replace(found, words=f"{found.words}; less CLAS: {told}")
 
 
 def _scored(shop: Workshop, make: Make, coeffs: Sequence[float], takes: str = "all") -> list[Scored]:

@@ -28,6 +28,8 @@ class Tried:
     score: float
     """mean; nan for none"""
     n_items: int
+    scores: tuple[float, ...] = ()
+    """on each of them"""
 
 
 def halve(
@@ -51,5 +53,5 @@ def halve(
             scores[i] += [float(value) for value in values]
         ranked = sorted(left, key=lambda i: -float(np.mean(scores[i])))  # stable: the first of equal ones
         left = ranked[: max(1, len(ranked) // 2)] if end < n_items else ranked[:1]
-    tried = [Tried(score=float(np.mean(s)) if s else float("nan"), n_items=len(s)) for s in scores]
+    tried = [Tried(score=float(np.mean(s)) if s else float("nan"), n_items=len(s), scores=tuple(s)) for s in scores]
     return left[0], tried

@@ -6,6 +6,7 @@ is what was saved. Other tools read the tensors as those of any safetensors file
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -119,6 +120,15 @@ def tensor_digest(name: str, tensor: Tensor) -> str:
     """Digest (32 hex digits) of one tensor with its name, dtype and shape."""
     digest = begun_digest(name, tensor.dtype, tensor.shape)
     digest.update(tensor_bytes(tensor))
+    return digest.hexdigest()
+
+
+def content_digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 (hex digits) of tensors with their names, dtypes and shapes: what a reader without xxhash can check."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(_described(name, tensor.dtype, tensor.shape))
+        digest.update(tensor_bytes(tensor.detach().cpu().contiguous()))
     return digest.hexdigest()
 
 

@@ -15,6 +15,7 @@ threshold becomes the intercept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -31,7 +32,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils import validation
 from sklearn.utils.multiclass import check_classification_targets
 
-from mechsteer.errors import ConfigError, DataError
+from mechsteer.activations import Activations
+from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
 
 Kind = Literal["logistic", "ridge", "mean_difference", "pca_lda"]
 KINDS = ("logistic", "ridge", "mean_difference", "pca_lda")
@@ -50,7 +52,8 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     raw means); `direction_` is the direction in raw space all the same, not normalised. `l1` belongs to `logistic`,
     `n_components` to `pca_lda` (default: at most 50, and at most a quarter of the samples).
 
-    Raises DataError (not exactly two classes, through scikit-learn's ValueError protocol), ConfigError (kind).
+    Raises DataError (activations of whole texts, no labels, another number of them, not exactly two classes), ShapeError
+    (not one row per sample), NonFiniteError, ConfigError (kind); all but the first are scikit-learn's ValueErrors too.
 
     >>> x = np.array([[0.0, 5.0], [1.0, 5.0], [3.0, 5.0], [4.0, 5.0]])
     >>> probe = LinearProbe(kind="mean_difference").fit(x, [0, 0, 1, 1])
@@ -84,8 +87,10 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         self.max_iter = max_iter
         self.seed = seed
 
-    def fit(self, X: Float[ndarray, "n_samples d_model"], y: ndarray) -> LinearProbe:
-        """Fit on activations [n_samples d_model] and labels [n_samples] of two classes."""
+    def fit(self, X: Float[ndarray, "n_samples d_model"], y: ndarray | None = None) -> LinearProbe:
+        """Fit on activations [n_samples d_model] and labels [n_samples] of two classes, which have to be given."""
+        _require_rows(X)
+        _require_labels(X, y)
         X, y = _validate(self, X, y, dtype=(np.float64, np.float32))
         check_classification_targets(y)
         if self.kind not in KINDS:
@@ -113,6 +118,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: Float[ndarray, "n_samples d_model"]) -> Float[ndarray, " n_samples"]:
         """x · direction_ + intercept_; positive means `classes_[1]`."""
         validation.check_is_fitted(self)
+        _require_rows(X)
         X = _validate(self, X, dtype=(np.float64, np.float32), reset=False)
         return X @ self.direction_ + self.intercept_
 
@@ -162,6 +168,49 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
+
+
+def _require_rows(X: Any) -> None:
+    """Raise for what is no array [n_samples d_model] of numbers. Lists, frames and the rest are scikit-learn's to read."""
+    if isinstance(X, Activations):
+        raise DataError(
+            f"a probe takes one row per sample, and these are activations of whole texts: {X!r:.120}",
+            'take one row per text, acts.pool("last"), or one per token, acts.flat(), and a label for each',
+        )
+    if not hasattr(X, "__array__") or not hasattr(X, "dtype"):
+        return
+    if X.ndim != 2:
+        raise ShapeError(
+            f"the activations have shape {tuple(X.shape)}, a probe takes [n_samples d_model]",
+            "Reshape your data: one row per sample, of each text one token or their mean",
+        )
+    values = np.asarray(X)
+    bad = ~np.isfinite(values).all(1) if values.dtype.kind == "f" and values.size else np.zeros(0, dtype=bool)
+    if bad.any():
+        raise NonFiniteError(
+            f"{bad.sum()} of {len(bad)} rows hold NaN or infinity, the first is row {bad.argmax()}",
+            "leave these rows out, or load the model in float32: half precision overflows",
+        )
+
+
+def _require_labels(X: Any, y: Any) -> None:
+    """Raise DataError without labels, and where there is not one per row."""
+    if y is None:
+        raise DataError(
+            "LinearProbe requires y to be passed, but the target y is None",
+            "give a label of two classes per row: fit(rows, labels)",
+        )
+    n_rows, n_labels = _length(X), _length(y)
+    if None not in (n_rows, n_labels) and n_rows != n_labels:
+        raise DataError(f"{n_rows} rows of activations and {n_labels} labels", "give a label per row")
+
+
+def _length(values: Any) -> int | None:
+    """How many rows, where that can be told."""
+    shape = getattr(values, "shape", None)
+    if shape is not None:
+        return shape[0] if len(shape) else None
+    return len(values) if isinstance(values, Sequence) else None
 
 
 def mlp_probe(hidden: int = 32, *, alpha: float = 1e-2, max_iter: int = 500, seed: int = 0) -> Pipeline:

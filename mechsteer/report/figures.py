@@ -36,6 +36,8 @@ from mechsteer.results import Shown
 
 # Okabe and Ito's palette; every pair of series also differs in marker or line.
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8a929b", "#1b1f24"
+NORMAL_95 = 1.96  # standard errors on either side of a mean
+_NO_ERRORS: Mapping[str, ArrayLike] = {}
 WIDTH = 4.8  # inches: narrow, so that type stays readable on a telephone
 STYLE = {
     "svg.hashsalt": "mechsteer",
@@ -308,8 +310,12 @@ def training_curve(
     x_label: str = "optimiser step",
     y_label: str = "loss (nats per token)",
     chosen_step: float | None = None,
+    errors: Mapping[str, ArrayLike] = _NO_ERRORS,
 ) -> Figure:
-    """Losses against the optimiser step (or epoch), [n_steps] each; dashed line: the one whose weights are used."""
+    """Losses against the optimiser step (or epoch), [n_steps] each; dashed line: the one whose weights are used.
+
+    `errors`: standard errors [n_steps] of some of the curves, whose 95 % intervals are bands; nan draws none.
+    """
     x = _vector("steps", steps)
     with styled():
         canvas, axes = _axes(2.8, x_label, y_label)
@@ -317,16 +323,30 @@ def training_curve(
         looks = [(BLUE, "-"), (ORANGE, "--"), (GREEN, "-."), (INK, ":")]
         for i, (name, values) in enumerate(curves.items()):
             color, line = looks[i % len(looks)]
-            axes.plot(x, _vector(name, values, len(x)), line, color=color, label=visible(name))
+            y = _vector(name, values, len(x))
+            axes.plot(x, y, line, color=color, label=visible(name))
+            if name in errors:
+                half = NORMAL_95 * _vector(f"the error of {name}", errors[name], len(x))
+                axes.fill_between(x, y - half, y + half, color=color, alpha=0.18, linewidth=0)
         if chosen_step is not None:
             _dashed(axes, chosen_step, "the one used")
         _legend(axes)
     ends = "; ".join(
-        f"{name} from {number(float(np.asarray(values)[0]))} to {number(float(np.asarray(values)[-1]))}"
-        for name, values in curves.items()
+        f"{name} from {_point(name, 0, curves, errors)} to {_point(name, -1, curves, errors)}"
+        for name in curves
         if len(x)
     )
     return Figure(canvas, title, caption, f"{y_label} over {len(x)} points: {ends}.")
+
+
+def _point(name: str, i: int, curves: Mapping[str, ArrayLike], errors: Mapping[str, ArrayLike]) -> str:
+    """A value of a curve, with its 95 % interval where it has one."""
+    value = float(np.asarray(curves[name])[i])
+    error = float(np.asarray(errors[name])[i]) if name in errors else math.nan
+    if not math.isfinite(value + error):
+        return number(value)
+    value, low, high = aligned([value, value - NORMAL_95 * error, value + NORMAL_95 * error])
+    return f"{value} [{low}, {high}]"
 
 
 def score_histogram(

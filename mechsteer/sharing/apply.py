@@ -29,7 +29,7 @@ import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-FORMATS = (3, 4)
+FORMATS = (3, 4, 5)
 BLOCKS = ("model.layers", "transformer.h", "gpt_neox.layers")
 
 
@@ -58,6 +58,9 @@ def load(path: str | Path) -> File:
         raise Refused(f"{path} cannot be read: {error}") from error
     if not isinstance(header, dict) or header.get("kind") != "steering file":
         raise Refused(f"{path} is no steering file of mechsteer's")
+    said = header.get("tensors_sha256")
+    if said is not None and said != _digest(stored):
+        raise Refused(f"{path} is damaged: its tensors are not those that were saved, so copy it again")
     if reasons := why_not(header):
         raise Refused(f"{path} needs mechsteer: {'; '.join(reasons)}")
     weights: dict[int, dict[str, Tensor]] = {}
@@ -66,6 +69,15 @@ def load(path: str | Path) -> File:
             number, _, inner = name.partition(".")
             weights.setdefault(int(number), {})[inner] = _dequantised(tensor, stored.get(f"{name}:scale"))
     return File(header, weights)
+
+
+def _digest(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors with their names, dtypes and shapes, as mechsteer.files.tensors.content_digest has it."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def why_not(header: Mapping[str, Any]) -> list[str]:
@@ -116,7 +128,10 @@ def _drab(w: Weights, config: Config, h: Tensor, p: Tensor | None) -> Tensor:
 
 
 def _dictionary(w: Weights, config: Config, h: Tensor, p: Tensor | None) -> Tensor:
-    scores = _mlp(w, "router", _beside(h, p) if config["look_back"] else _of_prompt(p))
+    x = _beside(h, p) if config["look_back"] else _of_prompt(p)
+    if config.get("normalise") == "rms":  # h and p each; files of before format 5 do not say
+        x = F.rms_norm(x.unflatten(-1, (-1, h.shape[-1])), h.shape[-1:], eps=1e-6).flatten(-2)
+    scores = _mlp(w, "router", x)
     weights = torch.sigmoid(scores) if config["weighting"] == "sigmoid" else scores.softmax(-1)
     return ((weights[..., : len(w["atoms"])] * w["gains"]) @ w["atoms"]).expand_as(h)
 

@@ -31,7 +31,7 @@ from mechsteer.errors import (
     closest,
 )
 from mechsteer.files import structured
-from mechsteer.files.tensors import read_tensors, write_tensors
+from mechsteer.files.tensors import content_digest, read_tensors, write_tensors
 from mechsteer.models import Look, backend_of, differences, model_fingerprint, model_name
 from mechsteer.models.sites import Site
 from mechsteer.results import Interval
@@ -51,8 +51,10 @@ from mechsteer.steering.header import (
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten
 from mechsteer.steering.quantising import Quantisation, quantised, restored
 
-FORMAT_VERSION = 4
-_READABLE = (2, 3, 4)  # 2 says of the model only its name, backend and width; 3 knows no quantisation
+FORMAT_VERSION = 5
+# 2 says of the model only its name, backend and width; 3 knows no quantisation; 4 no digest for readers without mechsteer,
+# and its dictionaries route by activations as large as they are
+_READABLE = (2, 3, 4, 5)
 KIND = "steering file"
 AGAIN = "copy it again, or make it again: train, then mechsteer.save_steering"
 BUDGET = 100_000  # bytes of a whole file: what a booster may have
@@ -122,7 +124,7 @@ def save_steering(
         licence=None if licence is None else _text(licence),
         mechsteer_version=__version__,
     )
-    path = write_tensors(path, tensors, dataclasses.asdict(header), kind=KIND)
+    path = write_steering_file(path, tensors, dataclasses.asdict(header))
     saved = SavedSteering(
         path=str(path),
         n_parameters=header.n_parameters,
@@ -138,6 +140,13 @@ def save_steering(
             stacklevel=2,
         )
     return saved
+
+
+def write_steering_file(path: str | Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> Path:
+    """Write a steering file of tensors as they are to lie in it and a header as plain data; returns the path."""
+    if header["format_version"] > 4:
+        header = {**header, "tensors_sha256": content_digest(tensors)}
+    return write_tensors(path, tensors, header, kind=KIND)
 
 
 def _module(module: Adapter | Observer, number: int) -> SavedModule:

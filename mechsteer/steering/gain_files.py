@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import ConfigError, FileFormatError, MechsteerError
-from mechsteer.files.tensors import read_tensors, write_tensors
-from mechsteer.steering.files import AGAIN, KIND, read_header, read_steering
+from mechsteer.files.tensors import read_tensors
+from mechsteer.steering.files import AGAIN, KIND, read_header, read_steering, write_steering_file
 from mechsteer.steering.mixing import BUILT_IN, Gains, atoms_of, mixed, resolved
 from mechsteer.steering.quantising import SCALE
 
@@ -51,7 +51,7 @@ def save_gain_preset(path: str | Path, name: str, gains: Gains) -> Path:
     wanted = resolved(gains, atoms_of(read_steering(path)).gains, kept)
     tensors, header = _as_written(path)
     header["gain_presets"] = {**{key: list(value) for key, value in kept.items()}, name: wanted}
-    return write_tensors(path, tensors, header, kind=KIND)
+    return write_steering_file(path, tensors, header)
 
 
 def save_mixed(path: str | Path, out: str | Path, gains: Gains) -> Path:
@@ -72,7 +72,7 @@ def save_mixed(path: str | Path, out: str | Path, gains: Gains) -> Path:
     gains_now = atoms_of(after).gains
     if gains_now != atoms_of(before).gains:
         header |= {"metrics": [], "provenance": {**header["provenance"], "gains": list(gains_now)}}
-    return write_tensors(out, tensors, header, kind=KIND)
+    return write_steering_file(out, tensors, header)
 
 
 def _changed(old: torch.nn.Module, new: torch.nn.Module) -> dict[str, Tensor]:

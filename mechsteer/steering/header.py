@@ -113,6 +113,7 @@ class SteeringHeader:
     metrics: list[SavedMetric] = field(default_factory=list)
     licence: str | None = None
     mechsteer_version: str | None = None
+    tensors_sha256: str | None = None  # since version 5, for readers without mechsteer (`files.tensors.content_digest`)
     gain_presets: dict[str, list[float]] = field(default_factory=dict)  # name -> gains of all atoms, in their order
 
     @property

@@ -14,7 +14,7 @@ from mechsteer.steering.files import BUDGET
 from mechsteer.steering.quantising import Quantisation, n_stored_bytes
 
 # what a file with one adapter says beside its numbers, three metrics and hashes included, a little more than measured
-_HEADER, _TENSOR, _SCALE = 2_700, 210, 90  # bytes: at all, for each tensor, for each that has scales
+_HEADER, _TENSOR, _SCALE = 2_800, 210, 90  # bytes: at all, for each tensor, for each that has scales
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,9 +38,12 @@ class Dev:
 
     def score(self, steering: Interventions, name: str) -> float:
         """Mean score on all of them."""
-        return self.scoring.score(
-            self.desk.model, Arm(name=name, steering=steering), self.items, keep=self.desk.piece
-        ).score
+        return float(self.scores(steering, name).mean())
+
+    def scores(self, steering: Interventions, name: str) -> np.ndarray:
+        """Score on each of them [n_items]."""
+        arm = Arm(name=name, steering=steering)
+        return self.scoring.score(self.desk.model, arm, self.items, keep=self.desk.piece).scores
 
 
 def sized(scoring: Scoring, batch_size: int | None) -> Scoring:

@@ -22,6 +22,7 @@ from mechsteer.studies.objectives import Material, material
 from mechsteer.studies.places import Place, layers_tried, measured, places, untrained
 from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
+from mechsteer.studies.told import carried, data_of, metrics_of
 from mechsteer.training import FitConfig, FitResult, fit
 
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
@@ -62,6 +63,7 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     jobs = [_job(desk, best, scope, i) for i in range(1, how.seeds)]
     fits = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, shared), jobs)]
     chosen = [at_strength(result.steering, coeff) for result in fits]
+    base = dev.scores((), "base")
     for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
         provenance = {
             "trained_on": result.data_hash,
@@ -71,7 +73,9 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
             "chosen_on_dev": {"place": str(best), "coeff": coeff, "score": tried[number].score},
         }
         path = desk.write(STEERING) if i == 0 else seed_file(desk.write(SEEDS), i)
-        save_steering(steering, path, desk.model, provenance=provenance)
+        asked = (tried[number].scores, base) if i == 0 else ()
+        told = {"data": data_of(desk, problems, result), "metrics": metrics_of(result, problems.metric, *asked)}
+        save_steering(steering, path, desk.model, provenance=provenance, **told)
     return TrainResult(
         kind=how.kind,
         site=best.measured,
@@ -79,7 +83,7 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
             metric=problems.metric,
             tried=tuple(_candidate(*pair, found) for pair, found in zip(pairs, tried, strict=True)),
             chosen=_candidate(best, coeff, tried[number]),
-            base_score=dev.score((), "base"),
+            base_score=float(base.mean()),
             n_samples=len(shared.train),
             strengths=strengths(desk.model, chosen[0], problems.prompts("dev", N_KL)),
             median_resid_norm=median_norm(desk, kept, best.measured),
@@ -92,7 +96,7 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
 def _own(desk: Desk, kept: Kept, problems: Problems, dev: Dev, path: str) -> TrainResult:
     """One's own steering, as it is."""
     steering = load_steering(path, desk.model)
-    save_steering(steering, desk.write(STEERING), desk.model, provenance={"from": "a file"})
+    save_steering(steering, desk.write(STEERING), desk.model, provenance={"from": "a file"}, **carried(path))
     sites = tuple(str(iv.site.at(desk.model)) for iv in writing(steering))
     score = dev.score(steering, "dev-own")
     candidate = Candidate(sites=sites, coeff=steering.coeff, score=score, n_items=len(dev.items))

@@ -25,11 +25,12 @@ from mechsteer.results import Result, live, plain
 from mechsteer.runtime.reach import touched
 from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, writing
 from mechsteer.training.config import FitConfig
-from mechsteer.training.loop import Epoch, Loop
+from mechsteer.training.loop import Epoch, Loop, Means
 from mechsteer.training.objectives import CrossEntropy, Objective, Tally
 from mechsteer.training.objectives.harm import SampleLike
-from mechsteer.training.parts import Parts
+from mechsteer.training.parts import Part, Parts
 from mechsteer.training.rounds import Round, Rounds
+from mechsteer.training.spread import Spread
 
 _DEFAULTS = FitConfig()
 
@@ -123,26 +124,36 @@ def fit(
     )
 
 
-def _train(now: Round, loop: Loop, order: Sequence[int], epoch: int, *, progress: bool) -> dict[str, float]:
+def _train(now: Round, loop: Loop, order: Sequence[int], epoch: int, *, progress: bool) -> Means:
     """One epoch of steps; means of the loss terms while it went on."""
-    objective, parts, forwards = now.objective, now.parts, now.forwards
-    weights, total = objective.weights, Tally({}, {})
+    parts, weights = now.parts, now.objective.weights
+    total, spread = Tally({}, {}), Spread()
     for step, i in enumerate(tqdm(order, desc=f"epoch {epoch}", unit="step", disable=not progress, leave=False)):
-        tally = Tally.of(objective.terms(forwards.steered(parts.train[i])), weights)
+        tally = _tallied(now, parts.train[i], spread)
         if parts.neutral:
             beside = parts.neutral[((epoch - 1) * len(order) + step) % len(parts.neutral)]
-            tally += Tally.of(objective.terms(forwards.steered(beside)), weights)
+            tally += _tallied(now, beside, spread, neutral=True)
         loop.step(tally.loss(weights), f"epoch {epoch}, step {step + 1}")
         total += tally.detached()
-    return total.summary(weights)
+    return Means(means=total.summary(weights), errors=spread.errors(weights))
 
 
 @torch.no_grad()
-def _evaluate(now: Round) -> dict[str, float]:
-    weights, total = now.objective.weights, Tally({}, {})
-    for part in (*now.parts.dev, *now.parts.neutral):
-        total += Tally.of(now.objective.terms(now.forwards.steered(part)), weights).detached()
-    return total.summary(weights)
+def _evaluate(now: Round) -> Means:
+    total, spread = Tally({}, {}), Spread()
+    for part in now.parts.dev:
+        total += _tallied(now, part, spread).detached()
+    for part in now.parts.neutral:
+        total += _tallied(now, part, spread, neutral=True).detached()
+    return Means(means=total.summary(now.objective.weights), errors=spread.errors(now.objective.weights))
+
+
+def _tallied(now: Round, part: Part, spread: Spread, *, neutral: bool = False) -> Tally:
+    """The terms of a part under the steering as it stands; `spread` takes note of them."""
+    steered = now.forwards.steered(part)
+    terms = now.objective.terms(steered)
+    spread.add(terms, steered, now.objective.samples_of(part), neutral=neutral)
+    return Tally.of(terms, now.objective.weights)
 
 
 def _refuse_idle(interventions: Sequence[Intervention], parts: Parts) -> None:

@@ -23,11 +23,24 @@ _MAY_DIFFER = ("cache_bytes",)  # settings that a resumed run may change: they c
 
 @dataclass(frozen=True, kw_only=True)
 class Epoch(Result):
-    """Means over an epoch: `loss` and every term of the objective by name. Epoch 0 is the state before the first."""
+    """Means over an epoch: `loss` and every term of the objective by name. Epoch 0 is the state before the first.
+
+    Errors are the standard errors of the same means over samples (`mechsteer.training.spread`).
+    """
 
     epoch: int
     train: dict[str, float] | None  # while training; None for epoch 0
     dev: dict[str, float] | None  # after it, neutral texts included; None without dev data
+    train_errors: dict[str, float] | None = None  # None in results of versions that did not keep them
+    dev_errors: dict[str, float] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Means:
+    """Of a pass over data: the means of the loss and its terms, and their standard errors."""
+
+    means: dict[str, float]
+    errors: dict[str, float]
 
 
 class _Group(TypedDict):
@@ -119,13 +132,16 @@ class Loop:
         self.optimizer.step()
         self.scheduler.step()
 
-    def close_epoch(self, train: dict[str, float] | None, dev: dict[str, float] | None) -> None:
+    def close_epoch(self, train: Means | None, dev: Means | None) -> None:
         """Record an epoch (the state before the first where `train` is None) and keep the best parameters."""
         epoch = 0 if train is None else self.epoch + 1
-        self.history.append(Epoch(epoch=epoch, train=train, dev=dev))
-        if dev is None or dev["loss"] < self.best_loss:
+        kept: dict[str, Any] = {}
+        for split, found in (("train", train), ("dev", dev)):
+            kept |= {split: found and found.means, f"{split}_errors": found and found.errors}
+        self.history.append(Epoch(epoch=epoch, **kept))
+        if dev is None or dev.means["loss"] < self.best_loss:
             self.best, self.best_epoch = self._state(), epoch
-            self.best_loss = math.inf if dev is None else dev["loss"]
+            self.best_loss = math.inf if dev is None else dev.means["loss"]
 
     def save(self, path: Path) -> None:
         """Replace the checkpoint at `path` at once."""

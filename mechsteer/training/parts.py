@@ -56,11 +56,13 @@ class Steered:
     """One part under the steering as it stands: what loss terms are computed from.
 
     `logits` [n_scored d_vocab] at the part's scored positions in row-major order, with gradients unless the
-    caller switched them off. `session`: the deltas and contexts of that forward.
+    caller switched them off. `session`: the deltas and contexts of that forward. `by_row`: what of the terms is each
+    row's, (sums, counts) [batch] by name, as far as the objective tells it.
     """
 
     def __init__(self, part: Part, logits: Tensor, session: Session, forwards: Forwards) -> None:
         self.part, self.logits, self.session, self._forwards = part, logits, session, forwards
+        self.by_row: dict[str, tuple[Tensor, Tensor]] = {}
 
     @cached_property
     def _log_probs(self) -> Tensor:
@@ -73,6 +75,16 @@ class Steered:
     def log_probs(self, where: Mask) -> Tensor:
         """Steered log-probs [n d_vocab] at positions `where` [batch pos], which are among the scored ones."""
         return self._log_probs[where[self.part.scored]]
+
+    def term(self, name: str, values: Tensor, rows: Tensor) -> tuple[Tensor, int]:
+        """(sum, how many) of a loss term's `values` [n], which are of `rows` [n] of the batch.
+
+        An objective that makes its terms so tells how they vary from sample to sample, and its curves have intervals.
+        """
+        zeros = values.new_zeros(len(self.part.batch.rows))
+        with torch.no_grad():
+            self.by_row[name] = zeros.index_add(0, rows, values), torch.bincount(rows, minlength=len(zeros))
+        return values.sum(), len(values)
 
     def frozen(self, where: Mask) -> Tensor:
         """Log-probs [n d_vocab] without the steering at positions `where`; kept between steps."""

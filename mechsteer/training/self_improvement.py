@@ -3,14 +3,18 @@
 Every `every` inferences a copy of the present steering is trained on what was rewarded (cross-entropy, from where it is).
 It takes the place of the present one if
 
-- on the same dev problems the share answered rightly does not drop by more than `margin`, and
-- KL(steered || base), as `calibrate` measures it, is within `kl_budget`;
+- on the same dev problems the share answered rightly does not drop by more than `margin`,
+- KL(steered || base), as `calibrate` measures it, is within `kl_budget`, and
+- it gains something there: more dev problems answered rightly than before, or a lower loss on the dev samples, which are
+  right answers. The mean of its differences, sample by sample, has to be below zero by `least_errors` of its standard
+  errors: an update that changes nothing is no improvement, whatever praised it;
 
 else the present one stays: rolled back. Every decision is written down, with what was tried and why. Off by default.
 
 Rewards are nobody's word for what is right: a reward that praises wrong answers is caught by the dev problems, whose
 answers are known. They are asked again in every attempt, so that their score flatters what was kept: measure that on
-others.
+others. Of 120 problems one more is soon answered rightly by chance; dev samples make the test of a gain a finer one, for
+those updates alone that leave the number of right answers as it was.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ from mechsteer.training.config import FitConfig
 from mechsteer.training.experience import Experience, Experiences
 from mechsteer.training.fit import fit
 from mechsteer.training.objectives import CrossEntropy
+from mechsteer.training.objectives.harm import SampleLike
+from mechsteer.training.sample_losses import sample_losses
 
 Answered = Callable[[Any, Steering], Sequence[bool]]
 """answered(model, steering): right or wrong on each dev problem, always the same problems in the same order"""
@@ -45,7 +51,8 @@ Answered = Callable[[Any, Steering], Sequence[bool]]
 class SelfImprovementConfig:
     """Settings of `SelfImprovement`. Raises ConfigError for values out of range.
 
-    `margin`: of the dev problems, by which their share of right answers may drop. `kl_budget` in nats per position.
+    `margin`: of the dev problems, by which their share of right answers may drop. `least_errors`: by how many standard
+    errors the dev loss must fall where no more dev problems are answered rightly. `kl_budget` in nats per position.
     `least_samples`: with fewer rewarded answers nothing is trained. `least_reward`: from which an answer counts as
     rewarded. `fit`: its seed is varied from attempt to attempt.
     """
@@ -56,6 +63,7 @@ class SelfImprovementConfig:
     least_samples: int = 50
     least_reward: float = 1.0
     margin: float = 0.0
+    least_errors: float = 2.0
     kl_budget: float = 0.5
     kl_new_tokens: int = 32  # of the base model's continuations, over which the KL is a mean
     kl_weight: float = 0.1
@@ -66,7 +74,7 @@ class SelfImprovementConfig:
         for name in ("every", "capacity", "least_samples", "kl_new_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}", "pass at least 1")
-        for name in ("margin", "kl_budget"):
+        for name in ("margin", "least_errors", "kl_budget"):
             if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= 0):
                 raise ConfigError(f"{name} is {getattr(self, name)}", "pass a finite number, 0 or more")
 
@@ -90,6 +98,10 @@ class Attempt(Result):
     gained: int = 0
     """dev problems wrong before and right after"""
     lost: int = 0
+    loss_change: float = math.nan
+    """of the dev loss, nats per token of a dev sample in the mean over samples; nan without dev samples"""
+    loss_error: float = math.nan
+    """standard error of that mean, over the samples"""
     kl: float = math.nan
     """nats per position, of the steering tried"""
     data_hash: str = ""
@@ -102,7 +114,8 @@ class SelfImprovement:
     """A folder with the experiences, the attempts and the steerings kept; opened again, it goes on where it was.
 
     `steering`: the one deployed, where the folder holds none yet. `answered` scores dev problems, `prompts` (token ids
-    or texts) are those that the KL is measured on, `neutral` texts on which the model is to stay as it is.
+    or texts) are those that the KL is measured on, `neutral` texts on which the model is to stay as it is, `dev` right
+    answers to problems that are not in deployment, whose loss tells of gains too small for `answered`.
 
     Raises ConfigError where it is not enabled, what `load_steering` and `Experiences` raise for a folder of another
     model or a damaged one, StorageError where another process is in the folder (during an attempt).
@@ -118,11 +131,12 @@ class SelfImprovement:
         config: SelfImprovementConfig,
         *,
         neutral: Sequence[str | Sequence[int]] = (),
+        dev: Sequence[SampleLike] = (),
     ) -> None:
         if not config.enabled:
             raise ConfigError("self-improvement is off", "pass SelfImprovementConfig(enabled=True, ...)")
         self.model, self.folder, self.config = model, Path(folder), config
-        self.answered, self.prompts, self.neutral = answered, prompts, neutral
+        self.answered, self.prompts, self.neutral, self.dev = answered, prompts, neutral, dev
         self.experiences = Experiences(self.folder / "experiences.jsonl", capacity=config.capacity)
         self.attempts = _read_attempts(self.folder)
         kept = [attempt.number for attempt in self.attempts if attempt.kept]
@@ -182,11 +196,20 @@ class SelfImprovement:
             n_dev=len(before),
             gained=sum(y and not x for x, y in zip(before, after, strict=True)),
             lost=sum(x and not y for x, y in zip(before, after, strict=True)),
+            **self._loss_change(fitted.steering),
             kl=found,
             data_hash=fitted.data_hash,
             steering=fitted.steering,
         )
         return replace(made, **_decision(made, config))
+
+    def _loss_change(self, tried: Steering) -> dict[str, float]:
+        """`loss_change` and `loss_error` of a steering beside the present one."""
+        if len(self.dev) < 2:
+            return {}
+        after, before = (sample_losses(self.model, one, self.dev) for one in (tried, self.steering))
+        change = after - before
+        return {"loss_change": float(change.mean()), "loss_error": float(change.std() / len(change) ** 0.5)}
 
     def _samples(self, rewarded: Sequence[Experience]) -> list[Sample]:
         """Prompts with what was written, and its end where it ended by itself; what no longer fits is left out."""
@@ -214,7 +237,12 @@ def _decision(made: Attempt, config: SelfImprovementConfig) -> dict[str, Any]:
         return {"kept": False, "why": f"dev accuracy drops by {-change:.3f}, the margin is {config.margin:g}"}
     if made.kl > config.kl_budget:
         return {"kept": False, "why": f"KL {made.kl:.3f} nats is over the budget of {config.kl_budget:g}"}
-    return {"kept": True, "why": f"dev accuracy changes by {change:+.3f}, KL {made.kl:.3f} nats is in the budget"}
+    told = f"dev accuracy changes by {change:+.3f}"
+    if not math.isnan(made.loss_change):
+        told += f", dev loss by {made.loss_change:+.4f} ± {made.loss_error:.4f} nats"
+    if change <= 0 and not made.loss_change < -config.least_errors * made.loss_error:
+        return {"kept": False, "why": f"nothing is gained: {told}"}
+    return {"kept": True, "why": f"{told}, KL {made.kl:.3f} nats is in the budget"}
 
 
 def _read_attempts(folder: Path) -> list[Attempt]:

@@ -10,6 +10,8 @@ from booster_toys import ATOL, COEFF, D, by_token, given, perturbed, written_out
 import mechsteer as ms
 from mechsteer.adapters import Dictionary
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
+from mechsteer.files.tensors import read_tensors, write_tensors
+from mechsteer.sharing import apply
 
 K = 5
 GENERATED = ms.TokenScope.generated(include_last_prompt=True)
@@ -24,6 +26,9 @@ def on_model(**options):
 
 def weights_of(adapter, x):
     """One token's, written out."""
+    if adapter.normalise == "rms":  # of h and p, each by itself
+        halves = x.chunk(1 + adapter.look_back)
+        x = torch.cat([half / (half.pow(2).sum() / len(half) + 1e-6) ** 0.5 for half in halves])
     scores = written_out(adapter.router, x)
     if adapter.weighting == "sigmoid":
         return 1 / (1 + (-scores).exp())
@@ -31,7 +36,9 @@ def weights_of(adapter, x):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"null_atom": True}, {"weighting": "sigmoid"}, {"rank": 2}], ids=lambda o: str(o)
+    "options",
+    [{"normalise": "none"}, {"normalise": "rms"}, {"null_atom": True}, {"weighting": "sigmoid"}, {"rank": 2}],
+    ids=lambda o: str(o),
 )
 @pytest.mark.parametrize("look_back", [False, True])
 def test_as_written(options, look_back):
@@ -99,6 +106,41 @@ def test_gains_are_saved(model_of, tmp_path):
     assert "gains" not in dict(loaded.named_parameters())
 
 
+def test_normalised_it_does_not_matter_how_large_activations_are():
+    acts, p, ctx = given()
+    for normalise, is_same in (("rms", True), ("none", False)):
+        for look_back in (True, False):
+            adapter = perturbed(
+                Dictionary(D, D, n_atoms=K, d_hidden=4, normalise=normalise, look_back=look_back).double()
+            )
+            small = adapter.delta(acts, None, 1.0, ctx)[0]
+            large = adapter.delta(100 * acts, None, 1.0, replace(ctx, summary=30 * p))[0]
+            assert torch.allclose(small, large, rtol=1e-4) is is_same
+
+
+@pytest.mark.parametrize("look_back", [True, False])
+def test_files_from_before_route_by_activations_as_large_as_they_are(model_of, look_back, tmp_path):
+    model, path, old = model_of("bridge-llama"), tmp_path / "new.safetensors", tmp_path / "old.safetensors"
+    iv = on_model(normalise="none", look_back=look_back)
+    ms.save_steering(iv, path, model)
+    tensors, header = read_tensors(path, kind="steering file")
+    del header["tensors_sha256"], header["entries"][0]["config"]["normalise"]
+    write_tensors(old, tensors, header | {"format_version": 4}, kind="steering file")
+    loaded = ms.load_steering(old, model)
+    assert loaded.interventions[0].adapter.normalise == "none"
+    tokens = torch.tensor([ROW])
+
+    def logits(steering):
+        with torch.no_grad(), ms.steer(model, steering):
+            return model(tokens)
+
+    assert torch.equal(logits(loaded), logits(iv))
+    assert not torch.equal(logits(loaded), logits(on_model(normalise="rms", look_back=look_back)))
+    plain = toys.hf_model("llama")
+    with torch.no_grad(), apply.steered(plain, apply.load(old), any_model=True):
+        torch.testing.assert_close(plain(tokens).logits, logits(iv), rtol=5e-5, atol=5e-5)
+
+
 def test_gains_that_cannot_be():
     adapter = Dictionary(4, 4, n_atoms=3)
     with pytest.raises(ShapeError, match=r"(?s)\(2,\) gains for 3 atoms.*give 3 numbers"):
@@ -150,5 +192,7 @@ def test_errors():
         Dictionary(4, 4, weighting="hard")
     with pytest.raises(ConfigError, match=r"sigmoid needs no null atom"):
         Dictionary(4, 4, weighting="sigmoid", null_atom=True)
+    with pytest.raises(ConfigError, match=r"(?s)normalise is 'layer'.*'rms'"):
+        Dictionary(4, 4, normalise="layer")
     with pytest.raises(ConfigError, match=r"n_atoms is 0"):
         Dictionary(4, 4, n_atoms=0)

@@ -214,6 +214,8 @@ EXAMPLES = {
     ),
     "drab, written at heads": fresh("drab", ms.Site(1, "z"), ms.Site(0, "mlp_out"), d_hidden=6, noise=0.1),
     "dictionary per prompt": fresh("dictionary", n_atoms=4, d_hidden=6, noise=0.3, look_back=False, null_atom=True),
+    "dictionary, not normalised": fresh("dictionary", n_atoms=4, d_hidden=6, noise=0.3, normalise="none"),
+    "dictionary, normalised": fresh("dictionary", n_atoms=4, d_hidden=6, noise=0.3, normalise="rms", rank=3),
     "dictionary of sigmoids": fresh(
         "dictionary", n_atoms=4, d_hidden=6, noise=0.3, weighting="sigmoid", rank=3, pooling="first"
     ),

@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from mechsteer.errors import ConfigError, DataError
+import mechsteer as ms
+from mechsteer.activations import Activations
+from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from mechsteer.probes import LinearProbe, mlp_probe
 from mechsteer.probes.linear import KINDS
 
@@ -105,6 +108,38 @@ def test_refusals():
         LinearProbe().fit(X, [0, 1, 2, 2])
     with pytest.raises(ConfigError, match="known kinds are logistic"):
         LinearProbe(kind="svm").fit(X, [0, 0, 1, 1])
+
+
+def test_what_is_no_row_per_sample_is_refused_in_words_of_our_own():
+    X, y = np.random.default_rng(0).standard_normal((6, 4)), [0, 1, 0, 1, 0, 1]
+    acts = Activations(
+        site=ms.Site(1),
+        values=torch.zeros(2, 3, 4),
+        tokens=torch.zeros(2, 3).long(),
+        mask=torch.ones(2, 3).bool(),
+        lengths=torch.tensor([3, 3]),
+        prompt_ids=(0, 1),
+    )
+    for given in ((acts,), (acts, [0, 1])):
+        with pytest.raises(DataError, match=r"(?s)activations of whole texts: .*hint: .*acts\.pool"):
+            LinearProbe().fit(*given)
+    with pytest.raises(DataError, match=r"(?s)y is None.*hint: give a label of two classes per row"):
+        LinearProbe().fit(X)
+    with pytest.raises(DataError, match=r"(?s)6 rows of activations and 2 labels.*hint: give a label per row"):
+        LinearProbe().fit(X, y[:2])
+    for wrong, shape in ((X[0], r"\(4,\)"), (X[None], r"\(1, 6, 4\)"), (torch.ones(2, 3, 4), r"\(2, 3, 4\)")):
+        with pytest.raises(
+            ShapeError, match=rf"(?s)shape {shape}, a probe takes \[n_samples d_model\].*one row per sample"
+        ):
+            LinearProbe().fit(wrong, y)
+    probe = LinearProbe().fit(X, y)
+    for value in (np.nan, np.inf):
+        X[[2, 5], 1] = value
+        for call in (lambda: LinearProbe().fit(X, y), lambda: probe.predict(X)):
+            with pytest.raises(
+                NonFiniteError, match=r"(?s)2 of 6 rows hold NaN or infinity, the first is row 2.*float32"
+            ):
+                call()
 
 
 def test_the_network_reads_what_no_line_can():

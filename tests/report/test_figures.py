@@ -38,6 +38,7 @@ def every_figure() -> list[Figure]:
         figures.recovery_curve([1, 4, 16], nans, nans, (nans, nans), intervals=[(nans, nans)] * 2, **WORDS),
         figures.length_scatter(rng.random(9), rng.random(9), [1, 0, 1] * 3, matched_length=0.5, **WORDS),
         figures.training_curve([0, 1, 2], {"a": [3, 2, 1], "b": [1, 1, math.nan]}, chosen_step=1, **WORDS),
+        figures.training_curve([0, 1, 2], {"a": [3, 2, 1]}, errors={"a": [0.5, math.nan, 0.1]}, **WORDS),
         figures.score_histogram([0, 0.1, 0.5, math.nan], cutoff=0.1, **WORDS),
         figures.score_histogram([], **WORDS),
         figures.training_curve([], {"a": []}, **WORDS),
@@ -85,6 +86,15 @@ def test_bars_end_at_the_values():
     ends = [(bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches]
     assert ends == [pytest.approx((0.5, 0.6)), pytest.approx((0.5, 0.65))]
     assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first arm is on top
+
+
+def test_a_curve_with_errors_has_a_band():
+    curves = {"a": [3.0, 2.0], "b": [1.0, 1.0]}
+    figure = figures.training_curve([0, 1], curves, errors={"a": [0.5, 0.25]}, **WORDS)
+    (band,) = figure.canvas.axes[0].collections
+    corners = {tuple(point) for point in np.round(band.get_paths()[0].vertices, 6)}
+    assert {(0, 2.02), (0, 3.98), (1, 1.51), (1, 2.49)} <= corners
+    assert "a from 3.00 [2.02, 3.98] to 2.00 [1.51, 2.49]; b from 1.00 to 1.00" in figure.alt
 
 
 def test_nothing_to_attribute_is_said():

@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -356,6 +357,12 @@ def test_training_shows_every_term_and_the_epoch_that_is_used(model) -> None:
     for term in ("train loss from undefined to", "dev: loss", "train: cross_entropy", "dev: kl"):
         assert term in text, term
     assert "<h2>Training " in notebook(again)
+    assert "Bands are 95 % intervals" in text
+    assert re.search(r"dev loss from \d+\.\d+ \[\d+\.\d+, \d+\.\d+\] to", text)
+    before = [replace(epoch, train_errors=None, dev_errors=None) for epoch in result.history]
+    old = written(training.training(replace(result, history=tuple(before))))
+    assert "the curves have no intervals" in old
+    assert "Bands" not in old
 
 
 def test_generated_texts_and_what_was_read_at_each_token(model) -> None:

@@ -12,10 +12,13 @@ import pytest
 import torch
 import toy_adapters
 import toys
+from safetensors import safe_open
+from safetensors.torch import save_file
 from steering_toys import noisy
 
 import mechsteer as ms
 from mechsteer.adapters import named
+from mechsteer.files.tensors import read_tensors, write_tensors
 from mechsteer.sharing import apply
 
 FAMILIES = ("llama", "gpt2", "qwen3", "neox")
@@ -28,7 +31,9 @@ KINDS = {
     "drab scaled": {"form": "scaled_add", "pooling": "last"},
     "drab looking back": {"look_back": True, "rank": 4, "pooling": "embedding"},
     "dictionary": {"n_atoms": 4, "d_hidden": 8},
-    "dictionary of prompts": {"look_back": False, "null_atom": True, "rank": 3, "pooling": "first"},
+    "dictionary normalised": {"normalise": "rms", "d_hidden": 8},
+    "dictionary not normalised": {"normalise": "none", "look_back": False},
+    "dictionary of prompts": {"normalise": "rms", "look_back": False, "null_atom": True, "rank": 3, "pooling": "first"},
     "dictionary sigmoid": {"weighting": "sigmoid"},
     "gated": {"alpha": 0.5},
     "gated looking back": {"alpha": 0.5, "look_back": True},
@@ -193,6 +198,41 @@ def test_what_is_no_steering_file_is_refused(tmp_path):
         apply.load(tmp_path / "d")
     with pytest.raises(apply.Refused, match="cannot be read"):
         apply.load(tmp_path / "none")
+
+
+def test_damaged_tensors_are_refused(tmp_path):
+    """One entry of one tensor; the header, which the script cannot check, stays as it was."""
+    path = tmp_path / "s"
+    for dtype in (None, "int8"):
+        saved(path, "llama", ms.Intervention(adapter("drab"), 1), dtype=dtype)
+        for change in (lambda t: t + (t == t.max()), lambda t: t.reshape(-1)):
+            with safe_open(path, framework="pt") as file:
+                stored, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+            name = "0.network.first.weight"
+            save_file({**stored, name: change(stored[name]).to(stored[name].dtype)}, tmp_path / "x", metadata=metadata)
+            with pytest.raises(
+                apply.Refused, match=r"x is damaged: its tensors are not those that were saved, so copy it again$"
+            ):
+                apply.load(tmp_path / "x")
+
+
+def test_files_of_before_have_no_digest_and_are_applied(tmp_path):
+    iv = ms.Intervention(adapter("drab"), 1)
+    saved(tmp_path / "s", "llama", iv)
+    tensors, header = read_tensors(tmp_path / "s", kind="steering file")
+    del header["tensors_sha256"]
+    write_tensors(tmp_path / "old", tensors, header | {"format_version": 4}, kind="steering file")
+    close(theirs("llama", apply.load(tmp_path / "old")), ours("llama", [iv]))
+
+
+def test_files_with_other_gains_have_a_digest_of_their_own(tmp_path):
+    trained = adapter("dictionary")
+    saved(tmp_path / "s", "llama", ms.Intervention(trained, 1), dtype="float16")
+    ms.save_gain_preset(tmp_path / "s", "quiet", {0: 0.5})
+    ms.steering.save_mixed(tmp_path / "s", tmp_path / "mixed", {0: 2.0})
+    for name in ("s", "mixed"):
+        loaded = ms.load_steering(tmp_path / name, toys.shared("llama"))
+        close(theirs("llama", apply.load(tmp_path / name)), ours("llama", loaded.interventions))
 
 
 def test_it_imports_nothing_of_mechsteer():

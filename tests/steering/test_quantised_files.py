@@ -200,7 +200,7 @@ def test_the_header_tells_a_reader(tmp_path):
     header = read_header(ms.save_steering(steering(), tmp_path / "s", model, dtype="int8", **told))
     assert [(d.name, d.digest) for d in header.data] == [("train", "0f3a")]
     assert [(m.name, m.value, m.low, m.high) for m in header.metrics] == [("accuracy", 0.61, 0.5, 0.75)]
-    assert (header.licence, header.quantisation, header.format_version) == ("MIT", "int8", 4)
+    assert (header.licence, header.quantisation, header.format_version) == ("MIT", "int8", 5)
     assert header.mechsteer_version == ms.__version__
     assert header.bos_token_id == model.tokenizer.bos_token_id
     pooled = {m.number: (m.pooling, m.bos) for m in header.modules}
@@ -252,7 +252,7 @@ def first_error(header, **changes):
         (lambda t, h: (t, h | {"modules": [h["modules"][0] | {"pooling": "last"}, *h["modules"][1:]]}), "its pooling"),
         (lambda t, h: (t, h | {"licence": 4}), r"\.licence"),
         (lambda t, h: (t, h | {"metrics": [{"name": "a", "value": 1}]}), r"\.metrics"),
-        (lambda t, h: (t, h | {"format_version": 5}), "format version 5, this mechsteer reads 2 to 4"),
+        (lambda t, h: (t, h | {"format_version": 6}), "format version 6, this mechsteer reads 2 to 5"),
     ],
 )
 def test_a_quantised_file_that_contradicts_itself_is_refused(change, why, tmp_path):
@@ -268,7 +268,17 @@ def test_a_quantised_file_that_contradicts_itself_is_refused(change, why, tmp_pa
 def test_files_of_version_3_are_read(tmp_path):
     model, saved = toys.shared("llama"), steering()
     path = ms.save_steering(saved, tmp_path / "s", model)
-    new = {"modules", "bos_token_id", "quantisation", "errors", "data", "metrics", "licence", "mechsteer_version"}
+    new = {
+        "modules",
+        "bos_token_id",
+        "quantisation",
+        "errors",
+        "data",
+        "metrics",
+        "licence",
+        "mechsteer_version",
+        "tensors_sha256",
+    }
 
     def as_3(tensors, header):
         old = {key: value for key, value in header.items() if key not in new}

@@ -5,6 +5,8 @@ from study_toys import TEXTS, prompts_file, stage_result
 
 import mechsteer as ms
 from mechsteer import cli
+from mechsteer.steering.files import read_header
+from mechsteer.studies.told import mean_interval
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,45 @@ def test_trained_by_name(run, kind, options, expected):
     assert train["kind"] == kind
     history = train["fitted"][0]["history"]
     assert history[-1]["dev"]["loss"] < history[0]["dev"]["loss"]
+
+
+def test_the_file_tells_what_it_was_made_from_and_how_it_did(run, tmp_path):
+    """Hashes are the report's, figures have intervals, and one's own file is told on as it tells of itself."""
+    options = [
+        "adapter.kind=drab",
+        "adapter.args={}",
+        "adapter.epochs=2",
+        "adapter.seeds=2",
+        "evaluate.n_problems=4",
+        "evaluate.n_random=1",
+    ]
+    assert cli.main(["evaluate", f"out={run}", *options]) == 0
+    header = read_header(run / "adapter.safetensors")
+    told = {each.name: each.digest for each in header.data}
+    splits = {each["split"]: each["data_hash"] for each in stage_result(run, "evaluate")["splits"]}
+    assert told["problems of training"] == splits["train"]
+    assert told["problems of dev"] == splits["dev"]
+    assert told["rows trained on, as token ids"] == stage_result(run, "train")["fitted"][0]["data_hash"]
+    assert any(name.startswith("problems of test") for name in told)
+    metrics = {each.name: each for each in header.metrics}
+    choice = stage_result(run, "train")["choice"]
+    chosen, base = metrics["log odds on dev, on which it was chosen"], metrics["log odds on dev without it"]
+    assert (chosen.value, base.value) == pytest.approx((choice["chosen"]["score"], choice["base_score"]))
+    assert all(m.low < m.value < m.high for m in metrics.values())
+    (other,) = (run / "adapter-seeds").iterdir()
+    assert [each.name for each in read_header(other).metrics] == ["loss on dev"]  # it was never asked on dev
+
+    own = tmp_path / "own.safetensors"
+    own.write_bytes((run / "adapter.safetensors").read_bytes())
+    assert cli.main(["train", f"out={run}", f"adapter.path={own}"]) == 0
+    again = read_header(run / "adapter.safetensors")
+    assert (again.data, again.metrics) == (header.data, header.metrics)
+
+
+@pytest.mark.parametrize(("n_right", "low", "high"), [(4, 0.510, 1.0), (2, 0.150, 0.850), (0, 0.0, 0.490)])
+def test_shares_have_wilsons_interval(n_right, low, high):
+    found = mean_interval([1.0] * n_right + [0.0] * (4 - n_right), is_share=True)
+    assert (found.value, found.low, found.high) == pytest.approx((n_right / 4, low, high), abs=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import toys
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, FileFormatError
+from mechsteer.evaluation.likelihoods import log_likelihoods
+from mechsteer.runtime.batches import Sample, encode_samples
 from mechsteer.training import Attempt, Experience, FitConfig, SelfImprovement, SelfImprovementConfig
 from mechsteer.training import self_improvement as room
 from tests.training.training_toys import blank
@@ -42,9 +44,10 @@ def answered(model, steering) -> list[bool]:
     return [bool(row[alphabet[right]] > row[alphabet[wrong]]) for row in logits]
 
 
-def opened(model, folder, config=CONFIG, start=None) -> SelfImprovement:
-    steering = ms.Steering(blank() if start is None else start)
-    return SelfImprovement(model, steering, folder, answered, DEV[:4], config)
+def opened(model, folder, config=CONFIG, dev="") -> SelfImprovement:
+    """`dev`: what the dev samples are answered with."""
+    samples = [(text, dev) for text in DEV] if dev else []
+    return SelfImprovement(model, ms.Steering(blank()), folder, answered, DEV[:4], config, dev=samples)
 
 
 def deploy(improving, target: str, n: int = 10, reward: float = 1.0) -> list[Attempt]:
@@ -89,8 +92,46 @@ def test_a_budget_of_kl_and_a_margin_of_accuracy(model, tmp_path):
     assert not tight.kept
     assert "over the budget of 0.001" in tight.why
     assert tight.gained > 0
-    (loose,) = deploy(opened(model, tmp_path / "loose", replace(CONFIG, margin=1.0)), "A")
-    assert loose.kept
+    loose = replace(CONFIG, margin=1.0)
+    improving = opened(model, tmp_path / "loose", loose)
+    deploy(improving, "Z")
+    (none,) = deploy(improving, "A")
+    assert none.lost > none.gained
+    assert none.why.startswith("nothing is gained: dev accuracy changes by -")
+    improving = opened(model, tmp_path / "gains", loose, dev="A")
+    deploy(improving, "Z")
+    (kept,) = deploy(improving, "A")
+    assert kept.kept
+    assert kept.lost > kept.gained
+    assert kept.loss_change < -10 * kept.loss_error
+
+
+@pytest.mark.parametrize(("target", "dev", "kept"), [("Z", "", False), ("Z", "Z", True), ("A", "Z", False)])
+def test_what_changes_no_answer_is_kept_for_a_lower_dev_loss_alone(model, target, dev, kept, tmp_path):
+    """Steps so small that no dev problem is answered otherwise: praised rightly, unproved, and praised wrongly."""
+    small = replace(CONFIG, fit=replace(CONFIG.fit, lr=1e-4))
+    improving = opened(model, tmp_path, small, dev)
+    (made,) = deploy(improving, target)
+    assert (made.gained, made.lost) == (0, 0)
+    assert made.kept is kept
+    assert made.why.startswith("dev accuracy changes by +0.000" if kept else "nothing is gained: dev accuracy")
+    assert bool(vector(improving.steering).any()) is kept
+    losses = [
+        -log_likelihoods(model, encode_samples(model, [Sample(t, dev or "Z") for t in DEV]), s)
+        for s in ((), made.steering)
+    ]
+    if dev:
+        assert made.loss_change == pytest.approx(float((losses[1] - losses[0]).mean()), rel=1e-2)
+    else:
+        assert made.loss_change != made.loss_change
+    (read,) = opened(model, tmp_path, small, dev).attempts
+    assert read == replace(made, steering=None)
+
+
+def test_attempts_of_before_are_read():
+    made = Attempt(number=1, n_inferences=9, n_samples=5, kept=True, why="")
+    data = {name: value for name, value in made.to_dict().items() if not name.startswith("loss_")}
+    assert Attempt.from_dict(data) == made
 
 
 def test_only_rewarded_answers_are_trained_on(model, tmp_path):
@@ -152,8 +193,9 @@ def test_refusals(model, tmp_path):
     for name in ("every", "capacity", "least_samples", "kl_new_tokens"):
         with pytest.raises(ConfigError, match=f"{name} is 0"):
             SelfImprovementConfig(**{name: 0})
-    with pytest.raises(ConfigError, match=r"margin is -0\.1"):
-        SelfImprovementConfig(margin=-0.1)
+    for name in ("margin", "least_errors", "kl_budget"):
+        with pytest.raises(ConfigError, match=rf"{name} is -0\.1"):
+            SelfImprovementConfig(**{name: -0.1})
     improving = opened(model, tmp_path / "run")
     deploy(improving, "Z")
     log = tmp_path / "run" / "attempts" / "0001.json"

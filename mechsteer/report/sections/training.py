@@ -18,10 +18,9 @@ from mechsteer.report.sections.words import meanings
 from mechsteer.report.tables import Table, number
 from mechsteer.training import FitResult
 
-_CURVES = (
-    "The loss, terms and weights added up, as a mean over the samples; epoch 0 is the state before training. How much "
-    "it varies from sample to sample is not kept, so that the curves have no intervals."
-)
+_CURVES = "The loss, terms and weights added up, as a mean over the samples; epoch 0 is the state before training."
+_BANDS = "Bands are 95 % intervals over samples; while training, each sample as it was met."
+_NO_BANDS = "How much it varies among them was not kept, so that the curves have no intervals."
 _NONE: Mapping[str, str] = {}
 _TRAINED_ON = {  # name of the objective -> what a number of training data is a number of; elsewhere the metric tells
     "Reinforce": "problems, its own sampled answers rewarded where they are right (on dev the loss counts the mean reward)",
@@ -57,6 +56,11 @@ def curves(result: FitResult, *, title: str = "Training", caption: str = _CURVES
         for split in ("train", "dev")
     }
     shown = {name: np.array(values, dtype=float) for name, values in losses.items() if not np.isnan(values).all()}
+    errors = {
+        f"{split} loss": [(getattr(epoch, f"{split}_errors") or {}).get("loss", math.nan) for epoch in result.history]
+        for split in ("train", "dev")
+    }
+    known = {name: errors[name] for name in shown if not np.isnan(errors[name]).all()}
     if not result.history or not shown:
         return []
     return [
@@ -66,7 +70,8 @@ def curves(result: FitResult, *, title: str = "Training", caption: str = _CURVES
             title=title,
             x_label="epoch",
             chosen_step=result.best_epoch,
-            caption=caption,
+            caption=f"{caption} {_BANDS if known else _NO_BANDS}",
+            errors=known,
         )
     ]
 
@@ -115,7 +120,7 @@ def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Sec
     if fitted is not None:
         left = "questions" if choice.metric in _SAMPLES else "prompts"
         summed = " + ".join(named for term, named in _terms(left).items() if _has(fitted, term)) or "the objective"
-        caption = f"One sum, by weights: {summed}. A mean over the samples; how much it varies among them is not kept."
+        caption = f"One sum, by weights: {summed}. A mean over the samples."
         blocks += curves(fitted, title="Training of the chosen adapter", caption=caption)
     return [Section("The adapter", blocks)]
 

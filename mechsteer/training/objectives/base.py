@@ -14,7 +14,8 @@ stands it returns named terms. Batches, restart, caching, checkpoints, schedules
 
         def terms(self, steered):
             log_q = steered.log_probs(steered.part.scored)
-            return {"entropy": (-(log_q.exp() * log_q).sum(), len(log_q))}
+            rows = steered.part.scored.nonzero()[:, 0]
+            return {"entropy": steered.term("entropy", -(log_q.exp() * log_q).sum(-1), rows)}
 """
 
 from __future__ import annotations
@@ -97,7 +98,14 @@ class Objective(abc.ABC):
 
     @abc.abstractmethod
     def terms(self, steered: Steered) -> Terms:
-        """Loss terms of one batch; a term that has nothing to say about it may be left out."""
+        """Loss terms of one batch; a term that has nothing to say about it may be left out.
+
+        `steered.term(name, values, rows)` makes one that tells which row has what.
+        """
+
+    def samples_of(self, part: Part) -> Tensor:
+        """[batch] number of the sample that each row is of: what standard errors are taken over. By default its own."""
+        return part.batch.rows
 
     def scored(self, batch: Batch, interventions: Sequence[Intervention]) -> Mask:  # noqa: ARG002  # others ask both
         """[batch pos] positions whose logits `terms` needs: by default those that predict a target token."""

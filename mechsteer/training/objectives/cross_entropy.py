@@ -38,5 +38,5 @@ class CrossEntropy(OnSamples):
     def terms(self, steered: Steered) -> Terms:
         batch = steered.part.batch
         at = batch.predicts_target
-        picked = steered.log_probs(at).gather(1, batch.next_tokens[at][:, None])
-        return {"cross_entropy": (-picked.sum(), len(picked)), **self.harm(steered)}
+        picked = steered.log_probs(at).gather(1, batch.next_tokens[at][:, None])[:, 0]
+        return {"cross_entropy": steered.term("cross_entropy", -picked, at.nonzero()[:, 0]), **self.harm(steered)}

@@ -61,8 +61,9 @@ class Harmless(Objective):
         terms: dict[str, tuple[Tensor | float, int]] = {}
         if bool(where.any()):
             kl = kl_divergence(steered.frozen(where), steered.log_probs(where))
-            terms["kl"] = (kl.sum(), len(kl))
-        return terms | {"square_norm": square_norms(steered.session)}
+            terms["kl"] = steered.term("kl", kl, where.nonzero()[:, 0])
+        sums, counts = steered.by_row["square_norm"] = square_norms(steered.session)
+        return terms | {"square_norm": (sums.sum(), int(counts.sum()))}
 
 
 class OnSamples(Harmless):
@@ -100,12 +101,14 @@ def left_alone(interventions: Sequence[Intervention], batch: Batch) -> Mask:
     return reached & batch.mask & ~batch.is_target & ~batch.predicts_target
 
 
-def square_norms(session: Session) -> tuple[Tensor, int]:
-    """(Σ‖delta‖², how many) over touched positions and interventions of the last recorded forward."""
+def square_norms(session: Session) -> tuple[Tensor, Tensor]:
+    """(Σ‖delta‖², how many) [batch] over touched positions and interventions of the last recorded forward."""
     assert session.recorded is not None
-    total, n, ctx = torch.zeros((), device=session.backend.device), 0, session.contexts[-1]
+    ctx = session.contexts[-1]
+    totals = torch.zeros(len(ctx.mask), device=session.backend.device)
+    n = ctx.mask.new_zeros(len(ctx.mask), dtype=torch.long)
     for iv, deltas in zip(session.interventions, session.recorded, strict=True):
         here = iv.scope.touched(ctx)
-        n += int(here.sum()) if isinstance(here, Tensor) else int(ctx.mask.sum()) * here
-        total = total + wide(deltas[-1]).pow(2).sum()
-    return total, n
+        n = n + (here if isinstance(here, Tensor) else ctx.mask * here).sum(1)
+        totals = totals + wide(deltas[-1]).pow(2).flatten(1).sum(1)
+    return totals, n

@@ -92,10 +92,14 @@ class OptionLikelihoods(Harmless):
         log_p = _by_group(scores, part.groups).log_softmax(-1)
         right = log_p.detach().argmax(-1) == 0
         return {
-            "multiple_choice": (-log_p[:, 0].sum(), len(log_p)),
-            "right": (float(right.sum()), len(right)),
+            "multiple_choice": steered.term("multiple_choice", -log_p[:, 0], _firsts(part.groups)),
+            "right": steered.term("right", right.to(log_p), _firsts(part.groups)),
             **self.harm(steered),
         }
+
+    def samples_of(self, part: Part) -> Tensor:
+        """A problem, under the number of its first row."""
+        return part.batch.rows[_firsts(part.groups)][part.groups]
 
     def _sizes_of(self, part: Part) -> Tensor:
         """[batch] size of each row's option."""
@@ -103,10 +107,16 @@ class OptionLikelihoods(Harmless):
         return torch.tensor([self._sizes[tuple(tokens[is_target].tolist())] for tokens, is_target in rows])
 
 
+def _firsts(groups: Tensor) -> Tensor:
+    """[n_groups] the first row of each group; groups lie one after the other."""
+    sizes = torch.bincount(groups)
+    return sizes.cumsum(0) - sizes
+
+
 def _by_group(scores: Tensor, groups: Tensor) -> Tensor:
     """[n_groups most_options] of scores [batch] whose groups lie one after the other; -inf where there is no option."""
     sizes = torch.bincount(groups)
-    place = torch.arange(len(groups), device=groups.device) - (sizes.cumsum(0) - sizes)[groups]
+    place = torch.arange(len(groups), device=groups.device) - _firsts(groups)[groups]
     padded = scores.new_full((len(sizes), int(sizes.max())), -torch.inf)
     return padded.index_put((groups, place), scores)
 

@@ -18,6 +18,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.files import digest_of
@@ -30,7 +31,7 @@ from mechsteer.training.config import FitConfig
 from mechsteer.training.objectives.base import Rows, Split, Terms
 from mechsteer.training.objectives.harm import Harmless
 from mechsteer.training.objectives.sampled import Answers, Drawing, Reward, derived_seed, sample_answers
-from mechsteer.training.parts import Steered, wide
+from mechsteer.training.parts import Part, Steered, wide
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -136,12 +137,18 @@ class Reinforce(Harmless):
             stops = torch.tensor(drawn.stop_tokens, device=tokens.device)
             chosen = torch.where(torch.isin(tokens, stops), log_p[:, stops].logsumexp(-1), chosen)
         advantages = drawn.answers.advantages(standardise=self.standardise).to(chosen)
-        rewards = drawn.answers.rewards.flatten()[batch.rows.cpu()]
+        rewards, rows = drawn.answers.rewards.flatten().to(chosen.device)[batch.rows], at.nonzero()[:, 0]
+        total, n = steered.term("reward", rewards, torch.arange(len(rewards), device=rewards.device))
         return {
-            "reinforce": (-(advantages[batch.rows][at.nonzero()[:, 0]] * chosen).sum(), len(chosen)),
-            "reward": (float(rewards.sum()), len(rewards)),
+            "reinforce": steered.term("reinforce", -(advantages[batch.rows][rows] * chosen), rows),
+            "reward": (float(total), n),
             **self.harm(steered, targets=True),
         }
+
+    def samples_of(self, part: Part) -> Tensor:
+        """A problem with all that was answered to it."""
+        rows = part.batch.rows
+        return rows // self.n_samples if bool(part.batch.is_target.any()) else rows
 
     def _items(self, split: Split) -> Sequence[Item]:
         return self.items if split == "train" else self.dev

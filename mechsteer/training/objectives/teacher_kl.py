@@ -91,4 +91,5 @@ class TeacherKL(OnSamples):
         else:
             predictions = steered.kept("teacher", lambda: predict(self.teacher, batch, self.temperature, self.top_k))
         kl = predictions.kl((steered.logits_at(at).float() / self.temperature).log_softmax(-1))
-        return {"teacher_kl": (self.temperature**2 * kl.sum(), len(kl)), **self.harm(steered)}
+        scaled = self.temperature**2 * kl
+        return {"teacher_kl": steered.term("teacher_kl", scaled, at.nonzero()[:, 0]), **self.harm(steered)}
