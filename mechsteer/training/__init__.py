@@ -5,8 +5,10 @@ from mechsteer.training.config import FitConfig
 from mechsteer.training.experience import Experience, Experiences, exact_answer, majority_rewards
 from mechsteer.training.fit import Epoch, FitResult, fit
 from mechsteer.training.objectives import (
+    ComingDivergence,
     CrossEntropy,
     Objective,
+    OpenRate,
     OptionLikelihoods,
     Reinforce,
     Rows,
@@ -15,10 +17,12 @@ from mechsteer.training.objectives import (
     left_alone,
 )
 from mechsteer.training.parts import Part, Parts, Steered
+from mechsteer.training.phases import Phase, fit_in_phases
 from mechsteer.training.self_improvement import Attempt, SelfImprovement, SelfImprovementConfig
 
 __all__ = [
     "Attempt",
+    "ComingDivergence",
     "CrossEntropy",
     "Epoch",
     "Experience",
@@ -26,9 +30,11 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "Objective",
+    "OpenRate",
     "OptionLikelihoods",
     "Part",
     "Parts",
+    "Phase",
     "Reinforce",
     "Rows",
     "Sample",
@@ -39,6 +45,7 @@ __all__ = [
     "TeacherKL",
     "exact_answer",
     "fit",
+    "fit_in_phases",
     "left_alone",
     "majority_rewards",
 ]
