@@ -14,11 +14,13 @@ from mechsteer.training.objectives import (
     Rows,
     Tally,
     TeacherKL,
+    TopologyPenalty,
     left_alone,
 )
 from mechsteer.training.parts import Part, Parts, Steered
 from mechsteer.training.phases import Phase, fit_in_phases
 from mechsteer.training.self_improvement import Attempt, SelfImprovement, SelfImprovementConfig
+from mechsteer.training.topology_predictor import TopologyPredictor, pretrain_topology
 
 __all__ = [
     "Attempt",
@@ -43,9 +45,12 @@ __all__ = [
     "Steered",
     "Tally",
     "TeacherKL",
+    "TopologyPenalty",
+    "TopologyPredictor",
     "exact_answer",
     "fit",
     "fit_in_phases",
     "left_alone",
     "majority_rewards",
+    "pretrain_topology",
 ]

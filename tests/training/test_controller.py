@@ -193,6 +193,8 @@ def test_phases_go_on_from_each_other_and_the_teacher_is_followed(tmp_path, monk
     assert trained.adapter.decoder.written.any()
     kls = [epoch.dev["teacher_kl"] for epoch in second.history]
     assert kls[second.best_epoch] < 0.97 * kls[0]
+    direct = fit(model(), first.steering, phases(tmp_path)[1].objective, phases()[1].config, progress=False)
+    assert all(map(torch.equal, state(direct), state(second)))
     assert len(list(tmp_path.iterdir())) == 1  # one file of predictions serves both
 
     checkpoint = tmp_path / "run.safetensors"

@@ -8,6 +8,7 @@ from mechsteer.training.objectives.multiple_choice import OptionLikelihoods
 from mechsteer.training.objectives.open_rate import OpenRate
 from mechsteer.training.objectives.reinforce import Reinforce
 from mechsteer.training.objectives.teacher_kl import TeacherKL
+from mechsteer.training.objectives.topology_penalty import TopologyPenalty
 
 __all__ = [
     "ComingDivergence",
@@ -21,5 +22,6 @@ __all__ = [
     "Tally",
     "TeacherKL",
     "Terms",
+    "TopologyPenalty",
     "left_alone",
 ]
