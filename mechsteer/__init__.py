@@ -38,7 +38,8 @@ Reading activations
     capture, open_store  activations in memory or on disk;  activations
     features             vocabularies, ReasonScore, contexts; features.sae trains, loads and uses SAEs
     topology             persistent entropy of trajectories; topology.StreamingH0 within a generation
-    signals, spanning    the spanning-tree kernel behind it
+    signals              per token, of the row so far: coherence, variance, step and H0 entropy
+    spanning             the spanning-tree kernel behind both
 
 What an intervention does
     deltas               what it adds;  attribute: in the directions of a basis

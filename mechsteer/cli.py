@@ -58,12 +58,14 @@ COMMANDS = {
     "suite": "many models on many tasks, one table and one page (models=[...] tasks=[...])",
     "heatmap": "a token heatmap of the probe or of a feature (heatmap.text=..., heatmap.show=...)",
     "dashboard": "all that is known of chosen SAE features, on one page (dashboard.features=[3,17])",
+    "visualize": "where gates open, token by token; topology of texts as they are and steered, at matched length",
     "report": "write report.html again from what is done",
     "models": "list the bundled models",
     "mix": "the atoms of a steering file: gains, presets, and what they write: FILE [key=value ...]",
     "push": "a steering file as a folder, or on the Hugging Face hub, with a model card and a script: FILE TARGET",
     "pull": "a steering file from a folder or the hub, checked: SOURCE OUT",
 }
+PAGES = ("heatmap", "dashboard", "visualize")  # of their own, of what a run has
 FLAGS = ("--again", "--multirun")
 PUBLIC = "--public"
 # command -> its words, and what is said of them
@@ -158,7 +160,7 @@ def _help(command: str) -> str:
     names: tuple[str, ...] | None = ("out",)
     if command == "study":
         names = None
-    elif command in ("heatmap", "dashboard"):
+    elif command in PAGES:
         names = (*ANYWHERE, command)
     elif command in STAGES:
         names = (*ANYWHERE, *STAGES[command].keys)
@@ -222,10 +224,10 @@ def _mix(words: list[str]) -> int:
 def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
     given = importlib.import_module("mechsteer.configs.settings").explicit(None, overrides)
     folder_room = importlib.import_module("mechsteer.studies.folder")
-    if command in ("report", "heatmap", "dashboard"):
+    if command in ("report", *PAGES):
         folder_room.require_run(given)
     importlib.import_module("mechsteer.studies.pages").require_model(given)
-    if not again and command != "dashboard" and _answered(command, given):
+    if not again and command not in PAGES[1:] and _answered(command, given):
         return 0
     run_room = importlib.import_module("mechsteer.studies.study")
     anew = () if not again else set(STAGES) if command == "study" else {command}
@@ -235,10 +237,9 @@ def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
             if told := run_room.told(run):
                 print(told)
             print(f"report: {result.folder / 'report.html'}")
-        elif command == "heatmap":
-            print(f"heatmap: {importlib.import_module('mechsteer.studies.heatmap').heatmap(run)}")
-        elif command == "dashboard":
-            print(f"dashboard: {importlib.import_module('mechsteer.studies.dashboard').dashboard(run)}")
+        elif command in PAGES:
+            made = getattr(importlib.import_module(f"mechsteer.studies.{command}"), command)(run)
+            print(f"{command}: {made}")
         else:
             if command in STAGES:
                 print(run_room.to_json(run_room.brief(run_room.stage(run, command))), end="")

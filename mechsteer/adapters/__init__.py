@@ -10,6 +10,7 @@ from mechsteer.adapters.dictionary import Dictionary
 from mechsteer.adapters.drab import Drab
 from mechsteer.adapters.feature import Feature
 from mechsteer.adapters.gated import Gated
+from mechsteer.adapters.gru import Gru
 from mechsteer.adapters.loreft import LoReft
 from mechsteer.adapters.networks import n_parameters, size
 from mechsteer.adapters.prototypes import Prototypes
@@ -30,6 +31,7 @@ __all__ = [
     "Drab",
     "Feature",
     "Gated",
+    "Gru",
     "LoReft",
     "MagnitudeOnly",
     "Prototypes",

@@ -49,6 +49,7 @@ class Adapter(nn.Module, abc.ABC):
     identity_at_init: bool  # a blank adapter adds exactly nothing
     per_prompt: bool = False  # runs once per prompt; its result is reused at every later token
     stateful: bool = False  # must see every forward, also those its scope does not touch
+    has_gate: bool = False  # notes the reading "gate" [batch pos], 0 … 1: how far what it adds is let through
 
     summary: PromptSummary | None = None  # of the first site it reads, handed in as ctx.summary [batch d]
     default_lr: ClassVar[float] = 1e-3  # what `fit` trains it with

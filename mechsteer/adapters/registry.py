@@ -2,7 +2,7 @@
 
 A file names an adapter and never imports one; whoever wrote the adapter registers it before loading:
 
-    mechsteer.adapters.register("gru", Gru)
+    mechsteer.adapters.register("mine", Mine)
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mechsteer.adapters.dictionary import Dictionary
 from mechsteer.adapters.drab import Drab
 from mechsteer.adapters.feature import Feature
 from mechsteer.adapters.gated import Gated
+from mechsteer.adapters.gru import Gru
 from mechsteer.adapters.loreft import LoReft
 from mechsteer.adapters.prototypes import Prototypes
 from mechsteer.adapters.sadi import Sadi
@@ -55,6 +56,7 @@ ADAPTERS: _Registry[type[Adapter]] = _Registry(
         "drab": Drab,
         "dictionary": Dictionary,
         "gated": Gated,
+        "gru": Gru,
         "cast": Cast,
         "sadi": Sadi,
         "loreft": LoReft,

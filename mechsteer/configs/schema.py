@@ -51,8 +51,8 @@ class AdapterSettings:
     objective: str = setting(
         "cross_entropy",
         "what is minimised: cross_entropy on right traces | reinforce: verified answers, sampled while it trains | "
-        "multiple_choice: on an item's options",
-        choices=("cross_entropy", "reinforce", "multiple_choice"),
+        "multiple_choice: on an item's options | teacher: predict the model's own traces as teacher.model does",
+        choices=("cross_entropy", "reinforce", "multiple_choice", "teacher"),
     )
     group: int = setting(8, "reinforce: answers sampled to each problem in every epoch", least=2)
     normalise: str = setting(
@@ -60,6 +60,8 @@ class AdapterSettings:
     )
     seeds: int = setting(1, "trainings with other random numbers, pooled", least=1)
     epochs: int = setting(5, "passes over the samples", least=1)
+    batch_size: int = setting(16, "samples of one step", least=1)
+    recompute: bool = setting(False, "keep no activations for the backward pass: less memory, more time")
     lr: float | None = setting(
         None,
         "per step; null: its kind's own. Of a vector as a share of the residual's size per coordinate at the site",
@@ -70,6 +72,29 @@ class AdapterSettings:
     l2_weight: float = setting(0.0001, "on the squared norm, in the same units", least=0)
     n_samples: int = setting(800, "verified-correct traces (or problems) trained on, at most", least=1)
     coeffs: list[int | float] = setting([1.0, 2.0, 3.0], "strengths tried on dev", not_in_it=(0,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherSettings:
+    """The model that adapter.objective=teacher learns from, and what else trains a gate."""
+
+    model: str | None = setting(None, "bundled name, Hugging Face folder, or hub name: of the same vocabulary")
+    temperature: float = setting(1.0, "of both models' predictions", least=0.01)
+    top_k: int | None = setting(None, "its likeliest tokens, and the rest as one; null: all", least=1)
+    cached: bool = setting(
+        True, "its predictions are made once and lie in a file; else as far as memory goes", aside=True
+    )
+    cache: str | None = setting(
+        None,
+        "a folder where that file stays for other runs; null: in the run folder, until the stage is done",
+        aside=True,
+    )
+    first_epochs: int = setting(
+        2, "an adapter with a gate first learns to open where the teacher is about to be left; 0: not", least=0
+    )
+    horizon: int = setting(8, "tokens ahead over which that is measured", least=1)
+    open_rate: float = setting(0.15, "how far a gate is open in the mean", least=0.001)
+    open_weight: float = setting(1.0, "on the squared distance from that; 0: a gate opens as it likes", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +215,13 @@ class DashboardSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class VisualizeSettings:
+    """What `mechsteer visualize` shows; no part of a study."""
+
+    n: int = setting(32, "dev problems whose texts are compared, as the model writes them and steered", least=3)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All keys of a study."""
 
@@ -242,6 +274,7 @@ class Settings:
     problems: ProblemSettings = section(ProblemSettings, "which problems")
     traces: TraceSettings = section(TraceSettings, "what is sampled")
     adapter: AdapterSettings = section(AdapterSettings, "what is trained")
+    teacher: TeacherSettings = section(TeacherSettings, "what is learnt from")
     evaluate: EvaluateSettings = section(EvaluateSettings, "the held-out problems")
     sae: SaeSettings = section(SaeSettings, "the sparse autoencoder")
     falsify: FalsifySettings = section(FalsifySettings, "tokens of features in neutral text")
@@ -251,3 +284,4 @@ class Settings:
     attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")
     heatmap: HeatmapSettings = section(HeatmapSettings, "mechsteer heatmap")
     dashboard: DashboardSettings = section(DashboardSettings, "mechsteer dashboard")
+    visualize: VisualizeSettings = section(VisualizeSettings, "mechsteer visualize")

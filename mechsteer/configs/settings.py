@@ -275,14 +275,18 @@ def _parsed(override: str) -> tuple[str, Any]:
     return parsed.key_or_group, value
 
 
-def _preset(name: Any) -> Mapping[str, Any]:
-    """The keys of a preset: a bundled one by name, or a file of one's own."""
+def _preset(name: Any, above: tuple[Path, ...] = ()) -> Mapping[str, Any]:
+    """The keys of a preset: a bundled one by name, or a file of one's own, over the one that it names itself."""
     path = Path(str(name))
     if (bundled := PRESETS / f"{name}.yaml").is_file() and path.suffix == "":
-        return _mapping(bundled)
+        path = bundled
     if not path.is_file():
         raise ConfigError(f"no preset {str(name)!r}", f"bundled are {presets()}; or give the path of a YAML file")
-    return _mapping(path)
+    if path in above:
+        raise ConfigError(f"the preset {str(name)!r} stands on itself", "take its own `preset` out")
+    own = dict(_leaves(_mapping(path)))
+    below = own.pop("preset", None)
+    return own if below is None else {**dict(_leaves(_preset(below, (*above, path)))), **own}
 
 
 def _mapping(config: Mapping[str, Any] | str | Path | None) -> Mapping[str, Any]:

@@ -14,6 +14,7 @@ from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
 from mechsteer.models.record import ModelRecord, record_of
 from mechsteer.models.saving import save_folder
 from mechsteer.models.twin import Twin, twin_of
+from mechsteer.models.vocabulary import Vocabulary
 
 __all__ = [
     "MAPS",
@@ -27,6 +28,7 @@ __all__ = [
     "ModelRecord",
     "Truncate",
     "Twin",
+    "Vocabulary",
     "backend_of",
     "bundled_models",
     "checkpoint_fingerprint",

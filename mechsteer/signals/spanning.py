@@ -48,7 +48,7 @@ def mst_edges(
             "for one trajectory pass points[None]; an empty trajectory has no topology: leave it out.",
         )
     batch, n_points, _ = cloud.shape
-    edges = np.sqrt(_prim(_squared_distances(cloud, _counts(lengths, batch, n_points)).numpy()))
+    edges = np.sqrt(prim(_squared_distances(cloud, _counts(lengths, batch, n_points)).numpy()))
     edges.sort(axis=1)
     edges[np.isinf(edges)] = np.nan
     return edges
@@ -201,7 +201,7 @@ def _recompute(cloud: Float[Tensor, "n d_model"], norms: Float[Tensor, " n"], di
         distances[left, right] = distances[right, left] = exact
 
 
-def _prim(distances: Float[ndarray, "batch n_points n_points"]) -> Float[ndarray, "batch n_edges"]:
+def prim(distances: Float[ndarray, "batch n_points n_points"]) -> Float[ndarray, "batch n_edges"]:
     """Edge weights of each matrix's minimum spanning tree, in Prim's order.
 
     The batch goes through the n - 1 steps together: `best` holds each outside point's distance to the tree,

@@ -51,7 +51,7 @@ STAGES: dict[str, Declaration] = {
     "train": Declaration(
         about="train an adapter on verified-correct traces; site and strength chosen on dev",
         reads=("traces", "capture"),
-        keys=(*PROBLEMS, *SCORED, "layers", "traces.n_problems", "traces.n_dev", "adapter"),
+        keys=(*PROBLEMS, *SCORED, "layers", "traces.n_problems", "traces.n_dev", "adapter", "teacher"),
         writes=("adapter.safetensors", "adapter-seeds"),
         steers=True,
         has_pieces=True,
@@ -131,7 +131,7 @@ STAGES: dict[str, Declaration] = {
         steers=True,
     ),
 }
-PICTURES = ("heatmap.", "dashboard.")  # keys of what is drawn of a run: none of its settings
+PICTURES = ("heatmap.", "dashboard.", "visualize.")  # keys of what is drawn of a run: none of its settings
 ANYWHERE = ("model", "backend", "device", "dtype", "out")  # keys of every command
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 
-from mechsteer.configs.schema import AdapterSettings, Settings
+from mechsteer.configs.schema import AdapterSettings, Settings, TeacherSettings
 from mechsteer.errors import ConfigError, DataError
+from mechsteer.models import Vocabulary, backend_of, load_model
 from mechsteer.runtime.batches import Sample
 from mechsteer.steering.generation import default_stop_tokens
 from mechsteer.studies.desk import Desk
@@ -17,7 +19,18 @@ from mechsteer.studies.kept import Kept, whole
 from mechsteer.studies.problems import Problems, Split, is_ready_made, metric_of, room
 from mechsteer.tasks import Trace, load_task
 from mechsteer.tasks.options import Normalise
-from mechsteer.training import CrossEntropy, Objective, OptionLikelihoods, Reinforce
+from mechsteer.training import (
+    ComingDivergence,
+    CrossEntropy,
+    FitConfig,
+    Objective,
+    OpenRate,
+    OptionLikelihoods,
+    Phase,
+    Reinforce,
+    TeacherKL,
+)
+from mechsteer.training.objectives.teacher import require_same_vocabulary
 
 N_DEV = 100  # dev samples, or problems, that decide when training stops
 
@@ -27,10 +40,28 @@ class Material:
     """What every training of a study shares: samples, or problems, and text on which the model is to stay as it is."""
 
     how: AdapterSettings
+    teaching: TeacherSettings
+    teacher: Any
+    """the model to learn from, where adapter.objective is teacher"""
+    cache: Path | None
+    """where its predictions lie"""
     train: Sequence[Any]
     dev: Sequence[Any]
     neutral: Sequence[list[int]]
     problems: Problems
+
+    def phases(self, config: FitConfig, *, has_gate: bool, kl_weight: float, l2_weight: float) -> list[Phase]:
+        """What is minimised, one after the other: a gate first learns where the teacher is about to be left."""
+        objective = self.objective(kl_weight=kl_weight, l2_weight=l2_weight)
+        how = self.teaching
+        if not isinstance(objective, TeacherKL) or not has_gate:
+            return [Phase(objective=objective, config=config)]
+        first = ComingDivergence(objective, horizon=how.horizon, rate=how.open_rate)
+        held = OpenRate(objective, rate=how.open_rate, weight=how.open_weight)
+        phases = [Phase(objective=held, config=config)]
+        if how.first_epochs:
+            phases.insert(0, Phase(objective=first, config=replace(config, epochs=how.first_epochs)))
+        return phases
 
     def objective(self, *, kl_weight: float, l2_weight: float) -> Objective:
         """The loss, of these weights."""
@@ -41,6 +72,9 @@ class Material:
             return Reinforce(self.train, verify, dev=self.dev, n_samples=how.group, max_new_tokens=self._most(), **harm)
         if how.objective == "multiple_choice":
             return OptionLikelihoods(self.train, dev=self.dev, normalise=cast("Normalise", how.normalise), **harm)
+        if how.objective == "teacher":
+            asked = {"temperature": self.teaching.temperature, "top_k": self.teaching.top_k, "cache": self.cache}
+            return TeacherKL(self.teacher, self.train, dev=self.dev, **asked, **harm)
         return CrossEntropy(self.train, dev=self.dev, **harm)
 
     def _most(self) -> int:
@@ -52,13 +86,42 @@ class Material:
 def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
     """The training data of `adapter.objective`. Raises DataError where there is nothing to train on."""
     how, settings = desk.settings.adapter, desk.settings
-    if how.objective == "cross_entropy":
+    teacher, cache = None, None
+    if how.objective == "teacher":
+        train = written_samples(desk, kept, problems, "train", how.n_samples)
+        dev = written_samples(desk, kept, problems, "dev", N_DEV)
+        teacher, cache = _teacher(desk)
+    elif how.objective == "cross_entropy":
         train = training_samples(desk, kept, problems, "train", how.n_samples)
         dev = training_samples(desk, kept, problems, "dev", N_DEV)
     else:  # problems themselves: their answers are sampled while training, or are there to choose from
         train = problems.items("train", settings.traces.n_problems)[: how.n_samples]
         dev = problems.items("dev", settings.traces.n_dev)[:N_DEV]
-    return Material(how=how, train=train, dev=dev, neutral=questions(problems), problems=problems)
+    beside: dict[str, Any] = {"teaching": settings.teacher, "teacher": teacher, "cache": cache}
+    return Material(how=how, **beside, train=train, dev=dev, neutral=questions(problems), problems=problems)
+
+
+def _teacher(desk: Desk) -> tuple[Any, Path | None]:
+    """(the teacher, where the model is and as exact as it; where its predictions lie)."""
+    how, model = desk.settings.teacher, desk.model
+    dtype = next(iter(model.parameters())).dtype
+    teacher = load_model(how.model, device=backend_of(model).device, dtype=dtype)
+    own = Path(how.cache) if how.cache is not None else desk.checkpoint("teacher")
+    return teacher, own if how.cached else None
+
+
+def check_teacher(settings: Settings, model: Any) -> None:
+    """Raise ConfigError where `adapter.objective=teacher` names none, ModelMismatchError where it reads other tokens."""
+    how, name = settings.adapter, settings.teacher.model
+    if how.path is not None or how.objective != "teacher":
+        return
+    if name is None:
+        raise ConfigError(
+            "adapter.objective is teacher, and there is none", "name it: teacher.model=pocket-teacher, or a folder"
+        )
+    if settings.teacher.open_rate >= 1:
+        raise ConfigError(f"teacher.open_rate is {settings.teacher.open_rate}", "give a share between 0 and 1")
+    require_same_vocabulary(model, Vocabulary.of_name(name))
 
 
 def check_objective(settings: Settings) -> None:
@@ -97,6 +160,24 @@ def training_samples(desk: Desk, kept: Kept, problems: Problems, split: Split, m
     order = torch.randperm(len(right), generator=desk.generator("samples", split))[:most].tolist()
     rows = [whole(desk.model, right[i]) for i in order]
     return [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= desk.model.cfg.n_ctx]
+
+
+def written_samples(desk: Desk, kept: Kept, problems: Problems, split: Split, most: int) -> list[Sample]:
+    """All traces, right or wrong, with the stop token behind them: where the model goes is where a teacher corrects it
+    (on-policy distillation: Agarwal et al. 2024, arXiv 2306.13649). Of texts the samples of `training_samples`.
+    """
+    if problems.metric == "log_odds":
+        return training_samples(desk, kept, problems, split, most)
+    traces = [trace for trace in kept.traces(split) if trace.text]
+    stop = [] if problems.metric == "multiple_choice" else list(default_stop_tokens(desk.model)[:1])
+    order = torch.randperm(len(traces), generator=desk.generator("samples", split))[:most].tolist()
+    rows = [whole(desk.model, traces[i]) for i in order]
+    fitting = [Sample(ids[:n], ids[n:] + stop) for ids, n in rows if len(ids) + 1 <= desk.model.cfg.n_ctx]
+    if not fitting:
+        raise DataError(
+            f"none of {len(traces)} {split} traces can be trained on", "give more data, or shorter problems"
+        )
+    return fitting
 
 
 def questions(problems: Problems) -> list[list[int]]:

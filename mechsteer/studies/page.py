@@ -18,6 +18,7 @@ from mechsteer.report.sections import (
     arms,
     falsified,
     features,
+    gates,
     layers,
     parts,
     paths,
@@ -43,12 +44,14 @@ from mechsteer.studies.results import (
     SiteResult,
     SplitRecord,
     TextPair,
+    TokenReading,
     TopologyResult,
     TracesResult,
     TrainResult,
     WhereResult,
 )
 
+GATE = "gate"  # the reading of an adapter with a gate
 SHARED = (
     "The steering was trained on {} behind {}, and it is tested on the same words behind the same words: what is held "
     "out are the texts before them. A large difference is to be expected; read the side effects beside it."
@@ -162,7 +165,7 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
         if evaluated.sampled is not None:
             found += arms.sampled(evaluated.sampled)
     if results.where is not None:
-        found += where_sections(results.where)
+        found += where_sections(results.where, target=held_to(settings))
     if results.attribute is not None:
         found += attribute_sections(results.attribute)
     if results.outcome is not None:
@@ -196,6 +199,7 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
         )
     if (trained := results.train) is not None:
         found += training.adapter(trained.choice, trained.fitted[0] if trained.fitted else None)
+        found += training.first_phase(trained.first_phase[0]) if trained.first_phase else []
     if results.traces is not None:
         found += training.traces(
             results.traces.splits,
@@ -246,10 +250,27 @@ def pair_note(pair: TextPair) -> str:
     return f"{'; '.join(told)}{'. ' if told else ''}{'Cut at the token limit' if pair.cut else ''}".strip()
 
 
-def where_sections(result: WhereResult) -> list[Section]:
-    """Every reading as heatmaps: what was added, what adapters noted."""
+def where_sections(
+    result: WhereResult, *, only: Sequence[str] | None = None, target: float | None = None
+) -> list[Section]:
+    """Every reading as heatmaps: what was added, what adapters noted; a gate with its trace.
+
+    `only`: names of readings; None shows all. `target`: the mean that gates were held to.
+    """
     found: list[Section] = []
     for reading in result.readings:
+        if only is not None and reading.name not in only:
+            continue
+        if reading.name == GATE and all(values.ndim == 1 for values in reading.values):
+            found += gates.gates(
+                result.texts,
+                reading.values,
+                site=reading.site,
+                names=result.names,
+                begins=begins(reading),
+                target=target,
+            )
+            continue
         added = reading.name == "delta_norm"
         found += token_readings(
             result.texts,
@@ -260,6 +281,17 @@ def where_sections(result: WhereResult) -> list[Section]:
             names=result.names,
         )
     return found
+
+
+def held_to(settings: Settings) -> float | None:
+    """The mean that gates were held to; None where nothing held them."""
+    is_held = settings.adapter.objective == "teacher" and settings.teacher.open_weight > 0
+    return settings.teacher.open_rate if is_held and settings.adapter.path is None else None
+
+
+def begins(reading: TokenReading) -> list[int]:
+    """The first token with a value in each text: where it was first steered."""
+    return [int((~values.isnan()).long().argmax()) for values in reading.values]
 
 
 def paths_sections(result: PathsResult) -> list[Section]:

@@ -66,6 +66,8 @@ class TrainResult(Result):
     fitted: tuple[FitResult, ...]
     """at the chosen place, one per adapter seed; empty for a steering file of one's own"""
     n_neutral: int
+    first_phase: tuple[FitResult, ...] = ()
+    """of each training that had two: what came before `fitted`"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from mechsteer.steering.files import load_steering
 from mechsteer.studies import attribute, evaluate, falsify, features, layers, measure, outcome, paths, traces, train
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
-from mechsteer.studies.objectives import check_objective
+from mechsteer.studies.objectives import check_objective, check_teacher
 from mechsteer.studies.page import StageResults, page, verdict
 from mechsteer.studies.pages import versions, write_pages
 from mechsteer.studies.places import layers_tried, measured, observations, places, untrained
@@ -107,6 +107,7 @@ def check(run: Run) -> None:
     settings, how, model = run.settings, run.settings.adapter, run.model
     groups_for(model.tokenizer, settings.vocabulary)
     check_objective(settings)
+    check_teacher(settings, model)
     if how.path is not None:
         measured(model, load_steering(how.path, model))
     for place in places(model, how.kind, how.sites, layers_tried(model, settings)):

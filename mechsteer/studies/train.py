@@ -23,7 +23,7 @@ from mechsteer.studies.places import Place, layers_tried, measured, places, untr
 from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
 from mechsteer.studies.told import carried, data_of, metrics_of
-from mechsteer.training import FitConfig, FitResult, fit
+from mechsteer.training import FitConfig, FitResult, fit_in_phases
 
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
 
@@ -57,11 +57,12 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     fitted = dict(zip(candidates, each_of(lambda job: _fitted(desk, kept, job, shared), jobs), strict=True))
     strengths_tried = sorted(how.coeffs if problems.metric != "log_odds" else [1.0], key=abs)  # of equals the weakest
     pairs = [(place, coeff) for coeff in strengths_tried for place in candidates]
-    steerings = [fitted[place].steering.with_coeff(coeff) for place, coeff in pairs]
+    steerings = [fitted[place][-1].steering.with_coeff(coeff) for place, coeff in pairs]
     number, tried = dev.halve("dev", steerings, [f"{place}-{coeff}" for place, coeff in pairs], whole=True)
     best, coeff = pairs[number]
     jobs = [_job(desk, best, scope, i) for i in range(1, how.seeds)]
-    fits = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, shared), jobs)]
+    phases = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, shared), jobs)]
+    fits = [each[-1] for each in phases]
     chosen = [at_strength(result.steering, coeff) for result in fits]
     base = dev.scores((), "base")
     for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
@@ -88,7 +89,8 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
             strengths=strengths(desk.model, chosen[0], problems.prompts("dev", N_KL)),
             median_resid_norm=median_norm(desk, kept, best.measured),
         ),
-        fitted=tuple(replace(result, seconds=float("nan")) for result in fits),  # the same in every run
+        fitted=tuple(map(_timeless, fits)),
+        first_phase=tuple(_timeless(first) for first, *rest in phases if rest),
         n_neutral=len(shared.neutral),
     )
 
@@ -125,17 +127,31 @@ def _job(desk: Desk, place: Place, scope: TokenScope, number: int) -> _Job:
     return _Job(place=place, number=number, seed=seed, start=start)
 
 
-def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> FitResult:
-    """One training."""
+def _timeless(result: FitResult) -> FitResult:
+    """The same in every run."""
+    return replace(result, seconds=float("nan"))
+
+
+def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> tuple[FitResult, ...]:
+    """One training, phase by phase."""
     how, place, start = desk.settings.adapter, job.place, job.start
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
     lr = how.lr if how.lr is not None else writing(start)[0].adapter.default_lr
-    return fit(
+    config = FitConfig(
+        lr=lr,
+        activation_rms=rms,
+        epochs=how.epochs,
+        batch_size=how.batch_size,
+        seed=job.seed,
+        group_lengths=how.group_lengths,
+        recompute_blocks=how.recompute,
+    )
+    has_gate = any(iv.adapter.has_gate for iv in writing(start))
+    return fit_in_phases(
         desk.model,
         start,
         # the penalty, too, is in units of the activations
-        shared.objective(kl_weight=how.kl_weight, l2_weight=how.l2_weight / rms**2),
-        FitConfig(lr=lr, activation_rms=rms, epochs=how.epochs, seed=job.seed, group_lengths=how.group_lengths),
+        shared.phases(config, has_gate=has_gate, kl_weight=how.kl_weight, l2_weight=how.l2_weight / rms**2),
         checkpoint=desk.checkpoint(f"adapter-{place}-{job.number}.safetensors"),
         progress=desk.progress,
     )

@@ -5,20 +5,26 @@ from mechsteer.training.config import FitConfig
 from mechsteer.training.experience import Experience, Experiences, exact_answer, majority_rewards
 from mechsteer.training.fit import Epoch, FitResult, fit
 from mechsteer.training.objectives import (
+    ComingDivergence,
     CrossEntropy,
     Objective,
+    OpenRate,
     OptionLikelihoods,
     Reinforce,
     Rows,
     Tally,
     TeacherKL,
+    TopologyPenalty,
     left_alone,
 )
 from mechsteer.training.parts import Part, Parts, Steered
+from mechsteer.training.phases import Phase, fit_in_phases
 from mechsteer.training.self_improvement import Attempt, SelfImprovement, SelfImprovementConfig
+from mechsteer.training.topology_predictor import TopologyPredictor, pretrain_topology
 
 __all__ = [
     "Attempt",
+    "ComingDivergence",
     "CrossEntropy",
     "Epoch",
     "Experience",
@@ -26,9 +32,11 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "Objective",
+    "OpenRate",
     "OptionLikelihoods",
     "Part",
     "Parts",
+    "Phase",
     "Reinforce",
     "Rows",
     "Sample",
@@ -37,8 +45,12 @@ __all__ = [
     "Steered",
     "Tally",
     "TeacherKL",
+    "TopologyPenalty",
+    "TopologyPredictor",
     "exact_answer",
     "fit",
+    "fit_in_phases",
     "left_alone",
     "majority_rewards",
+    "pretrain_topology",
 ]

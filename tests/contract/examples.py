@@ -161,6 +161,7 @@ def magnitude_only(adapter: Adapter) -> Adapter:
     return ms.adapters.MagnitudeOnly(adapter, toys.vector(6))
 
 
+GRU: dict[str, Any] = {"d_input": 5, "d_hidden": 6, "signal_window": 4, "noise": 0.3}
 PLACED = {
     "ablation": Case(lambda model: ms.adapters.Ablation(toys.vector(3)), noise=0.1),
     "clamp": Case(lambda model: ms.adapters.Clamp(toys.vector(3), 2.0), noise=0.1),
@@ -174,6 +175,7 @@ PLACED = {
     "drab": fresh("drab", d_hidden=6, noise=0.1),
     "dictionary": fresh("dictionary", n_atoms=4, d_hidden=6, noise=0.3),
     "gated": fresh("gated", d_hidden=6, noise=0.1),
+    "gru": fresh("gru", **GRU),
 }
 REGISTERED = {name: PLACED.get(name) or fresh(name) for name in ms.adapters.ADAPTERS}
 EXAMPLES = {
@@ -219,6 +221,9 @@ EXAMPLES = {
     "dictionary of sigmoids": fresh(
         "dictionary", n_atoms=4, d_hidden=6, noise=0.3, weighting="sigmoid", rank=3, pooling="first"
     ),
+    "gru with a plan and H0": fresh("gru", rank=3, plan=True, h0=True, **GRU),
+    "gru, hyper": fresh("gru", ms.Site(1, "z"), ms.Site(0, "mlp_out"), decoder="hyper", rank=3, d_plan=2, **GRU),
+    "gru over a window": fresh("gru", window=3, **GRU),
     "gated, look-back": fresh("gated", d_hidden=6, noise=0.1, look_back=True, rank=3, bos=False),
 }
 CASES = REGISTERED | EXAMPLES

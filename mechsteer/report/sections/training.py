@@ -25,6 +25,7 @@ _NONE: Mapping[str, str] = {}
 _TRAINED_ON = {  # name of the objective -> what a number of training data is a number of; elsewhere the metric tells
     "Reinforce": "problems, its own sampled answers rewarded where they are right (on dev the loss counts the mean reward)",
     "OptionLikelihoods": "problems with options",
+    "TeacherKL": "of the model's own traces, right or wrong, on which it is to predict as a teacher does",
 }
 
 
@@ -72,6 +73,23 @@ def curves(result: FitResult, *, title: str = "Training", caption: str = _CURVES
             chosen_step=result.best_epoch,
             caption=f"{caption} {_BANDS if known else _NO_BANDS}",
             errors=known,
+        )
+    ]
+
+
+def first_phase(fitted: FitResult) -> list[Section]:
+    """A gate that learnt where the model is about to leave its teacher, before it steered anything."""
+    last = fitted.history[fitted.best_epoch] if fitted.history else None
+    terms = {} if last is None else last.dev or last.train or {}
+    told = (
+        "Before it steered anything the gate learnt to open where the model is about to leave its teacher. "
+        f"On dev its cross-entropy is {number(terms.get('divergence', math.nan))} nats per token; a gate that is always "
+        f"open as far has {number(terms.get('constant', math.nan))}."
+    )
+    caption = f"Cross-entropy of the gate. {_CURVES}"
+    return [
+        Section(
+            "The gate, before it steered", [Text(told), *curves(fitted, title="The gate's training", caption=caption)]
         )
     ]
 
@@ -129,6 +147,8 @@ def _terms(left: str) -> dict[str, str]:
     """The terms of the objective in words; `left`: what the model is to predict as it did."""
     return {
         "cross_entropy": "cross-entropy on its samples",
+        "teacher_kl": "KL from the teacher's predictions on its samples",
+        "open_rate": "the squared distance of the mean gate from the rate it is held to",
         "reinforce": "minus the log-probability of its sampled answers, each times its advantage",
         "multiple_choice": "cross-entropy of the right option",
         "kl": f"KL to the model as it is on the {left}",

@@ -1,21 +1,27 @@
 """What `fit` can minimise: one file per loss."""
 
 from mechsteer.training.objectives.base import Objective, Rows, Tally, Terms
+from mechsteer.training.objectives.coming_divergence import ComingDivergence
 from mechsteer.training.objectives.cross_entropy import CrossEntropy
 from mechsteer.training.objectives.harm import Harmless, left_alone
 from mechsteer.training.objectives.multiple_choice import OptionLikelihoods
+from mechsteer.training.objectives.open_rate import OpenRate
 from mechsteer.training.objectives.reinforce import Reinforce
 from mechsteer.training.objectives.teacher_kl import TeacherKL
+from mechsteer.training.objectives.topology_penalty import TopologyPenalty
 
 __all__ = [
+    "ComingDivergence",
     "CrossEntropy",
     "Harmless",
     "Objective",
+    "OpenRate",
     "OptionLikelihoods",
     "Reinforce",
     "Rows",
     "Tally",
     "TeacherKL",
     "Terms",
+    "TopologyPenalty",
     "left_alone",
 ]

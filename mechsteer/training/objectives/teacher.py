@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mechsteer.errors import ModelMismatchError
 from mechsteer.files.tensors import read_tensors, write_tensors
-from mechsteer.models import backend_of, model_fingerprint
+from mechsteer.models import Vocabulary, backend_of, model_fingerprint
 from mechsteer.runtime.batches import Batch, Pair, by_length, make_batches
 from mechsteer.runtime.restart import Start, logits_from
 from mechsteer.steering.divergence import kl_divergence
@@ -94,11 +94,10 @@ class PredictionStore:
 
     def of(self, batch: Batch) -> Predictions:
         """Of one batch, as `predict` gives them."""
-        index = []
-        for tokens, mask, n_prompt in zip(batch.tokens, batch.mask, batch.prompt_lengths.tolist(), strict=True):
-            ids = tokens[mask].tolist()
-            begin = self._begins[_key(ids[:n_prompt], ids[n_prompt:])]
-            index += range(begin, begin + len(ids) - n_prompt)
+        index: list[int] = []
+        for key in row_keys(batch):
+            begin = self._begins[key]
+            index += range(begin, begin + len(key[1]))
         return self.everything[torch.tensor(index, dtype=torch.long)].to(batch.tokens.device)
 
 
@@ -129,24 +128,30 @@ def stored_predictions(
     return PredictionStore(everything, rows)
 
 
+def row_keys(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """(prompt, target) of each row, by which what belongs to a row is found whatever batch it is in."""
+    rows = [tokens[mask].tolist() for tokens, mask in zip(batch.tokens, batch.mask, strict=True)]
+    return [_key(ids[:n], ids[n:]) for ids, n in zip(rows, batch.prompt_lengths.tolist(), strict=True)]
+
+
 def _key(prompt: Sequence[int], target: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(prompt), tuple(target)
 
 
 def require_same_vocabulary(model: Any, teacher: Any) -> None:
-    """Raise ModelMismatchError unless a token id means the same to both models."""
+    """Raise ModelMismatchError unless a token id means the same to both models, or to a model and a `Vocabulary`."""
     hint = "take a teacher of the same family, with the same tokenizer"
-    sizes = [backend_of(one).cfg.d_vocab for one in (model, teacher)]
-    if sizes[0] != sizes[1]:
-        raise ModelMismatchError(f"the model has {sizes[0]} token ids, the teacher {sizes[1]}", hint)
-    if model.tokenizer is None or teacher.tokenizer is None:
+    mine, theirs = (one if isinstance(one, Vocabulary) else Vocabulary.of(one) for one in (model, teacher))
+    if mine.size != theirs.size:
+        raise ModelMismatchError(f"the model has {mine.size} token ids, the teacher {theirs.size}", hint)
+    if mine.tokens is None or theirs.tokens is None:
         return
-    mine, theirs = ({i: token for token, i in one.tokenizer.get_vocab().items()} for one in (model, teacher))
-    different = [i for i in sorted({*mine, *theirs}) if mine.get(i) != theirs.get(i)]
+    known, told = mine.tokens, theirs.tokens
+    different = [i for i in sorted({*known, *told}) if known.get(i) != told.get(i)]
     if different:
         first = different[0]
         raise ModelMismatchError(
-            f"{len(different)} token ids mean something else to the teacher: {first} is {mine.get(first)!r} to the "
-            f"model and {theirs.get(first)!r} to the teacher",
+            f"{len(different)} token ids mean something else to the teacher: {first} is {known.get(first)!r} to the "
+            f"model and {told.get(first)!r} to the teacher",
             hint,
         )

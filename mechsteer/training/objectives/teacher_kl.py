@@ -14,10 +14,12 @@ from typing import Any
 
 from mechsteer.errors import ConfigError
 from mechsteer.models import model_fingerprint, tokenize
+from mechsteer.runtime.batches import Batch
 from mechsteer.training.config import FitConfig
 from mechsteer.training.objectives.base import Rows, Terms
 from mechsteer.training.objectives.harm import OnSamples, SampleLike
 from mechsteer.training.objectives.teacher import (
+    Predictions,
     PredictionStore,
     predict,
     require_same_vocabulary,
@@ -81,15 +83,19 @@ class TeacherKL(OnSamples):
         )
         return replace(self, _store=store)
 
+    def predictions(self, batch: Batch) -> Predictions:
+        """The teacher's, of a batch's targets: from the file where there is one."""
+        if self._store is not None:
+            return self._store.of(batch)
+        return predict(self.teacher, batch, self.temperature, self.top_k)
+
     def terms(self, steered: Steered) -> Terms:
         batch = steered.part.batch
         at = batch.predicts_target
         if not bool(at.any()):  # neutral text
             return self.harm(steered)
-        if self._store is not None:
-            predictions = self._store.of(batch)
-        else:
-            predictions = steered.kept("teacher", lambda: predict(self.teacher, batch, self.temperature, self.top_k))
+        is_kept = self._store is not None
+        predictions = self.predictions(batch) if is_kept else steered.kept("teacher", lambda: self.predictions(batch))
         kl = predictions.kl((steered.logits_at(at).float() / self.temperature).log_softmax(-1))
         scaled = self.temperature**2 * kl
         return {"teacher_kl": steered.term("teacher_kl", scaled, at.nonzero()[:, 0]), **self.harm(steered)}
