@@ -144,6 +144,13 @@ class TopologySettings:
     """Trajectories at matched length."""
 
     n_points: int = setting(16, "every trajectory is resampled to this length; shorter ones are left out", least=2)
+    n_compared: int = setting(48, "right and wrong traces whose diagrams are compared pair by pair, at most", least=4)
+    n_permutations: int = setting(999, "permutations within problems behind a null", least=1)
+    n_steered: int = setting(24, "dev problems written before and after steering; 0: none", least=0)
+    shares: list[float] = setting(
+        [0.25, 0.5, 0.75, 1.0], "shares of each trace after which its shape is tried", each_least=0.01
+    )
+    engine: str = setting("ripser", "what finds loops: ripser | gudhi (an extra)", choices=("ripser", "gudhi"))
 
 
 @dataclass(frozen=True, kw_only=True)

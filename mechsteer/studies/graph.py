@@ -95,9 +95,9 @@ STAGES: dict[str, Declaration] = {
         keys=("seed", "probe"),
     ),
     "topology": Declaration(
-        about="persistent entropy of trajectories at matched length",
-        reads=("traces", "capture", "site"),
-        keys=("seed", "max_new_tokens", "topology"),
+        about="shape of trajectories at matched length: right and wrong, before and after steering, over layers, how early",
+        reads=("traces", "capture", "train", "site"),
+        keys=(*PROBLEMS, "positive", "negative", "batch_size", "topology"),
     ),
     "evaluate": Declaration(
         about="every arm on the same held-out problems, once",

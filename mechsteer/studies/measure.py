@@ -12,12 +12,16 @@ from torch import Tensor
 
 from mechsteer.errors import DataError
 from mechsteer.evaluation.trajectories import TrajectoryTopology, trajectory_topology
+from mechsteer.evaluation.trajectory_layers import topology_over_layers
+from mechsteer.models import tokenize_continuation
 from mechsteer.models.sites import Site
 from mechsteer.probes import LinearProbe, TokenCounts, evaluate_probe
+from mechsteer.studies import shapes
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept
-from mechsteer.studies.results import CaptureResult, ProbeResult, SiteResult, TopologyResult, TracesResult
+from mechsteer.studies.results import CaptureResult, ProbeResult, SiteResult, TopologyResult, TracesResult, TrainResult
 from mechsteer.tasks import Trace, equation_counts
+from mechsteer.tokens import token_text
 from mechsteer.topology import TopologySummary, resample, summarize
 
 POOLING = "mean over the tokens of each trace, its prompt left out,"
@@ -86,36 +90,72 @@ def covariates(written: Sequence[Trace]) -> dict[str, np.ndarray]:
     return known
 
 
-def topology(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteResult) -> TopologyResult:
-    """Persistent entropy of each trajectory at matched length, and whether it says more than the text itself does."""
+def topology(
+    desk: Desk, traces: TracesResult, capture: CaptureResult, train: TrainResult | None, site: SiteResult
+) -> TopologyResult:
+    """Persistent entropy of each trajectory at matched length, and whether it says more than the text itself does; diagrams
+    of right and wrong traces, and of texts before and after steering; the same over layers, and how early."""
     kept = Kept(desk)
-    written, acts = judged(kept, capture, site.site)
+    known = {place: judged(kept, capture, place) for place in capture.sites}
+    written, acts = known[site.site]
     if not written:
-        written, acts = kept.traces("train"), kept.responses(capture, site.site)
-    try:
-        found = trajectory_topology(
-            acts,
-            [trace.correct for trace in written],
-            [trace.group for trace in written],
-            site=str(site.site),
-            n_points=desk.settings.topology.n_points,
-            limit=desk.settings.max_new_tokens,
-            covariates=covariates(written),
-            styles=[trace.style for trace in written],
-        )
-    except DataError as error:
-        return TopologyResult(dropped=error.message)
-    return TopologyResult(topology=found, examples=typical(found, acts))
+        written = kept.traces("train")
+        known = {place: (written, kept.responses(capture, place)) for place in capture.sites}
+        acts = known[site.site][1]
+    how: dict[str, Any] = {
+        "n_points": desk.settings.topology.n_points,
+        "limit": desk.settings.max_new_tokens,
+        "covariates": covariates(written),
+        "styles": [trace.style for trace in written],
+    }
+    correct, groups = [trace.correct for trace in written], [trace.group for trace in written]
+    found, dropped = shapes.attempt(lambda: trajectory_topology(acts, correct, groups, site=str(site.site), **how))
+    over, no_layers = None, "one site was captured: give layers=[...]"
+    if len(known) > 1:
+        by_site = {place: each for place, (_, each) in known.items()}
+        over, no_layers = shapes.attempt(lambda: topology_over_layers(by_site, correct, groups, **how))
+    compared, no_shapes = shapes.right_and_wrong(desk, site.site, written, acts)
+    early, no_early = shapes.early_shares(desk, site.site, written, acts)
+    steered, no_steered, steered_maps = None, "nothing is steered", ()
+    if train is not None:
+        steered, no_steered, steered_maps = shapes.steered_shapes(desk, kept, site.site, traces.metric)
+    rows = {} if found is None else typical_rows(found, acts)
+    return TopologyResult(
+        topology=found,
+        dropped=dropped,
+        examples={} if found is None else typical(found, acts),
+        shapes=compared,
+        no_shapes=no_shapes,
+        maps=shapes.maps({name: (acts[i], said(desk, written[i])) for name, i in rows.items()}) if rows else (),
+        early=early,
+        no_early=no_early,
+        layers=over,
+        no_layers=no_layers,
+        steered=steered,
+        no_steered=no_steered,
+        steered_maps=steered_maps,
+    )
 
 
-def typical(found: TrajectoryTopology, trajectories: Sequence[Tensor]) -> dict[str, TopologySummary]:
-    """Of right, wrong and unjudged trajectories the one with the median H0 entropy, at matched length."""
-    used = [points for points in trajectories if len(points) >= found.n_points]
+def said(desk: Desk, trace: Trace) -> list[str]:
+    """The tokens of what the model wrote."""
+    return [token_text(desk.model.tokenizer, token) for token in tokenize_continuation(desk.model, trace.text)]
+
+
+def typical_rows(found: TrajectoryTopology, trajectories: Sequence[Tensor]) -> dict[str, int]:
+    """Of right, wrong and unjudged trajectories the one with the median H0 entropy at matched length."""
+    used = [i for i, points in enumerate(trajectories) if len(points) >= found.n_points]
     kinds = {"right": True, "wrong": False, "not judged": None}
-    examples = {}
+    rows = {}
     for name, verdict in kinds.items():
         of_kind = [i for i, correct in enumerate(found.correct) if correct is verdict]
         if of_kind:
             middle = sorted(of_kind, key=lambda i: found.matched_entropy_nats[i])[len(of_kind) // 2]
-            examples[f"a {name} trace"] = summarize(resample(used[middle], found.n_points))
-    return examples
+            rows[f"a {name} trace"] = used[middle]
+    return rows
+
+
+def typical(found: TrajectoryTopology, trajectories: Sequence[Tensor]) -> dict[str, TopologySummary]:
+    """`typical_rows` at matched length, as diagrams."""
+    rows = typical_rows(found, trajectories)
+    return {name: summarize(resample(trajectories[i], found.n_points)) for name, i in rows.items()}

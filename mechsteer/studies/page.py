@@ -23,6 +23,7 @@ from mechsteer.report.sections import (
     paths,
     probe,
     readings,
+    shapes,
     training,
     trajectories,
     verdicts,
@@ -191,9 +192,7 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
     if results.topology is not None:
-        found += trajectories.trajectories(
-            results.topology.topology, dropped=results.topology.dropped, examples=results.topology.examples
-        )
+        found += topology_sections(results.topology)
     if (trained := results.train) is not None:
         found += training.adapter(trained.choice, trained.fitted[0] if trained.fitted else None)
     if results.traces is not None:
@@ -267,6 +266,20 @@ def paths_sections(result: PathsResult) -> list[Section]:
     if result.paths is None:
         return [Section("Where the effect goes", [Note(f"Not traced: {result.dropped}.")])]
     return paths.paths(result.paths, metric=result.metric, unit="nats")
+
+
+def topology_sections(result: TopologyResult) -> list[Section]:
+    """Entropies beside the text, diagrams of right and wrong, layers, early shares, before and after steering."""
+    found = trajectories.trajectories(result.topology, dropped=result.dropped, examples=result.examples)
+    if result.shapes is not None or result.no_shapes:
+        found += shapes.shapes(result.shapes, dropped=result.no_shapes, maps=result.maps)
+    if result.layers is not None:
+        found += shapes.layers(result.layers)
+    if result.early is not None or result.no_early:
+        found += shapes.early(result.early, dropped=result.no_early)
+    if result.steered is not None:
+        found += shapes.shapes(result.steered, title="Diagrams before and after steering", maps=result.steered_maps)
+    return found
 
 
 def attribute_sections(result: AttributeResult) -> list[Section]:
