@@ -73,12 +73,13 @@ def compare_shapes(
     most: int = 48,
     n_permutations: int = 999,
     engine: Engine = "ripser",
+    paired: bool = False,
     seed: int = 0,
 ) -> ShapeComparison:
     """Compare the `trajectories` [n d_model] that are `first` (of kind `kinds[0]`) with the others.
 
     Those of fewer than `n_points` are left out and counted; so are problems that hold one kind alone (their members
-    cannot be permuted). Of more than `most` trajectories whole problems are drawn. Raises DataError where fewer than
+    cannot be permuted). `paired`: every group is a pair with one of each kind. Of more than `most` trajectories whole problems are drawn. Raises DataError where fewer than
     two of a kind are left, and what `summarize` raises.
     """
     is_first, named = np.asarray(first, dtype=bool), np.asarray(groups)
@@ -100,7 +101,7 @@ def compare_shapes(
             "H1": [each.h1.bars for each in summaries if each.h1 is not None],
         }
         for dimension, bars in diagrams.items():
-            gaps += _gaps(matching, dimension, bars, kind, lengths, problems, n_permutations, seed)
+            gaps += _gaps(matching, dimension, bars, kind, lengths, problems, paired, n_permutations, seed)
             curves += curve_pairs(matching, dimension, bars, kind, problems, n_permutations, seed)
         images.append(image_pair(matching, diagrams["H1"], kind))
     return ShapeComparison(
@@ -130,7 +131,7 @@ def before_and_after(
         )
     pairs = [str(i) for i in range(len(before))]
     first = [True] * len(before) + [False] * len(after)
-    return compare_shapes([*before, *after], first, [*pairs, *pairs], kinds=kinds, **options)
+    return compare_shapes([*before, *after], first, [*pairs, *pairs], kinds=kinds, paired=True, **options)
 
 
 def _chosen(is_first: ndarray, groups: ndarray, long_enough: ndarray, most: int, seed: int) -> Int[ndarray, " n_used"]:
@@ -163,6 +164,7 @@ def _gaps(
     kind: ndarray,
     lengths: ndarray,
     problems: ndarray,
+    paired: bool,
     n_permutations: int,
     seed: int,
 ) -> list[ShapeGap]:
@@ -170,13 +172,12 @@ def _gaps(
     found = []
     for name in DISTANCES:
         apart = distance_matrix(bars, name)
-        by_kind = diagram_gap(apart, kind, problems, distance=name, n_permutations=n_permutations, seed=seed)
+        drawn: dict[str, Any] = {"distance": name, "paired": paired, "n_permutations": n_permutations, "seed": seed}
+        by_kind = diagram_gap(apart, kind, problems, **drawn)
         by_length = None
         inside = np.ix_(varied, varied)
         if min(longer[varied].sum(), (~longer[varied]).sum()) >= FEWEST:
-            by_length = diagram_gap(
-                apart[inside], longer[varied], problems[varied], distance=name, n_permutations=n_permutations, seed=seed
-            )
+            by_length = diagram_gap(apart[inside], longer[varied], problems[varied], **drawn)
         found.append(ShapeGap(matching=matching, dimension=dimension, by_kind=by_kind, by_length=by_length))
     return found
 

@@ -8,7 +8,8 @@ Wasserstein, between kinds R and W:
 means over pairs of different trajectories (so that E is 0 on average where kinds do not differ). Under the hypothesis
 that within a problem the kinds could as well have been given in any other order, permuting them within problems gives
 draws of E that the real one is one of: p = (1 + draws ≥ E) / (1 + draws), exact at every sample size. With the two
-members of a pair (before and after) as a "problem" the permutation is a swap.
+members of a pair (before and after) as a "problem" the permutation is a swap; the distance between members of one pair
+is the same in every draw and is left out of the mean (`paired`), or E would not be 0 on average.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from mechsteer.topology.persistence import bottleneck, wasserstein
 
 DiagramDistance = Literal["bottleneck", "wasserstein"]
 DISTANCES = {"bottleneck": bottleneck, "wasserstein": wasserstein}
+ROUNDING = 1e-5  # of the mean distance: activations are float32, a smaller difference of E is none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +73,15 @@ def diagram_gap(
     groups: ndarray,
     *,
     distance: str = "",
+    paired: bool = False,
     n_permutations: int = 999,
     seed: int = 0,
 ) -> DiagramGap:
     """The gap between the trajectories that are `first` and the others, `groups` naming each one's problem (or pair).
 
-    Raises ShapeError, DataError (fewer than two of a kind).
+    `paired`: every group is a pair with one member of each kind.
+
+    Raises ShapeError, DataError (fewer than two of a kind, groups that are no pairs).
     """
     kinds, named = np.asarray(first, dtype=bool), np.asarray(groups)
     if distances.shape != (len(kinds), len(kinds)) or named.shape != kinds.shape:
@@ -91,12 +96,19 @@ def diagram_gap(
         )
     clusters = np.unique(named, return_inverse=True)[1]
     n_mixed = int((np.bincount(clusters, kinds) * np.bincount(clusters, ~kinds) > 0).sum())
-    between, within, gap = (float(part[0]) for part in _energy(distances, kinds[None]))
+    if paired and not (len(kinds) == 2 * n_mixed == 2 * (clusters.max() + 1)):
+        raise DataError(
+            f"{len(kinds)} trajectories in {clusters.max() + 1} groups are no pairs.",
+            "give one of each kind per group.",
+        )
+    own = distances[clusters[:, None] == clusters].sum() / 2 if paired else 0.0
+    n_own = n_mixed if paired else 0
+    between, within, gap = (float(part[0]) for part in _energy(distances, kinds[None], own, n_own))
     null, p_value = Interval(value=np.nan, low=np.nan, high=np.nan, n_undefined=1), float("nan")
     if n_mixed and n_permutations:
-        draws = _energy(distances, permuted_within(kinds, clusters, n_permutations, seed))[2]
+        draws = _energy(distances, permuted_within(kinds, clusters, n_permutations, seed), own, n_own)[2]
         null = Interval(value=float(draws.mean()), low=_quantile(draws, 0.025), high=_quantile(draws, 0.975))
-        p_value = float((1 + (draws >= gap - 1e-12 * abs(gap)).sum()) / (1 + len(draws)))
+        p_value = float((1 + (draws >= gap - ROUNDING * between).sum()) / (1 + len(draws)))
     return DiagramGap(
         distance=distance,
         between=between,
@@ -123,16 +135,17 @@ def permuted_within(
     return permuted
 
 
-def _energy(distances: ndarray, kinds: Bool[ndarray, "n_draws n_traces"]) -> tuple[ndarray, ndarray, ndarray]:
-    """(between, within, E) of each row of kinds."""
+def _energy(
+    distances: ndarray, kinds: Bool[ndarray, "n_draws n_traces"], own: float, n_own: int
+) -> tuple[ndarray, ndarray, ndarray]:
+    """(between, within, E) of each row of kinds; `own` is the sum of `n_own` distances between kinds left out."""
     first, second = kinds.astype(float), (~kinds).astype(float)
-    to_first = first @ distances
     n, m = first.sum(1), second.sum(1)
-    between = (to_first * second).sum(1) / (n * m)
-    own = (to_first * first).sum(1) / (n * (n - 1))
-    other = ((second @ distances) * second).sum(1) / (m * (m - 1))
-    within = (own + other) / 2
-    return between, within, 2 * (between - within)
+    between = (((first @ distances) * second).sum(1) - own) / (n * m - n_own)
+    within = ((first @ distances) * first).sum(1) / (n * (n - 1)) + ((second @ distances) * second).sum(1) / (
+        m * (m - 1)
+    )
+    return between, within / 2, 2 * between - within
 
 
 def _quantile(draws: ndarray, share: float) -> float:

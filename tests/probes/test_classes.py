@@ -42,9 +42,9 @@ def test_probabilities_are_those_of_scikit_learns_one_vs_rest():
 
 
 def test_classes_are_scored_on_later_problems():
-    result = evaluate_classes(*steps(2), n_boot=200)
+    result = evaluate_classes(*steps(2, n_problems=120), n_boot=200)
     assert [each.name for each in result.classes] == STEPS.tolist()
-    assert all(each.probe.within_group_auroc.low > 0.7 for each in result.classes)
+    assert all(each.probe.within_group_auroc.low > 0.65 for each in result.classes)
     assert result.accuracy.low > result.commonest == pytest.approx(1 / 3)
     assert result.confusion.sum() == pytest.approx(result.n_samples * 5 / 8, abs=4)
     assert result.confusion.trace() / result.confusion.sum() == pytest.approx(result.accuracy.value)

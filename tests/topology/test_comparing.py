@@ -54,6 +54,20 @@ def test_what_all_traces_of_a_problem_share_is_no_difference():
     assert diagram_gap(distances, kinds, np.zeros(60), n_permutations=199).p_value == 1 / 200
 
 
+def test_members_of_a_pair_are_left_out_of_the_mean():
+    """Before R = {0, 2}, after W = {5, 9}, pairs (0, 5) and (2, 9)."""
+    at = np.array([0.0, 2.0, 5.0, 9.0])
+    apart, first = np.abs(np.subtract.outer(at, at)), [True, True, False, False]
+    gap = diagram_gap(apart, first, [0, 1, 0, 1], paired=True, n_permutations=0)
+    assert (gap.between, gap.within, gap.gap) == (6.0, 3.0, 6.0)  # of |0 - 9| and |2 - 5|
+    same = np.abs(np.subtract.outer(np.tile(at, 2), np.tile(at, 2)))
+    nothing = diagram_gap(same, [True] * 4 + [False] * 4, np.tile(np.arange(4), 2), paired=True, n_permutations=99)
+    assert abs(nothing.gap) < 1e-12
+    assert nothing.p_value == 1.0
+    with pytest.raises(DataError, match="4 trajectories in 1 groups are no pairs"):
+        diagram_gap(apart, first, np.zeros(4), paired=True)
+
+
 def test_permutations_stay_within_groups():
     kinds, groups = np.array([True, False, True, True]), np.array(["a", "a", "b", "b"])
     drawn = permuted_within(kinds, groups, 40, seed=0)
