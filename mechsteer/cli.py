@@ -57,6 +57,7 @@ COMMANDS = {
     **{name: declared.about for name, declared in STAGES.items()},
     "suite": "many models on many tasks, one table and one page (models=[...] tasks=[...])",
     "heatmap": "a token heatmap of the probe or of a feature (heatmap.text=..., heatmap.show=...)",
+    "watch": "the probe's score at each token while the model writes (watch.text=...)",
     "dashboard": "all that is known of chosen SAE features, on one page (dashboard.features=[3,17])",
     "report": "write report.html again from what is done",
     "models": "list the bundled models",
@@ -158,7 +159,7 @@ def _help(command: str) -> str:
     names: tuple[str, ...] | None = ("out",)
     if command == "study":
         names = None
-    elif command in ("heatmap", "dashboard"):
+    elif command in ("heatmap", "dashboard", "watch"):
         names = (*ANYWHERE, command)
     elif command in STAGES:
         names = (*ANYWHERE, *STAGES[command].keys)
@@ -222,10 +223,10 @@ def _mix(words: list[str]) -> int:
 def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
     given = importlib.import_module("mechsteer.configs.settings").explicit(None, overrides)
     folder_room = importlib.import_module("mechsteer.studies.folder")
-    if command in ("report", "heatmap", "dashboard"):
+    if command in ("report", "heatmap", "dashboard", "watch"):
         folder_room.require_run(given)
     importlib.import_module("mechsteer.studies.pages").require_model(given)
-    if not again and command != "dashboard" and _answered(command, given):
+    if not again and command not in ("dashboard", "watch") and _answered(command, given):
         return 0
     run_room = importlib.import_module("mechsteer.studies.study")
     anew = () if not again else set(STAGES) if command == "study" else {command}
@@ -237,6 +238,8 @@ def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
             print(f"report: {result.folder / 'report.html'}")
         elif command == "heatmap":
             print(f"heatmap: {importlib.import_module('mechsteer.studies.heatmap').heatmap(run)}")
+        elif command == "watch":
+            print(f"watch: {importlib.import_module('mechsteer.studies.watch').watch(run, _say)}")
         elif command == "dashboard":
             print(f"dashboard: {importlib.import_module('mechsteer.studies.dashboard').dashboard(run)}")
         else:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from mechsteer.report.diagrams import bars_of
 from mechsteer.report.escaping import visible
 from mechsteer.report.figures import BLUE, GREEN, GREY, INK, ORANGE, Figure, styled
-from mechsteer.report.tables import decimal, number
+from mechsteer.report.tables import number
 from mechsteer.topology import TopologySummary, TrajectoryMap
 
 LOOP_COLOURS = (ORANGE, GREEN)
@@ -75,7 +75,7 @@ def trajectory_map(
         for each in several
     )
     default = (
-        f"Each point a token, dark at the start; two principal components ({decimal(100 * several[0].explained)} % of the "
+        f"Each point a token, dark at the start; two principal components ({100 * several[0].explained:.0f} % of the "
         "variance). Grey: the minimum spanning tree of the full space; coloured: a cycle of each of the longest-lived loops."
     )
     return Figure(canvas, title, caption or default, f"Trajectory in two dimensions. {told}.")

@@ -15,7 +15,7 @@ import numpy as np
 from mechsteer.errors import DataError
 from mechsteer.report.blocks import Page
 from mechsteer.report.escaping import escape_markdown
-from mechsteer.report.tables import decimal, number
+from mechsteer.report.tables import number
 from mechsteer.report.templates import render, source
 from mechsteer.results import Shown
 from mechsteer.topology import TrajectoryMap
@@ -73,7 +73,7 @@ class TrajectoryView(Shown):
         every = np.concatenate([each.points for each in self.maps])
         panels = [_panel(each, every.min(0), every.max(0), reach) for each in self.maps]
         page.own.setdefault(str(source("trajectory_view.js")), []).append(f'mechsteerTrajectory("{name}", {reach!r});')
-        explained = decimal(100 * self.maps[0].explained)
+        explained = f"{100 * self.maps[0].explained:.0f}"
         return render(
             "trajectory_view.html",
             id=name,

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechsteer.directions import from_probe, save_direction
 from mechsteer.errors import DataError
 from mechsteer.evaluation.trajectories import TrajectoryTopology, trajectory_topology
 from mechsteer.evaluation.trajectory_layers import topology_over_layers
@@ -24,6 +25,7 @@ from mechsteer.tasks import Trace, equation_counts
 from mechsteer.tokens import token_text
 from mechsteer.topology import TopologySummary, resample, summarize
 
+DIRECTION = "probe.safetensors"
 POOLING = "mean over the tokens of each trace, its prompt left out,"
 
 
@@ -52,19 +54,28 @@ def _probe(desk: Desk, site: Site, written: Sequence[Trace], acts: Sequence[Tens
         states,
         labels,
         np.array([t.group for t in written]),
-        baselines=baselines(written, acts, tokenizer),
+        baselines=baselines(written, [len(a) for a in acts], tokenizer),
         n_splits=desk.settings.probe.n_splits,
         n_boot=desk.settings.probe.n_boot,
         seed=desk.seed("probe"),
     )
-    direction = np.asarray(LinearProbe().fit(states, labels).direction_)
-    return ProbeResult(site=site, pooling=POOLING, evaluation=evaluation, direction=direction)
+    fitted = LinearProbe().fit(states, labels)
+    exported = from_probe(fitted, site=site, name="right answers", pooling="mean of what was written")
+    save_direction(exported, desk.write(DIRECTION), model=desk.model)
+    return ProbeResult(
+        site=site,
+        pooling=POOLING,
+        evaluation=evaluation,
+        direction=np.asarray(fitted.direction_),
+        intercept=float(fitted.intercept_),
+        scale=float(fitted.scale_),
+    )
 
 
-def baselines(written: Sequence[Trace], acts: Sequence[Tensor], tokenizer: Any) -> dict[str, np.ndarray | TokenCounts]:
+def baselines(written: Sequence[Trace], lengths: Sequence[int], tokenizer: Any) -> dict[str, np.ndarray | TokenCounts]:
     """What a probe must beat, all of it read off the text: length, steps of the problem, style, right and wrong
     equations, how often each token occurs."""
-    known: dict[str, np.ndarray | TokenCounts] = {"length": np.array([len(a) for a in acts], dtype=float)}
+    known: dict[str, np.ndarray | TokenCounts] = {"length": np.array(lengths, dtype=float)}
     if all(t.n_steps is not None for t in written):
         known["n_steps"] = np.array([t.n_steps for t in written], dtype=float)
     if all(t.style is not None for t in written):

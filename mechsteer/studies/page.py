@@ -22,8 +22,10 @@ from mechsteer.report.sections import (
     parts,
     paths,
     probe,
+    probes,
     readings,
     shapes,
+    sweeps,
     training,
     trajectories,
     verdicts,
@@ -31,6 +33,7 @@ from mechsteer.report.sections import (
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
 from mechsteer.report.sections.words import meanings, quoted
+from mechsteer.studies.probing import AlongResult, ProbesResult
 from mechsteer.studies.results import (
     AttributeResult,
     CaptureResult,
@@ -70,6 +73,8 @@ class StageResults:
     falsify: FalsifyResult | None = None
     layers: LayersCompared | None = None
     probe: ProbeResult | None = None
+    probes: ProbesResult | None = None
+    along: AlongResult | None = None
     topology: TopologyResult | None = None
     evaluate: EvaluateResult | None = None
     where: WhereResult | None = None
@@ -191,6 +196,10 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
         found += layers.layers(results.layers)
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
+    if results.probes is not None:
+        found += probes_sections(results.probes)
+    if results.along is not None:
+        found += along_sections(results.along)
     if results.topology is not None:
         found += topology_sections(results.topology)
     if (trained := results.train) is not None:
@@ -266,6 +275,21 @@ def paths_sections(result: PathsResult) -> list[Section]:
     if result.paths is None:
         return [Section("Where the effect goes", [Note(f"Not traced: {result.dropped}.")])]
     return paths.paths(result.paths, metric=result.metric, unit="nats")
+
+
+def probes_sections(result: ProbesResult) -> list[Section]:
+    """Probes over layers and poolings, and of the step under way."""
+    found = probes.sweep(result.sweep, dropped=result.no_sweep)
+    return [*found, *probes.classes(result.steps, dropped=result.no_steps)]
+
+
+def along_sections(result: AlongResult) -> list[Section]:
+    """Whether steering along the probe's direction changes what the probe claims to read."""
+    title = "Steering along the probe's direction"
+    if result.sweep is None:
+        return [Section(title, [Note(f"Not steered: {result.dropped}.")])]
+    told = f"A coefficient is a share of the residual stream's median norm ({result.norm:.3g}) there. A probe that reads right answers need not hold what makes them right."
+    return [Section(title, [Text(told), *part.blocks]) for part in sweeps.sweep(result.sweep)]
 
 
 def topology_sections(result: TopologyResult) -> list[Section]:

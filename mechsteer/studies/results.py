@@ -118,7 +118,10 @@ class ProbeResult(Result):
     pooling: str = ""
     evaluation: ProbeEvaluation | None = None
     direction: Float[ndarray, " d_model"] | None = None
-    """of the probe fitted on all traces"""
+    """of the probe fitted on all traces, in probe.safetensors too"""
+    intercept: float = 0.0
+    scale: float = 1.0
+    """of its decision, for probabilities"""
     dropped: str = ""
 
 
