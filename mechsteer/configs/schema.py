@@ -139,7 +139,7 @@ class ProbeSettings:
     n_boot: int = setting(1000, "resamples behind an interval", least=1)
     marker: str | None = setting(None, "probes: text at whose end states are read too, such as ' The answer'")
     separator: str = setting(".", "probes: what ends a reasoning step")
-    coeffs: list[float] = setting(
+    coeffs: list[int | float] = setting(
         [-0.2, 0.2], "along: strengths, as shares of the residual's median norm", not_in_it=(0,)
     )
     n_steered: int = setting(100, "along: dev problems", least=2)
@@ -154,7 +154,7 @@ class TopologySettings:
     n_compared: int = setting(48, "right and wrong traces whose diagrams are compared pair by pair, at most", least=4)
     n_permutations: int = setting(999, "permutations within problems behind a null", least=1)
     n_steered: int = setting(24, "dev problems written before and after steering; 0: none", least=0)
-    shares: list[float] = setting(
+    shares: list[int | float] = setting(
         [0.25, 0.5, 0.75, 1.0], "shares of each trace after which its shape is tried", each_least=0.01
     )
     engine: str = setting("ripser", "what finds loops: ripser | gudhi (an extra)", choices=("ripser", "gudhi"))

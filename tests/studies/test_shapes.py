@@ -8,10 +8,12 @@ from study_toys import stage_result
 
 from mechsteer import cli
 from mechsteer.directions import load_direction
+from mechsteer.results import from_plain
 from mechsteer.studies.probing import step_spans
+from mechsteer.studies.results import ProbeResult
 
 SMALL = [
-    *("traces.n_problems=30", "traces.n_dev=8", "traces.n_samples=3", "traces.n_dev_samples=1", "max_new_tokens=80"),
+    *("traces.n_problems=30", "traces.n_dev=12", "traces.n_samples=3", "max_new_tokens=120"),
     *("layers=[1,2]", "adapter.epochs=1", "adapter.coeffs=[1.0]", "probe.n_boot=50", "probe.n_splits=3"),
     *("topology.n_points=8", "topology.n_permutations=49", "topology.n_steered=6", "topology.n_compared=20"),
     *("topology.shares=[0.5,1.0]", "probe.n_steered=6", "probe.n_random=1", "probe.coeffs=[0.1]"),
@@ -59,12 +61,11 @@ def test_probes_are_swept_and_steps_named(run):
 
 
 def test_the_direction_of_the_probe_is_a_file(run):
-    direction, kept = load_direction(run / "probe.safetensors"), stage_result(run, "probe")
+    direction = load_direction(run / "probe.safetensors")
+    kept = from_plain(ProbeResult, stage_result(run, "probe"))
     assert direction.provenance["method"] == "probe"
-    assert direction.provenance["threshold"] == pytest.approx(-kept["intercept"])
-    np.testing.assert_allclose(
-        direction.vector.numpy(), np.asarray(kept["direction"]["values"], dtype=float), rtol=1e-5
-    ) if "values" in kept["direction"] else None
+    assert direction.provenance["threshold"] == pytest.approx(-kept.intercept)
+    np.testing.assert_allclose(direction.vector.numpy(), kept.direction, rtol=1e-5)
     swept = stage_result(run, "along")["sweep"]
     assert swept["norm"] == pytest.approx(stage_result(run, "along")["norm"], rel=1e-5)
     assert len(swept["random"]) == 1
@@ -72,9 +73,7 @@ def test_the_direction_of_the_probe_is_a_file(run):
 
 
 def test_watch_tells_each_token_with_its_score(run, capsys):
-    assert (
-        cli.main(["watch", f"out={run}", 'watch.text="Question: Tom has 3 apples. Answer:"', "max_new_tokens=80"]) == 0
-    )
+    assert cli.main(["watch", f"out={run}", 'watch.text="Question: Tom has 3 apples. Answer:"']) == 0
     said = capsys.readouterr()
     scores = [line for line in said.err.splitlines() if line[:1] in "+-" and "  '" in line]
     assert len(scores) > 3
