@@ -57,6 +57,7 @@ COMMANDS = {
     **{name: declared.about for name, declared in STAGES.items()},
     "suite": "many models on many tasks, one table and one page (models=[...] tasks=[...])",
     "heatmap": "a token heatmap of the probe or of a feature (heatmap.text=..., heatmap.show=...)",
+    "watch": "the probe's score at each token while the model writes (watch.text=...)",
     "dashboard": "all that is known of chosen SAE features, on one page (dashboard.features=[3,17])",
     "visualize": "where gates open, token by token; topology of texts as they are and steered, at matched length",
     "report": "write report.html again from what is done",
@@ -65,7 +66,7 @@ COMMANDS = {
     "push": "a steering file as a folder, or on the Hugging Face hub, with a model card and a script: FILE TARGET",
     "pull": "a steering file from a folder or the hub, checked: SOURCE OUT",
 }
-PAGES = ("heatmap", "dashboard", "visualize")  # of their own, of what a run has
+PAGES = ("heatmap", "dashboard", "visualize", "watch")  # of their own, of what a run has
 FLAGS = ("--again", "--multirun")
 PUBLIC = "--public"
 # command -> its words, and what is said of them
@@ -238,7 +239,8 @@ def _on_run(command: str, overrides: list[str], *, again: bool) -> int:
                 print(told)
             print(f"report: {result.folder / 'report.html'}")
         elif command in PAGES:
-            made = getattr(importlib.import_module(f"mechsteer.studies.{command}"), command)(run)
+            room = importlib.import_module(f"mechsteer.studies.{command}")
+            made = room.watch(run, _say) if command == "watch" else getattr(room, command)(run)
             print(f"{command}: {made}")
         else:
             if command in STAGES:

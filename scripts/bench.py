@@ -18,6 +18,7 @@ import bench_evaluation
 import bench_features
 import bench_generation
 import bench_gru
+import bench_probes
 import bench_startup
 import bench_store
 import bench_threads
@@ -26,7 +27,7 @@ import bench_training
 
 BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
-    *("threads", "boosters", "gru"),
+    *("threads", "boosters", "gru", "probes"),
 )
 
 
@@ -53,6 +54,7 @@ def main() -> None:
         "threads": lambda: bench_threads.main([]),
         "boosters": lambda: bench_boosters.main([]),
         "gru": lambda: bench_gru.main([]),
+        "probes": lambda: bench_probes.main([]),
     }
     for name in arguments.benches or BENCHES:
         print(f"\n== {name}", flush=True)

@@ -47,6 +47,7 @@ OWNERS = {
     "sae_lens": "mechsteer.features.sae_library",
     "ripser": "mechsteer.topology.persistence",
     "persim": "mechsteer.topology.persistence",
+    "gudhi": "mechsteer.topology.gudhi_engine",
     "circuitsvis": "mechsteer.report.heatmaps",
     "matplotlib": "mechsteer.report",
     "jinja2": "mechsteer.report.templates",

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from mechsteer.errors import DataError, UnknownSiteError
+from mechsteer.activations.pooling import Marker, Pooling, pooled
+from mechsteer.errors import UnknownSiteError
 from mechsteer.models.sites import Site, SiteLike, as_site
 from mechsteer.shapes import Lengths, Mask, Tokens
-
-Pooling = Literal["last", "mean"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,22 +51,14 @@ class Activations:
         """Prompt id -> its analysed tokens [pos d], heads side by side; numbers for ids where an id comes twice."""
         return trajectories([self])
 
-    def pool(self, how: Pooling = "last") -> Tensor:
-        """[n_prompts d_model] in float32: the last token of each prompt, or the mean over its analysed tokens.
+    def pool(self, how: Pooling = "last", marker: Marker | None = None) -> Tensor:
+        """[n_prompts d_model] in float32: the last token of each prompt, the mean or the maximum over its analysed tokens,
+        or the last place where the tokens `marker` (ids) end: how="marker".
 
-        Raises DataError for a prompt of which nothing is analysed (it is only a BOS), or an unknown `how`.
+        Raises DataError for a prompt of which nothing is analysed (it is only a BOS), one without the marker, or an
+        unknown `how`; ConfigError where a marker is missing, or too many.
         """
-        if how not in ("last", "mean"):
-            raise DataError(f"unknown pooling {how!r}", "it is 'last' or 'mean'")
-        counts = self.mask.sum(1)
-        if not bool((counts > 0).all()):
-            empty = self.prompt_ids[int((counts == 0).nonzero()[0])]
-            raise DataError(f"prompt {empty!r} has no token but BOS", "leave it out")
-        if how == "last":
-            return self.values[torch.arange(len(self)), self.lengths - 1].float()
-        spare = [1] * (self.values.ndim - 2)
-        total = (self.values.float() * self.mask.reshape(*self.mask.shape, *spare)).sum(1)
-        return total / counts.reshape(-1, *spare)
+        return pooled(self.values, self.tokens, self.mask, self.lengths, self.prompt_ids, how, marker)
 
 
 class Captured(Mapping[Site, Activations]):

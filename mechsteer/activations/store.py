@@ -18,7 +18,8 @@ from torch import Tensor
 
 from mechsteer.activations.files import AGAIN, DTYPES, Place
 from mechsteer.activations.manifest import MANIFEST, PLAN, Manifest, read_manifest
-from mechsteer.activations.memory import Activations, Pooling, contains, find_site, trajectories
+from mechsteer.activations.memory import Activations, contains, find_site, trajectories
+from mechsteer.activations.pooling import Marker, Pooling
 from mechsteer.activations.shards import Shard, open_shard
 from mechsteer.errors import DataError, FileFormatError
 from mechsteer.files.tensors import tensor_bytes
@@ -233,9 +234,9 @@ class StoredActivations:
         """As `Activations.trajectories`, batch by batch; all of them are then in memory."""
         return trajectories(self)
 
-    def pool(self, how: Pooling = "last") -> Tensor:
+    def pool(self, how: Pooling = "last", marker: Marker | None = None) -> Tensor:
         """[n_prompts d_model], as `Activations.pool`, batch by batch."""
-        return torch.cat([batch.pool(how) for batch in self])
+        return torch.cat([batch.pool(how, marker) for batch in self])
 
     def load(self) -> Activations:
         """All prompts in memory."""

@@ -162,6 +162,13 @@ class ProbeSettings:
 
     n_splits: int = setting(5, "blocks of whole problems to test, each after all that was trained on", least=2)
     n_boot: int = setting(1000, "resamples behind an interval", least=1)
+    marker: str | None = setting(None, "probes: text at whose end states are read too, such as ' The answer'")
+    separator: str = setting(".", "probes: what ends a reasoning step")
+    coeffs: list[int | float] = setting(
+        [-0.2, 0.2], "along: strengths, as shares of the residual's median norm", not_in_it=(0,)
+    )
+    n_steered: int = setting(100, "along: dev problems", least=2)
+    n_random: int = setting(19, "along: random directions of the same norm; fewer than 19 show nothing", least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +176,13 @@ class TopologySettings:
     """Trajectories at matched length."""
 
     n_points: int = setting(16, "every trajectory is resampled to this length; shorter ones are left out", least=2)
+    n_compared: int = setting(48, "right and wrong traces whose diagrams are compared pair by pair, at most", least=4)
+    n_permutations: int = setting(999, "permutations within problems behind a null", least=1)
+    n_steered: int = setting(24, "dev problems written before and after steering; 0: none", least=0)
+    shares: list[int | float] = setting(
+        [0.25, 0.5, 0.75, 1.0], "shares of each trace after which its shape is tried", each_least=0.01
+    )
+    engine: str = setting("ripser", "what finds loops: ripser | gudhi (an extra)", choices=("ripser", "gudhi"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +213,14 @@ class HeatmapSettings:
     )
     feature: int | None = setting(None, "SAE feature to draw", least=0)
     text: str | None = setting(None, "text to draw it on; null: traces of the run")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchSettings:
+    """What `mechsteer watch` writes; no part of a study."""
+
+    text: str | None = setting(None, "what the model continues; null: the first dev problem")
+    steered: bool = setting(False, "the run's steering is on")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,5 +305,6 @@ class Settings:
     topology: TopologySettings = section(TopologySettings, "trajectories")
     attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")
     heatmap: HeatmapSettings = section(HeatmapSettings, "mechsteer heatmap")
+    watch: WatchSettings = section(WatchSettings, "mechsteer watch")
     dashboard: DashboardSettings = section(DashboardSettings, "mechsteer dashboard")
     visualize: VisualizeSettings = section(VisualizeSettings, "mechsteer visualize")

@@ -4,6 +4,7 @@ from mechsteer.directions.direction import Direction, from_sae, random_direction
 from mechsteer.directions.extract import extract, pooled_pairs
 from mechsteer.directions.files import load_direction, save_direction
 from mechsteer.directions.methods import METHODS, logistic, mean_difference, pairwise_pca, singular_space
+from mechsteer.directions.probed import from_probe
 from mechsteer.directions.prototypes import cluster_differences
 from mechsteer.directions.steps import (
     LabelledSteps,
@@ -20,6 +21,7 @@ __all__ = [
     "LabelledSteps",
     "cluster_differences",
     "extract",
+    "from_probe",
     "from_sae",
     "labelled_steps",
     "load_direction",

@@ -16,6 +16,7 @@ from mechsteer.evaluation.arms import (
 )
 from mechsteer.evaluation.control_arms import magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.decompositions import SwitchAndRest, style_share, switch_and_rest
+from mechsteer.evaluation.early import EarlyDetection, early_detection
 from mechsteer.evaluation.evaluation import ArmResult, Comparison, Evaluation, evaluate
 from mechsteer.evaluation.feature_sweep import FeatureSweep, FeatureTried, feature_sweep, random_feature_arms
 from mechsteer.evaluation.halving import Tried, halve
@@ -46,13 +47,26 @@ from mechsteer.evaluation.paired import (
 from mechsteer.evaluation.parts import PartScore, PartsOutcome, evaluate_parts
 from mechsteer.evaluation.scoring import Keep, Scored, Scoring, at_once, mean_score
 from mechsteer.evaluation.seeds import PooledSeeds, pool_seeds
+from mechsteer.evaluation.shapes import ShapeComparison, ShapeGap, before_and_after, compare_shapes
 from mechsteer.evaluation.sheets import Sheet, SheetText, sheet
 from mechsteer.evaluation.suite import PooledCells, SuiteCell, SuiteResult, pool_cells
+from mechsteer.evaluation.trajectories import TrajectoryTopology, trajectory_topology
+from mechsteer.evaluation.trajectory_layers import TopologyOverLayers, topology_over_layers
 from mechsteer.evaluation.verdicts import RandomRank, VerdictResult, judge
 from mechsteer.evaluation.verified import Verified
 from mechsteer.evaluation.within_styles import Answers, StyleEffect, SwitchAndBeyond, WithinStyles, within_styles
 
 __all__ = [
+    "EarlyDetection",
+    "early_detection",
+    "ShapeComparison",
+    "ShapeGap",
+    "compare_shapes",
+    "before_and_after",
+    "TrajectoryTopology",
+    "trajectory_topology",
+    "TopologyOverLayers",
+    "topology_over_layers",
     "FeatureSweep",
     "FeatureTried",
     "feature_sweep",

@@ -106,12 +106,14 @@ def trajectory_topology(
     limit: int | None = None,
     covariates: Mapping[str, ndarray] | None = None,
     styles: Sequence[str | None] | None = None,
+    n_sites: int = 1,
 ) -> TrajectoryTopology:
     """Compare `trajectories` [n d_model] of texts, right or wrong (None: not judged), of problems `groups`.
 
     Trajectories of fewer than `n_points` are left out and counted by outcome. `limit`: the longest that a text could
     become (texts that reached it were cut). `covariates` [n_trajectories] are numbers or strings beside length and
-    token limit; so are the `styles` where all are known. Raises DataError where fewer than ten are long enough.
+    token limit; so are the `styles` where all are known. `n_sites`: at so many the same is tested at once (for what is
+    `beyond`). Raises DataError where fewer than ten are long enough.
     """
     long_enough = [i for i, points in enumerate(trajectories) if len(points) >= n_points]
     if len(long_enough) < FEWEST:
@@ -150,7 +152,7 @@ def trajectory_topology(
         }
         names = np.array([groups[i] for i in long_enough])
         right = np.array(labels, dtype=bool)
-        confidence = 1 - 0.05 / (len(features) - 1)
+        confidence = 1 - 0.05 / ((len(features) - 1) * n_sites)
         effects = tuple(
             _effect(name, values, lengths, right, known, names, confidence) for name, values in features.items()
         )

@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from sklearn.base import BaseEstimator, clone
 
+from mechsteer.probes.calibration import CalibrationCurve, calibration_curve
 from mechsteer.probes.columns import Known, TokenCounts, checked, columns
 from mechsteer.probes.linear import LinearProbe
 from mechsteer.probes.permutation import permutation_p, permuted_auroc
@@ -67,6 +68,8 @@ class ProbeEvaluation(Result):
     """probability of the positive class; nan for rows that are only trained on"""
     folds: Int[ndarray, " n_samples"]
     """block of each row; it is scored by what was trained on lower numbers, and −1 is only trained on"""
+    calibration: CalibrationCurve | None = None
+    """of the probe on the rows tested; None in results of a version without it"""
 
     @property
     def text(self) -> str:
@@ -111,9 +114,9 @@ def evaluate_probe(
         return scores, *probe_scores(scores, labels, clusters, blocks, weights)
 
     scores, result, draws = scored(estimator, lambda _train: X)
-    parts = {name: _once(values) for name, values in known.items()}
+    parts = {name: cached_columns(values) for name, values in known.items()}
     if len(parts) > 1:
-        parts[TOGETHER] = _stacked(list(parts.values()))
+        parts[TOGETHER] = stacked_columns(list(parts.values()))
     others, gains, within_gains, joint, beyond = {}, {}, {}, None, None
     for name, made in parts.items():
         _, others[name], other = scored(LinearProbe(), made)
@@ -122,7 +125,7 @@ def evaluate_probe(
             result.within_group_auroc, others[name].within_group_auroc, draws.within - other.within, other.free
         )
         if name == list(parts)[-1]:  # the widest
-            _, joint, both = scored(estimator, _stacked([lambda _train: X, made]))
+            _, joint, both = scored(estimator, stacked_columns([lambda _train: X, made]))
             beyond = _difference(
                 joint.within_group_auroc, others[name].within_group_auroc, both.within - other.within, other.free
             )
@@ -141,6 +144,9 @@ def evaluate_probe(
         p_value=permutation_p(value, permuted),
         scores=scores,
         folds=blocks,
+        calibration=calibration_curve(
+            scores[blocks >= 0], labels[blocks >= 0], clusters[blocks >= 0], n_boot=n_boot, seed=seed
+        ),
     )
 
 
@@ -158,7 +164,7 @@ def scores_of_later_blocks(
     return scores
 
 
-def _once(values: Known) -> Columns:
+def cached_columns(values: Known) -> Columns:
     """The columns of a baseline, made once for each set of training rows (every block asks several times)."""
     kept: dict[bytes, ndarray] = {}
 
@@ -171,7 +177,8 @@ def _once(values: Known) -> Columns:
     return made
 
 
-def _stacked(parts: list[Columns]) -> Columns:
+def stacked_columns(parts: list[Columns]) -> Columns:
+    """The columns of several, side by side."""
     return lambda train: np.column_stack([part(train) for part in parts])
 
 

@@ -212,10 +212,10 @@ def within_auroc(scores: ndarray, labels: ndarray, clusters: ndarray) -> float:
     return float(_ratio(won.sum(keepdims=True), pairs.sum(keepdims=True))[0])
 
 
-def calibration_error(scores: ndarray, labels: ndarray) -> float:
-    """Mean |confidence − frequency| over ten bins of equal width, weighted by their rows."""
-    bins = np.minimum((scores * N_BINS).astype(int), N_BINS - 1)
-    gaps = np.bincount(bins, scores - labels, minlength=N_BINS)
+def calibration_error(scores: ndarray, labels: ndarray, n_bins: int = N_BINS) -> float:
+    """Mean |confidence − frequency| over bins of equal width, weighted by their rows."""
+    bins = np.minimum((scores * n_bins).astype(int), n_bins - 1)
+    gaps = np.bincount(bins, scores - labels, minlength=n_bins)
     return float(np.abs(gaps).sum() / len(scores))
 
 

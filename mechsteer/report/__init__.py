@@ -17,6 +17,8 @@ from mechsteer.report.report import Report, Section
 from mechsteer.report.share_bars import ShareBars
 from mechsteer.report.tables import Table, decimal, number
 from mechsteer.report.token_bars import TokenBars
+from mechsteer.report.topology_figures import barcode, trajectory_map
+from mechsteer.report.trajectory_view import TrajectoryView
 from mechsteer.report.verdict import SideEffect, Verdict
 
 __all__ = [
@@ -39,6 +41,9 @@ __all__ = [
     "ComparedTexts",
     "compare_texts",
     "persistence_diagram",
+    "barcode",
+    "trajectory_map",
+    "TrajectoryView",
     "Details",
     "Note",
     "Code",

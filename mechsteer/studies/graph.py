@@ -92,12 +92,27 @@ STAGES: dict[str, Declaration] = {
     "probe": Declaration(
         about="probe right against wrong, beside all that the text says",
         reads=("traces", "capture", "site"),
-        keys=("seed", "probe"),
+        keys=("seed", "probe.n_splits", "probe.n_boot"),
+        writes=("probe.safetensors",),
+    ),
+    "probes": Declaration(
+        about="a probe at every captured site (layers=[...]) and pooling, and of the step under way; a study leaves it out",
+        reads=("traces", "capture", "site"),
+        keys=("seed", "batch_size", *(f"probe.{key}" for key in ("n_splits", "n_boot", "marker", "separator"))),
+        on_request=True,
+    ),
+    "along": Declaration(
+        about="answers while steered along the probe's direction, beside random directions; a study leaves it out",
+        reads=("traces", "capture", "site", "probe"),
+        keys=(*PROBLEMS, *SCORED, *(f"probe.{key}" for key in ("coeffs", "n_steered", "n_random"))),
+        steers=True,
+        on_request=True,
+        has_pieces=True,
     ),
     "topology": Declaration(
-        about="persistent entropy of trajectories at matched length",
-        reads=("traces", "capture", "site"),
-        keys=("seed", "max_new_tokens", "topology"),
+        about="shape of trajectories at matched length: right and wrong, before and after steering, over layers, how early",
+        reads=("traces", "capture", "train", "site"),
+        keys=(*PROBLEMS, "positive", "negative", "batch_size", "topology"),
     ),
     "evaluate": Declaration(
         about="every arm on the same held-out problems, once",
@@ -131,7 +146,7 @@ STAGES: dict[str, Declaration] = {
         steers=True,
     ),
 }
-PICTURES = ("heatmap.", "dashboard.", "visualize.")  # keys of what is drawn of a run: none of its settings
+PICTURES = ("heatmap.", "dashboard.", "visualize.", "watch.")  # keys of what is drawn of a run: none of its settings
 ANYWHERE = ("model", "backend", "device", "dtype", "out")  # keys of every command
 
 

@@ -23,7 +23,10 @@ from mechsteer.report.sections import (
     parts,
     paths,
     probe,
+    probes,
     readings,
+    shapes,
+    sweeps,
     training,
     trajectories,
     verdicts,
@@ -31,6 +34,7 @@ from mechsteer.report.sections import (
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
 from mechsteer.report.sections.words import meanings, quoted
+from mechsteer.studies.probing import AlongResult, ProbesResult
 from mechsteer.studies.results import (
     AttributeResult,
     CaptureResult,
@@ -72,6 +76,8 @@ class StageResults:
     falsify: FalsifyResult | None = None
     layers: LayersCompared | None = None
     probe: ProbeResult | None = None
+    probes: ProbesResult | None = None
+    along: AlongResult | None = None
     topology: TopologyResult | None = None
     evaluate: EvaluateResult | None = None
     where: WhereResult | None = None
@@ -193,10 +199,12 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
         found += layers.layers(results.layers)
     if (probed := results.probe) is not None:
         found += probe.probe(probed.evaluation, site=str(probed.site), pooling=probed.pooling, dropped=probed.dropped)
+    if results.probes is not None:
+        found += probes_sections(results.probes)
+    if results.along is not None:
+        found += along_sections(results.along)
     if results.topology is not None:
-        found += trajectories.trajectories(
-            results.topology.topology, dropped=results.topology.dropped, examples=results.topology.examples
-        )
+        found += topology_sections(results.topology)
     if (trained := results.train) is not None:
         found += training.adapter(trained.choice, trained.fitted[0] if trained.fitted else None)
         found += training.first_phase(trained.first_phase[0]) if trained.first_phase else []
@@ -299,6 +307,35 @@ def paths_sections(result: PathsResult) -> list[Section]:
     if result.paths is None:
         return [Section("Where the effect goes", [Note(f"Not traced: {result.dropped}.")])]
     return paths.paths(result.paths, metric=result.metric, unit="nats")
+
+
+def probes_sections(result: ProbesResult) -> list[Section]:
+    """Probes over layers and poolings, and of the step under way."""
+    found = probes.sweep(result.sweep, dropped=result.no_sweep)
+    return [*found, *probes.classes(result.steps, dropped=result.no_steps)]
+
+
+def along_sections(result: AlongResult) -> list[Section]:
+    """Whether steering along the probe's direction changes what the probe claims to read."""
+    title = "Steering along the probe's direction"
+    if result.sweep is None:
+        return [Section(title, [Note(f"Not steered: {result.dropped}.")])]
+    told = f"A coefficient is a share of the residual stream's median norm ({result.norm:.3g}) there. A probe that reads right answers need not hold what makes them right."
+    return [Section(title, [Text(told), *part.blocks]) for part in sweeps.sweep(result.sweep)]
+
+
+def topology_sections(result: TopologyResult) -> list[Section]:
+    """Entropies beside the text, diagrams of right and wrong, layers, early shares, before and after steering."""
+    found = trajectories.trajectories(result.topology, dropped=result.dropped, examples=result.examples)
+    if result.shapes is not None or result.no_shapes:
+        found += shapes.shapes(result.shapes, dropped=result.no_shapes, maps=result.maps)
+    if result.layers is not None:
+        found += shapes.layers(result.layers)
+    if result.early is not None or result.no_early:
+        found += shapes.early(result.early, dropped=result.no_early)
+    if result.steered is not None:
+        found += shapes.shapes(result.steered, title="Diagrams before and after steering", maps=result.steered_maps)
+    return found
 
 
 def attribute_sections(result: AttributeResult) -> list[Section]:

@@ -13,7 +13,10 @@ from mechsteer.attribution import Attribution, EffectAttribution, LogitAttributi
 from mechsteer.attribution.facts import DirectionFacts
 from mechsteer.evaluation import Evaluation, PartsOutcome, PooledSeeds
 from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
+from mechsteer.evaluation.early import EarlyDetection
+from mechsteer.evaluation.shapes import ShapeComparison
 from mechsteer.evaluation.trajectories import TrajectoryTopology
+from mechsteer.evaluation.trajectory_layers import TopologyOverLayers
 from mechsteer.features.falsification import Falsification
 from mechsteer.features.in_words import FeatureInWords, SAEQuality, SAEStep
 from mechsteer.features.matched_words import MatchedWords
@@ -21,7 +24,7 @@ from mechsteer.features.reason_score import FeatureScores, RatioScores
 from mechsteer.models.sites import Site
 from mechsteer.probes.evaluation import ProbeEvaluation
 from mechsteer.results import Result
-from mechsteer.topology import TopologySummary
+from mechsteer.topology import TopologySummary, TrajectoryMap
 from mechsteer.training import FitResult
 
 
@@ -117,7 +120,10 @@ class ProbeResult(Result):
     pooling: str = ""
     evaluation: ProbeEvaluation | None = None
     direction: Float[ndarray, " d_model"] | None = None
-    """of the probe fitted on all traces"""
+    """of the probe fitted on all traces, in probe.safetensors too"""
+    intercept: float = 0.0
+    scale: float = 1.0
+    """of its decision, for probabilities"""
     dropped: str = ""
 
 
@@ -129,6 +135,19 @@ class TopologyResult(Result):
     dropped: str = ""
     examples: dict[str, TopologySummary] = field(default_factory=dict)
     """trajectories at matched length by what they are: of each kind the one with the median H0 entropy"""
+    shapes: ShapeComparison | None = None
+    """diagrams of right and wrong traces; why not in `no_shapes`, and so on"""
+    no_shapes: str = ""
+    maps: tuple[TrajectoryMap, ...] = ()
+    """the `examples`, whole, on paper"""
+    early: EarlyDetection | None = None
+    no_early: str = ""
+    layers: TopologyOverLayers | None = None
+    no_layers: str = ""
+    steered: ShapeComparison | None = None
+    """diagrams of dev texts before and after steering"""
+    no_steered: str = ""
+    steered_maps: tuple[TrajectoryMap, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,19 @@ from mechsteer.files import write_atomically
 from mechsteer.results import plain
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.files import load_steering
-from mechsteer.studies import attribute, evaluate, falsify, features, layers, measure, outcome, paths, traces, train
+from mechsteer.studies import (
+    attribute,
+    evaluate,
+    falsify,
+    features,
+    layers,
+    measure,
+    outcome,
+    paths,
+    probing,
+    traces,
+    train,
+)
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.objectives import check_objective, check_teacher
@@ -40,6 +52,8 @@ FUNCTIONS = {
     "falsify": falsify.falsify,
     "layers": layers.layers,
     "probe": measure.probe,
+    "probes": probing.probes,
+    "along": probing.along,
     "topology": measure.topology,
     "evaluate": evaluate.evaluate,
     "where": evaluate.where,

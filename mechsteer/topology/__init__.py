@@ -1,6 +1,9 @@
 """Topology of activation trajectories: persistent entropy of H0 and H1, matched windows, kinematics."""
 
 from mechsteer.signals.spanning import StreamingH0
+from mechsteer.topology.comparing import DiagramGap, diagram_gap, distance_matrix, permuted_within
+from mechsteer.topology.cycles import Loop, loops, spanning_tree
+from mechsteer.topology.over_layers import layer_frame
 from mechsteer.topology.persistence import (
     betti_curve,
     bottleneck,
@@ -10,6 +13,7 @@ from mechsteer.topology.persistence import (
     persistence_image,
     wasserstein,
 )
+from mechsteer.topology.projection import TrajectoryMap, trajectory_maps
 from mechsteer.topology.summaries import BarSummary, H0Batch, TopologySummary, h0_batch, prepare, summarize
 from mechsteer.topology.windows import Kinematics, kinematics, resample, trace_frame, windows
 
@@ -22,6 +26,7 @@ __all__ = [
     "StreamingH0",
     "prepare",
     "trace_frame",
+    "layer_frame",
     "windows",
     "resample",
     "kinematics",
@@ -33,4 +38,13 @@ __all__ = [
     "persistence_image",
     "landscape",
     "draw_diagrams",
+    "distance_matrix",
+    "diagram_gap",
+    "DiagramGap",
+    "permuted_within",
+    "spanning_tree",
+    "loops",
+    "Loop",
+    "trajectory_maps",
+    "TrajectoryMap",
 ]

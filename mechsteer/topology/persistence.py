@@ -7,7 +7,7 @@ threshold: a threshold turns entropy into a count of bars.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import persim  # noqa: TID251  this file owns it
@@ -15,18 +15,25 @@ from jaxtyping import Float
 from numpy import ndarray
 from ripser import ripser  # noqa: TID251  this file owns it
 
-from mechsteer.errors import ShapeError
+from mechsteer.errors import ConfigError, ShapeError
+from mechsteer.topology.gudhi_engine import gudhi_h1_bars
+
+Engine = Literal["ripser", "gudhi"]
 
 # Untyped: persim's annotations include what it returns only when asked for the matching.
 _bottleneck: Any = persim.bottleneck
 _wasserstein: Any = persim.wasserstein
 
 
-def h1_bars(distances: Float[ndarray, "n_points n_points"]) -> Float[ndarray, "n_bars 2"]:
-    """Loops of the full Vietoris-Rips filtration over Z/2; empty below 4 points. Births and deaths are float32 exact.
+def h1_bars(distances: Float[ndarray, "n_points n_points"], engine: Engine = "ripser") -> Float[ndarray, "n_bars 2"]:
+    """Loops of the full Vietoris-Rips filtration over Z/2; empty below 4 points.
 
-    The diagonal must be 0 (otherwise ripser turns to sparse matrices and loses zero-length edges).
+    ripser computes in float32; `engine="gudhi"` (the extra `mechsteer[gudhi]`) in float64, and is faster from some
+    hundred points on. The diagonal must be 0 (otherwise ripser turns to sparse matrices and loses zero-length edges).
+    Raises ShapeError, ConfigError (an engine that there is not, or that is not installed).
     """
+    if engine not in ("ripser", "gudhi"):
+        raise ConfigError(f"engine is {engine!r}.", 'use "ripser", or "gudhi" (an extra).')
     if distances.ndim != 2 or distances.shape[0] != distances.shape[1] or np.diagonal(distances).any():
         raise ShapeError(
             f"distances have shape {list(distances.shape)}; a square matrix with a zero diagonal is needed.",
@@ -34,6 +41,8 @@ def h1_bars(distances: Float[ndarray, "n_points n_points"]) -> Float[ndarray, "n
         )
     if len(distances) < 4:
         return np.empty((0, 2))
+    if engine == "gudhi":
+        return gudhi_h1_bars(distances)
     bars = ripser(distances, maxdim=1, distance_matrix=True)["dgms"][1]
     return np.asarray(bars, dtype=np.float64).reshape(-1, 2)
 

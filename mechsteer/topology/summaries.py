@@ -21,7 +21,7 @@ from torch import Tensor
 from mechsteer.errors import ConfigError, DataError, NonFiniteError, ShapeError
 from mechsteer.results import Result
 from mechsteer.signals.spanning import lifetime_entropy, mst_edges, squared_distances
-from mechsteer.topology.persistence import h1_bars
+from mechsteer.topology.persistence import Engine, h1_bars
 
 Metric = Literal["euclidean", "cosine"]
 
@@ -85,12 +85,13 @@ def summarize(
     *,
     zscore: bool = False,
     pca: int | None = None,
+    engine: Engine = "ripser",
 ) -> TopologySummary:
     """H0 and H1 of one trajectory: its points are the tokens' activations at one site.
 
     Leave out position 0 (an attention sink's norm hides everything else) and padding. `zscore` scales each
     coordinate of the trajectory to unit variance, `pca` keeps that many leading components, `metric="cosine"`
-    scales points to unit norm (chordal distance √(2 - 2 cos)); in this order.
+    scales points to unit norm (chordal distance √(2 - 2 cos)); in this order. `engine` finds the loops: see `h1_bars`.
 
     Raises ShapeError (no points, not two axes), NonFiniteError, ConfigError (dims, metric, pca),
     DataError (a zero vector under the cosine metric).
@@ -110,7 +111,7 @@ def summarize(
         edges = mst_edges(cloud[None])[0]
         h0 = _summarize_bars(np.column_stack([np.zeros_like(edges), edges]))
     if 1 in dims:
-        h1 = _summarize_bars(h1_bars(np.sqrt(squared_distances(cloud))))
+        h1 = _summarize_bars(h1_bars(np.sqrt(squared_distances(cloud)), engine))
     return TopologySummary(n_points=len(cloud), metric=metric, zscore=zscore, pca=pca, h0=h0, h1=h1)
 
 

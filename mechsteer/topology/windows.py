@@ -20,6 +20,7 @@ from torch import Tensor
 from mechsteer.errors import ConfigError, DataError, ShapeError
 from mechsteer.results import Result
 from mechsteer.signals.spanning import lifetime_entropy
+from mechsteer.topology.persistence import Engine
 from mechsteer.topology.summaries import Metric, h0_batch, prepare, summarize
 
 BAR_FIELDS = ("entropy_nats", "n_bars", "n_zero", "total", "max", "deficit", "normalized", "collapsed")
@@ -109,6 +110,7 @@ def trace_frame(
     metric: Metric = "euclidean",
     zscore: bool = False,
     pca: int | None = None,
+    engine: Engine = "ripser",
 ) -> pd.DataFrame:
     """Every summary of ragged trajectories [n d_model], one row per trace, segment and window.
 
@@ -141,7 +143,7 @@ def trace_frame(
     names += [f"kin_{field.name}" for field in fields(Kinematics)]
     full = [index for index, piece in enumerate(pieces) if piece is not None]
     clouds = [piece for piece in pieces if piece is not None]
-    for index, values in zip(full, _summaries(clouds, dims), strict=True):
+    for index, values in zip(full, _summaries(clouds, dims, engine), strict=True):
         rows[index].update(values)
     return pd.DataFrame(rows, columns=["trace", "segment", "start", "n", *names])
 
@@ -196,7 +198,7 @@ def _pieces(
     return [(0, part if len(part) else None)]
 
 
-def _summaries(clouds: Sequence[Tensor], dims: Sequence[int]) -> list[dict[str, Any]]:
+def _summaries(clouds: Sequence[Tensor], dims: Sequence[int], engine: Engine) -> list[dict[str, Any]]:
     """Summaries of prepared clouds. H0 goes in batches of equal shape, the rest one by one."""
     values: list[dict[str, Any]] = [{} for _ in clouds]
     if 0 in dims:
@@ -207,7 +209,7 @@ def _summaries(clouds: Sequence[Tensor], dims: Sequence[int]) -> list[dict[str, 
                     values[index][f"h0_{name}"] = value
     for row, cloud in zip(values, clouds, strict=True):
         if 1 in dims:
-            loops = summarize(cloud, dims=(1,)).h1
+            loops = summarize(cloud, dims=(1,), engine=engine).h1
             row.update({f"h1_{name}": getattr(loops, name) for name in BAR_FIELDS})
         row.update({f"kin_{name}": value for name, value in vars(kinematics(cloud)).items()})
     return values

@@ -8,6 +8,7 @@ from mechsteer.probes import TOGETHER, PartialEffect, ProbeEvaluation, ProbeScor
 from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Note, Text
 from mechsteer.report.forest import Arm
+from mechsteer.report.probe_figures import calibration
 from mechsteer.report.report import Section
 from mechsteer.report.sections.words import interval, p_value
 from mechsteer.report.tables import Table
@@ -65,6 +66,8 @@ def probe(result: ProbeEvaluation | None, *, site: str = "", pooling: str = "", 
                 f"{shuffled.high:.3f}) within problems; with the labels as they are, p = {p_value(result.p_value)}."
             )
         )
+    if result.calibration is not None:
+        blocks.append(calibration(result.calibration))
     return [Section(TITLE, blocks)]
 
 
