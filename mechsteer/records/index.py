@@ -96,7 +96,7 @@ class PromptIndex:
                 connection.execute(sa.text(f"SET LOCAL hnsw.ef_search = {min(1000, max(100, 2 * n))}"))
                 connection.execute(sa.text("SET LOCAL hnsw.iterative_scan = strict_order"))
             for query in queries:
-                for text, distance in connection.execute(self._nearest(query, n)):
+                for text, distance in connection.execute(self._nearest(query, n, approximate=approximate)):
                     found[text] = max(found.get(text, -1.0), 1 - distance)
         best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:n]
         return [Match(text=text, similarity=similarity) for text, similarity in best]
@@ -160,11 +160,6 @@ class PromptIndex:
         with self.database.transaction() as connection:
             return connection.execute(stored, rows).rowcount
 
-    def _typed(self) -> str:
-        """The type under which an index of embeddings of this dimension is possible."""
-        assert self.dimension is not None
-        return f"{'vector' if self.dimension <= MOST else 'halfvec'}({self.dimension})"
-
     def _build(self) -> None:
         """The graph, unless it is there. Raises DataError for more dimensions than one can have."""
         assert self.dimension is not None
@@ -173,21 +168,19 @@ class PromptIndex:
                 f"embeddings of {self.dimension} dimensions have no approximate search, {MOST_HALF} are the most",
                 "search exactly",
             )
-        kind = self._typed()
+        kind = "vector" if self.dimension <= MOST else "halfvec"
         with self.database.transaction() as connection:
             connection.execute(
                 sa.text(
                     f"CREATE INDEX IF NOT EXISTS prompts_hnsw_{self._id} ON prompts USING hnsw "
-                    f"((embedding::{kind}) {kind.partition('(')[0]}_cosine_ops) WHERE index_id = {self._id}"
+                    f"((embedding::{kind}({self.dimension})) {kind}_cosine_ops) WHERE index_id = {self._id}"
                 )
             )
 
-    def _nearest(self, query: ndarray, n: int) -> sa.Select:
+    def _nearest(self, query: ndarray, n: int, *, approximate: bool) -> sa.Select:
         assert self.dimension is not None
-        kind = (
-            Vector(self.dimension) if self.dimension <= MOST or self.dimension > MOST_HALF else HALFVEC(self.dimension)
-        )
-        distance = sa.cast(PROMPTS.c.embedding, kind).cosine_distance(np.asarray(query))
+        kind = HALFVEC if approximate and self.dimension > MOST else Vector  # as the graph has it
+        distance = sa.cast(PROMPTS.c.embedding, kind(self.dimension)).cosine_distance(np.asarray(query))
         # a literal number, as in the index, which is of these rows alone
         of_this = PROMPTS.c.index_id == sa.literal_column(str(self._id))
         return sa.select(PROMPTS.c.text, distance).where(of_this).order_by(distance).limit(n)

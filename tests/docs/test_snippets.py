@@ -19,8 +19,14 @@ from mechsteer.adapters import registry
 from mechsteer.cli import COMMANDS, FLAGS, IMPORT, SUITE
 from mechsteer.configs.settings import apart, explicit
 from mechsteer.equaliser import MixCommand
+from mechsteer.records.command import RecordsCommand
+from mechsteer.records.prompts_command import PromptsCommand
+from mechsteer.studies import configure
 
-NOT_RUN = {"docs/guides/study.md": 1}  # page -> Python blocks that are not run: a study takes its time
+NOT_RUN = {
+    "docs/guides/study.md": 1,
+    "docs/guides/records.md": 2,
+}  # page -> Python blocks that are not run: a study takes its time, a server would start
 NEEDS_SAE_LENS = ("docs/guides/sae.md",)
 LANGUAGES = {"python", "console", "sh", "text", "json", "yaml"}
 _CHECKER = doctest.OutputChecker()
@@ -87,6 +93,12 @@ def test_every_command_is_one(name):
                 assert set(flags) <= {*FLAGS, "--help"}, line
                 if words[1] == "mix":
                     MixCommand.of(settings)
+                elif words[1] == "records":
+                    RecordsCommand.of(settings)
+                elif words[1] == "prompts":
+                    PromptsCommand.of(settings)
+                elif words[1] == "configure":
+                    assert {word.partition("=")[0] for word in settings} <= {*configure.KEYS}, line
                 elif words[1] == "suite":
                     apart([word for word in settings if not word.startswith("config=")], SUITE)
                 elif "--multirun" not in flags:
