@@ -30,9 +30,9 @@ TIMEOUT_S = 4  # until a server that does not answer is given up
 class Database:
     """An open database of records; made by `open_database`. A context manager, which closes it."""
 
-    def __init__(self, engine: sa.Engine, server: EmbeddedServer | None = None, revision: str = "") -> None:
-        self.engine, self.revision = engine, revision
-        self._server = server
+    def __init__(self, engine: sa.Engine, server: EmbeddedServer | None = None) -> None:
+        self.engine, self._server = engine, server
+        self.revision = ""  # of the schema
 
     def __enter__(self) -> Self:
         return self
@@ -60,8 +60,8 @@ class Database:
                 if by_id:
                     # in the order of their ids, so that two writers cannot wait for each other
                     ordered = [by_id[key] for key in sorted(by_id)]
-                    added = connection.execute(insert(table).on_conflict_do_nothing(index_elements=["id"]), ordered)
-                    new += added.rowcount
+                    stored = insert(table).on_conflict_do_nothing(index_elements=["id"]).returning(table.c.id)
+                    new += len(connection.execute(stored, ordered).all())
         return new
 
     def read(self, kind: type[R], run_id: str | None = None) -> list[R]:
@@ -93,20 +93,22 @@ def open_database(
     postgresql://user@host/name. Raises ConfigError for what is no such address, or one with a password in it,
     DatabaseError where nobody answers within `timeout_s`, the server refuses, or the schema is of a later version.
     """
-    server = EmbeddedServer(folder) if where == EMBEDDED else None
+    address = None if where == EMBEDDED else checked_address(where)
+    server = EmbeddedServer(folder) if address is None else None
+    engine = sa.create_engine(
+        server.url if server is not None else cast("sa.URL", address),
+        connect_args={"connect_timeout": timeout_s},
+        pool_pre_ping=True,
+    )
+    database = Database(engine, server)
     try:
-        engine = sa.create_engine(
-            checked_address(where) if server is None else server.url,
-            connect_args={"connect_timeout": timeout_s},
-            pool_pre_ping=True,
-        )
-        return Database(engine, server, upgrade(engine))
+        database.revision = upgrade(engine)
     except BaseException as error:
-        if server is not None:
-            server.close()
+        database.close()
         if isinstance(error, DBAPIError):
             raise refused(error) from error
         raise
+    return database
 
 
 def checked_address(where: str) -> sa.URL:

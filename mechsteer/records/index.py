@@ -156,9 +156,9 @@ class PromptIndex:
             {"index_id": self._id, "digest": digest, "text": text_held(text), "embedding": value}
             for (digest, text), value in zip(missing.items(), values, strict=True)
         ]
-        stored = insert(PROMPTS).on_conflict_do_nothing(index_elements=["index_id", "digest"])
+        stored = insert(PROMPTS).on_conflict_do_nothing(index_elements=["index_id", "digest"]).returning(PROMPTS.c.id)
         with self.database.transaction() as connection:
-            return connection.execute(stored, rows).rowcount
+            return len(connection.execute(stored, rows).all())
 
     def _build(self) -> None:
         """The graph, unless it is there. Raises DataError for more dimensions than one can have."""

@@ -19,6 +19,7 @@ from mechsteer.adapters import registry
 from mechsteer.cli import COMMANDS, FLAGS, IMPORT, SUITE
 from mechsteer.configs.settings import apart, explicit
 from mechsteer.equaliser import MixCommand
+from mechsteer.records import embedded
 from mechsteer.records.command import RecordsCommand
 from mechsteer.records.prompts_command import PromptsCommand
 from mechsteer.studies import configure
@@ -26,8 +27,9 @@ from mechsteer.studies import configure
 NOT_RUN = {
     "docs/guides/study.md": 1,
     "docs/guides/records.md": 2,
-}  # page -> Python blocks that are not run: a study takes its time, a server would start
+}  # page -> Python blocks that are not run: a study takes its time
 NEEDS_SAE_LENS = ("docs/guides/sae.md",)
+NEEDS_DATABASE = ("docs/guides/records.md",)  # the embedded one is then that of the tests
 LANGUAGES = {"python", "console", "sh", "text", "json", "yaml"}
 _CHECKER = doctest.OutputChecker()
 
@@ -45,9 +47,12 @@ def _as_a_reader(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("_as_a_reader")
 @pytest.mark.parametrize("name", PAGES)
-def test_every_python_block_runs_and_prints_what_the_page_shows(name):
+def test_every_python_block_runs_and_prints_what_the_page_shows(name, request, monkeypatch):
     if name in NEEDS_SAE_LENS:
         extras.require_sae_lens()
+    if name in NEEDS_DATABASE:
+        folder = request.getfixturevalue("server").folder
+        monkeypatch.setattr(embedded, "default_folder", lambda: folder)
     names: dict = {"__name__": "page"}
     for block in blocks(PAGES[name]):
         if block.language != "python" or block.not_run:

@@ -1,35 +1,10 @@
-"""One PostgreSQL for the session, and an empty database of it for each test that asks."""
+"""An empty database for each test that asks, of the session's one server."""
 
 from __future__ import annotations
 
 import itertools
-import os
-import shutil
-import tempfile
-from pathlib import Path
 
 import pytest
-
-
-@pytest.fixture(scope="session")
-def reachable(tmp_path_factory):
-    """A folder that the user can enter as whom PostgreSQL runs: for root not below pytest's own, which is root's alone."""
-    if os.geteuid():
-        yield tmp_path_factory.mktemp("postgres")
-        return
-    folder = Path(tempfile.mkdtemp(prefix="mechsteer-tests-"))
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="session")
-def server(reachable):
-    from mechsteer.records.embedded import EmbeddedServer
-
-    server = EmbeddedServer(reachable / "shared")
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="session")
@@ -39,6 +14,9 @@ def new_address(server):
 
     engine = sa.create_engine(server.url, isolation_level="AUTOCOMMIT")
     numbers = itertools.count()
+    with engine.connect() as connection:  # of every database there are hundreds of files, and the disk may be slow
+        connection.execute(sa.text("ALTER SYSTEM SET fsync = off"))
+        connection.execute(sa.text("SELECT pg_reload_conf()"))
 
     def make():
         name = f"test_{next(numbers)}"

@@ -59,7 +59,8 @@ def test_logs_are_imported_and_asked_for_there(runs, capsys, address, tmp_path):
     assert "line 8: 5 bytes of a record that was not finished" in out
     assert "7 records, 0 of them new" in typed(capsys, "records", "import", "runs/a", where)[1]
     assert typed(capsys, "records", "list", where)[1] == typed(capsys, "records", "list")[1]
-    assert typed(capsys, "records", "show", "rr", where)[1] == typed(capsys, "records", "show", "rr")[1]
+    shown = [typed(capsys, "records", "show", "rr", *more)[1] for more in ([where], [])]
+    assert json.loads(shown[0]) == json.loads(shown[1])  # PostgreSQL has an order of keys of its own
 
 
 def test_what_a_terminal_would_obey_is_not_printed(runs, capsys):
