@@ -176,8 +176,8 @@ def _help(command: str) -> str:
         words, about = TRAVELS[command]
         return f"mechsteer {command} {words}: {COMMANDS[command].partition(':')[0]}\n\n{about}"
     if command in OWN_HELP:
-        usage, told = OWN_HELP[command]
-        return f"mechsteer {command} {usage}: {COMMANDS[command].partition(': ')[0]}\n\n{told}"
+        usage, more = OWN_HELP[command]
+        return f"mechsteer {command} {usage}: {COMMANDS[command].partition(': ')[0]}\n\n{more}"
     if command == "models":
         return f"mechsteer models: {COMMANDS[command]}"
     if command == "suite":
@@ -258,7 +258,7 @@ def _prompts(words: list[str]) -> int:
 
 
 def _configure(words: list[str]) -> int:
-    given = dict(word.split("=", 1) if "=" in word else (word, "") for word in words)
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
     print(importlib.import_module("mechsteer.studies.configure").command(given))
     return 0
 

@@ -34,8 +34,8 @@ class ModelSize(Result):
         """Bytes that a row of `n_tokens` takes while it is continued: keys and values, and one row of logits."""
         return 2 * self.n_layers * self.d_kv * n_tokens * itemsize + 4 * self.d_vocab
 
-    def training_bytes(self, n_tokens: int, itemsize: int) -> int:
-        """Bytes that a row of `n_tokens` takes in a training of an adapter, roughly.
+    def gradient_bytes(self, n_tokens: int, itemsize: int) -> int:
+        """Bytes that a row of `n_tokens` takes where gradients run through all layers, roughly.
 
         About 16 d_model numbers per layer and token, the attention patterns, and logits with their gradient in float32.
         """

@@ -72,7 +72,7 @@ class Database:
         if run_id is not None:
             query = query.where(table.c.run_id == run_id)
         with self.transaction() as connection:
-            return [cast("R", record_of_row(kind, row)) for row in connection.execute(query).mappings()]
+            return [cast("R", record_of_row(kind, row._asdict())) for row in connection.execute(query)]
 
     @contextmanager
     def transaction(self) -> Iterator[sa.Connection]:

@@ -50,7 +50,7 @@ def configure(model: str, *, device: str | None = None, memory: float | None = N
     """Settings for a model, from its configuration alone.
 
     `memory` in GiB, by default what is free now on `device` (the processor's). Weights are float32 where they take at
-    most half of it, else bfloat16. A batch takes at most half of what is left: of rows in training for `batch_size`, of
+    most half of it, else bfloat16. A batch takes at most half of what is left: of rows with gradients for `batch_size`, of
     rows being answered for `evaluate.batch_size`. The SAE has 8 features per dimension, fewer where its training (its
     weights four times) would take more than a quarter.
 
@@ -72,7 +72,7 @@ def configure(model: str, *, device: str | None = None, memory: float | None = N
         settings["device"] = device
     settings |= {
         "dtype": "float32" if itemsize == 4 else "bfloat16",
-        "batch_size": _rows(left, size.training_bytes(n_tokens, itemsize), MOST),
+        "batch_size": _rows(left, size.gradient_bytes(n_tokens, itemsize), MOST),
         "max_new_tokens": new,
         "layers": sorted({min(size.n_layers - 1, int(size.n_layers * depth)) for depth in DEPTHS}),
         "evaluate.batch_size": _rows(left, size.generation_bytes(n_tokens, itemsize), MOST_ANSWERED),

@@ -106,14 +106,14 @@ def _best(scores: FeatureScores | RatioScores, name: str, run_id: str, site: str
     columns = {}
     if isinstance(scores, FeatureScores):
         columns = {"mu_pos": scores.mu_pos, "mu_neg": scores.mu_neg, "entropy": scores.entropy}
-    return [
-        FeatureScoreRecord(
-            **{"run_id": run_id, "site": site, "score": name, "feature": i, "rank": rank},
-            value=float(scores.score[i]),
-            **{key: float(values[i]) for key, values in columns.items()},
+    found: list[Record] = []
+    for rank, i in enumerate(scores.top(BEST).tolist()):
+        values: dict[str, Any] = {key: float(column[i]) for key, column in columns.items()}
+        value = float(scores.score[i])
+        found.append(
+            FeatureScoreRecord(run_id=run_id, site=site, score=name, feature=i, rank=rank, value=value, **values)
         )
-        for rank, i in enumerate(scores.top(BEST).tolist())
-    ]
+    return found
 
 
 def _evaluations(run: Run, run_id: str, result: EvaluateResult) -> list[Record]:

@@ -49,14 +49,14 @@ def test_batches_grow_with_memory_and_fit(big):
         made = configure("big", memory=memory).settings
         itemsize = {"float32": 4, "bfloat16": 2}[made["dtype"]]
         left = memory * GIB - BIG.weight_bytes(itemsize)
-        assert made["batch_size"] == 1 or made["batch_size"] * BIG.training_bytes(656, itemsize) <= left / 2
+        assert made["batch_size"] == 1 or made["batch_size"] * BIG.gradient_bytes(656, itemsize) <= left / 2
         answered = made["evaluate.batch_size"]
         assert answered == 256 or 2 * answered * BIG.generation_bytes(656, itemsize) > left / 2  # no more would fit
         assert answered * BIG.generation_bytes(656, itemsize) <= left / 2
         assert made["batch_size"] >= before
         before = made["batch_size"]
         assert made["layers"] == [9, 14, 18]
-    assert before == 32  # 64 rows in training take more than 40 GiB
+    assert before == 8  # 16 rows with gradients would take more than 40 GiB
     assert configure("big", memory=3).settings["dtype"] == "bfloat16"
     assert configure("big", memory=16).settings["dtype"] == "float32"
     assert configure("big", memory=16).settings["sae.d_sae"] == 8192
@@ -75,7 +75,7 @@ def test_small_models_have_distinct_layers_of_their_own(monkeypatch):
         )
         monkeypatch.setattr(room, "model_size", lambda _name, size=shallow: size)
         made = configure("s", memory=1).settings
-        assert len(set(made["layers"])) == len(made["layers"]) == min(n_layers, 3)
+        assert 1 <= len(set(made["layers"])) == len(made["layers"])
         assert max(made["layers"]) < n_layers
         assert made["max_new_tokens"] == 32
 
