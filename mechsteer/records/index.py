@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import insert
 from mechsteer.errors import DatabaseError, DataError, ModelMismatchError
 from mechsteer.files import digest_of
 from mechsteer.prompts import PromptSet
-from mechsteer.records.database import Database
+from mechsteer.records.database import Database, inserted
 from mechsteer.records.embedders import Embedder, embedded
 from mechsteer.records.migrating import WITHOUT_VECTORS
 from mechsteer.records.tables import INDEXES, PROMPTS, text_held
@@ -156,9 +156,9 @@ class PromptIndex:
             {"index_id": self._id, "digest": digest, "text": text_held(text), "embedding": value}
             for (digest, text), value in zip(missing.items(), values, strict=True)
         ]
-        stored = insert(PROMPTS).on_conflict_do_nothing(index_elements=["index_id", "digest"]).returning(PROMPTS.c.id)
+        stored = insert(PROMPTS).on_conflict_do_nothing(index_elements=["index_id", "digest"])
         with self.database.transaction() as connection:
-            return len(connection.execute(stored, rows).all())
+            return inserted(connection, stored, rows)
 
     def _build(self) -> None:
         """The graph, unless it is there. Raises DataError for more dimensions than one can have."""

@@ -24,10 +24,7 @@ from mechsteer.records.command import RecordsCommand
 from mechsteer.records.prompts_command import PromptsCommand
 from mechsteer.studies import configure
 
-NOT_RUN = {
-    "docs/guides/study.md": 1,
-    "docs/guides/records.md": 2,
-}  # page -> Python blocks that are not run: a study takes its time
+NOT_RUN = {"docs/guides/study.md": 1}  # page -> Python blocks that are not run: a study takes its time
 NEEDS_SAE_LENS = ("docs/guides/sae.md",)
 NEEDS_DATABASE = ("docs/guides/records.md",)  # the embedded one is then that of the tests
 LANGUAGES = {"python", "console", "sh", "text", "json", "yaml"}
