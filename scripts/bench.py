@@ -19,6 +19,7 @@ import bench_features
 import bench_generation
 import bench_gru
 import bench_probes
+import bench_records
 import bench_startup
 import bench_store
 import bench_threads
@@ -27,7 +28,7 @@ import bench_training
 
 BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
-    *("threads", "boosters", "gru", "probes"),
+    *("threads", "boosters", "gru", "probes", "records"),
 )
 
 
@@ -55,6 +56,7 @@ def main() -> None:
         "boosters": lambda: bench_boosters.main([]),
         "gru": lambda: bench_gru.main([]),
         "probes": lambda: bench_probes.main([]),
+        "records": bench_records.main,
     }
     for name in arguments.benches or BENCHES:
         print(f"\n== {name}", flush=True)
