@@ -36,10 +36,13 @@ from mechsteer.studies.results import (
     EvaluateResult,
     FalsifyResult,
     OutcomeResult,
+    PairedResult,
     PathsResult,
     ProbeResult,
+    RankResult,
     ReasonscoreResult,
     SaeResult,
+    SheetResult,
     SiteResult,
     SplitRecord,
     TextPair,
@@ -48,6 +51,7 @@ from mechsteer.studies.results import (
     TrainResult,
     WhereResult,
 )
+from mechsteer.studies.steered_sections import steered_sections
 
 SHARED = (
     "The steering was trained on {} behind {}, and it is tested on the same words behind the same words: what is held "
@@ -75,6 +79,9 @@ class StageResults:
     attribute: AttributeResult | None = None
     outcome: OutcomeResult | None = None
     paths: PathsResult | None = None
+    paired: PairedResult | None = None
+    rank: RankResult | None = None
+    sheet: SheetResult | None = None
 
     def done(self) -> dict[str, Any]:
         """The results that are there, by stage."""
@@ -186,6 +193,13 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
         found += layers.sae_training(results.sae.history, site=str(results.sae.site))
     if results.falsify is not None:
         found += falsified.falsified(results.falsify.falsification, dropped=results.falsify.dropped)
+    found += steered_sections(
+        results.paired,
+        results.rank,
+        results.sheet,
+        falsified=None if results.falsify is None else results.falsify.falsification,
+        out=settings.out,
+    )
     if results.layers is not None:
         found += layers.layers(results.layers)
     if (probed := results.probe) is not None:

@@ -20,7 +20,19 @@ from mechsteer.files import write_atomically
 from mechsteer.results import plain
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.files import load_steering
-from mechsteer.studies import attribute, evaluate, falsify, features, layers, measure, outcome, paths, traces, train
+from mechsteer.studies import (
+    attribute,
+    evaluate,
+    falsify,
+    features,
+    layers,
+    measure,
+    outcome,
+    paths,
+    steered,
+    traces,
+    train,
+)
 from mechsteer.studies.graph import STAGES
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.objectives import check_objective
@@ -46,6 +58,9 @@ FUNCTIONS = {
     "attribute": attribute.attribute,
     "outcome": outcome.outcome,
     "paths": paths.paths,
+    "paired": steered.paired,
+    "rank": steered.rank,
+    "sheet": steered.sheet,
 }
 LEAST_SAMPLED = 3  # decoding seeds
 LONG = 100  # entries of a list that results.json leaves to the stage's own file
