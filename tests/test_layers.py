@@ -26,7 +26,7 @@ LAYERS = (
     ("training", "attribution"),
     ("evaluation", "planted"),
     ("report", "records"),
-    ("sharing", "equaliser"),
+    ("sharing", "equaliser", "prompting"),
     ("studies",),
     ("cli", "lab"),
     ("__main__",),
@@ -51,6 +51,7 @@ OWNERS = {
     "matplotlib": "mechsteer.report",
     "jinja2": "mechsteer.report.templates",
     "gguf": "mechsteer.steering.exports",
+    "dspy": "mechsteer.prompting.with_dspy",
     "gradio": "mechsteer.lab",
 }
 # The one place that opens what others pickled, with the reader that runs nothing of it.
