@@ -19,6 +19,7 @@ Steering
     save_steering, load_steering    files for the same model (strict=False: for one that is like it)
     push_steering, pull_steering    such a file as a folder or on the Hugging Face hub, with card and script
     sharing              model cards; apply.py, which needs no mechsteer
+    prompting            the prompt that goes best with a steering, by DSPy (mechsteer[dspy]): prompting.with_dspy
     atoms_of, mixed      the atoms of a dictionary and their gains
     mixture_weights      which atoms were used, token by token
     mix, equaliser       a prompt continued as the model does, as trained, mixed;  gain_presets, save_gain_preset
@@ -119,7 +120,7 @@ _MODULES = {  # rooms, and what lies in one but is asked for by its own name
                 "features",
             ),
             *("models", "pocket", "probes", "prompts", "report", "runtime", "sharing", "signals", "steering", "tasks"),
-            *("records", "studies", "topology", "training"),
+            *("prompting", "records", "studies", "topology", "training"),
         )
     },
     **{name: f"mechsteer.steering.{name}" for name in ("calibration", "generation", "interventions")},
@@ -175,6 +176,9 @@ _SECTIONS = {
     "StrengthSweep": ("sweeps", "sweep"),
     "Direction": ("directions", "direction"),
     "SuiteResult": ("suite", "suite"),
+    "PairedOutcomes": ("steered", "outcomes"),
+    "FeatureSweep": ("steered", "ranked"),
+    "Sheet": ("steered", "texts"),
 }
 
 

@@ -26,3 +26,7 @@ def require_sae_lens() -> None:
     """Skip the test that runs, where there is none; for fixtures."""
     if not sae_library.is_installed():
         pytest.skip(NO_SAE_LENS)
+
+
+NO_DSPY = "dspy is not installed"
+needs_dspy = pytest.mark.skipif(importlib.util.find_spec("dspy") is None, reason=NO_DSPY)

@@ -14,3 +14,4 @@ def test_with_transformer_lens_3_everything_is_there():
     assert extras.has_hooked()
     assert sae_library.is_installed()
     assert find_spec("zensical") is not None
+    assert find_spec("dspy") is not None

@@ -26,7 +26,7 @@ LAYERS = (
     ("training", "attribution"),
     ("evaluation", "planted"),
     ("report", "records"),
-    ("sharing", "equaliser"),
+    ("sharing", "equaliser", "prompting"),
     ("studies",),
     ("cli", "lab"),
     ("__main__",),
@@ -53,6 +53,7 @@ OWNERS = {
     "matplotlib": "mechsteer.report",
     "jinja2": "mechsteer.report.templates",
     "gguf": "mechsteer.steering.exports",
+    "dspy": "mechsteer.prompting.with_dspy",
     "gradio": "mechsteer.lab",
     **dict.fromkeys(("sqlalchemy", "alembic", "psycopg", "pgvector"), "mechsteer.records"),
 }

@@ -203,6 +203,71 @@ class AttributeSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """Steering by SAE features: how `mechsteer paired`, `rank` and `sheet` steer."""
+
+    index: int | None = setting(
+        None, "SAE feature that paired and sheet steer by; null: the one with the highest ReasonScore", least=0
+    )
+    mode: str = setting(
+        "add",
+        "add γ f_max times its direction | clamp it at γ f_max | ablate it; f_max: its largest activation on the traces",
+        choices=("add", "clamp", "ablate"),
+    )
+    gamma: float = setting(1.0, "γ of paired and rank; sheet has its own")
+    scope: str = setting(
+        "generated",
+        "where: generated (what is written, and the prompt's last token) | all",
+        choices=("generated", "all"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedSettings:
+    """Problems answered as the model is and steered by a feature."""
+
+    n_problems: int = setting(200, "held-out problems", least=1)
+    n_features: int = setting(20, "random features of the same SAE; fewer than 20 show little", least=1)
+    n_directions: int = setting(20, "random directions of equal norm; fewer than 20 show little", least=1)
+    n_sampled: int = setting(0, "answers sampled per problem, the same draws on both sides; 0: greedy", least=0)
+    temperature: float = setting(0.7, "of the sampled answers", least=0.01)
+    judge: str | None = setting(
+        None,
+        "address of an OpenAI-compatible endpoint that judges, such as http://localhost:8000/v1; null: the verifier",
+    )
+    judge_model: str = setting("", "the endpoint's model")
+    judge_question: str = setting(
+        "Is the text a right and complete answer to the prompt?", "what it is asked; yes is success"
+    )
+    judge_key: str | None = setting(None, "environment variable that holds the endpoint's key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankSettings:
+    """Features ranked by what steering by them does."""
+
+    features: list[int] = setting([], "candidates; empty: those with the highest ReasonScore", each_least=0)
+    n: int = setting(16, "so many of these", least=1)
+    n_dev: int = setting(100, "dev problems that rank them", least=1)
+    n_problems: int = setting(200, "held-out problems on which the best is tried once", least=1)
+    n_random: int = setting(20, "random features tried there as well; fewer than 20 show little", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetSettings:
+    """Texts at several strengths, side by side and blind."""
+
+    gammas: list[int | float] = setting([-4, -2, 0, 2, 4], "strengths, in place of feature.gamma")
+    n_prompts: int = setting(8, "dev prompts, the first ones", least=1)
+    max_new_tokens: int = setting(80, "tokens written after each", least=1)
+    temperature: float = setting(0.0, "0: greedy; above it all strengths have the same draws", least=0)
+    question: str = setting(
+        "How well does the text answer the prompt? 1: not at all, 5: very well.", "what raters are asked"
+    )
+    ratings: str | None = setting(None, "file that rating.html saved: its ratings by strength", contents=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeatmapSettings:
     """What `mechsteer heatmap` draws; no part of a study."""
 
@@ -320,6 +385,10 @@ class Settings:
     topology: TopologySettings = section(TopologySettings, "trajectories")
     attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")
     records: RecordsSettings = section(RecordsSettings, "where runs are recorded")
+    feature: FeatureSettings = section(FeatureSettings, "steering by features")
+    paired: PairedSettings = section(PairedSettings, "answers with and without a feature")
+    rank: RankSettings = section(RankSettings, "features by what they do")
+    sheet: SheetSettings = section(SheetSettings, "texts at several strengths")
     heatmap: HeatmapSettings = section(HeatmapSettings, "mechsteer heatmap")
     watch: WatchSettings = section(WatchSettings, "mechsteer watch")
     dashboard: DashboardSettings = section(DashboardSettings, "mechsteer dashboard")

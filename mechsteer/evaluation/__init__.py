@@ -33,7 +33,7 @@ from mechsteer.evaluation.harm import (
 from mechsteer.evaluation.judges import ChatJudge, Judge, Judgement, judge_texts, verifier
 from mechsteer.evaluation.layer_sweep import StrengthSweep, SweepCell, sweep
 from mechsteer.evaluation.likelihoods import LogOdds, MultipleChoice, log_likelihoods
-from mechsteer.evaluation.outcomes import Outcome, OutcomePair, PairedOutcomes, paired_outcomes
+from mechsteer.evaluation.outcomes import LEAST_CONTROLS, Outcome, OutcomePair, PairedOutcomes, paired_outcomes
 from mechsteer.evaluation.paired import (
     PairedComparison,
     ScoreComparison,
@@ -79,6 +79,7 @@ __all__ = [
     "Outcome",
     "OutcomePair",
     "PairedOutcomes",
+    "LEAST_CONTROLS",
     "Sheet",
     "SheetText",
     "sheet",

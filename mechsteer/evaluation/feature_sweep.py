@@ -25,6 +25,7 @@ from mechsteer.features.encoding import AnySAE
 from mechsteer.features.feature_size import feature_max
 from mechsteer.features.streams import Activations, Batches
 from mechsteer.results import Result
+from mechsteer.runtime.threads import each_of
 from mechsteer.steering.feature_steering import feature_steering
 from mechsteer.steering.interventions import Intervention
 from mechsteer.tasks import Item, items_hash
@@ -130,7 +131,7 @@ def feature_sweep(
 ) -> FeatureSweep:
     """Steer by each of `features` on `dev`, rank them by the mean score, and check the best on `test` once.
 
-    `how` goes to `feature_steering` (mode, gamma, site, scope, coeff, topk). `n_random`: features drawn among those that
+    `how` goes to `feature_steering` (mode, gamma, site, scope, coeff, topk); f_max is each one's own on the corpus. `n_random`: features drawn among those that
     are no candidates. `keep(name, compute)` may return what an earlier run kept.
 
     Raises ConfigError (no features, one twice), DataError (no problems, problems in both parts, too few features).
@@ -147,9 +148,11 @@ def feature_sweep(
         return scoring.score(model, arm, items, keep=kept, progress=progress)
 
     base = Arm(name="base", role="base")
-    steerings = {i: feature_steering(sae, i, corpus, **how) for i in features}
+    largest = _living(sae, corpus, features)
+    steerings = {i: feature_steering(sae, i, corpus, f_max=f_max, **how) for i, f_max in largest.items()}
     base_dev = score(base, dev).score
-    scores = {i: score(Arm(name=f"f{i}", steering=iv), dev).score for i, iv in steerings.items()}
+    dev_scores = each_of(lambda i: score(Arm(name=f"f{i}", steering=steerings[i]), dev).score, features)
+    scores = dict(zip(features, dev_scores, strict=True))
     ranked = sorted(features, key=lambda i: -scores[i])
     best = steerings[ranked[0]]
     before, after = score(base, test), score(Arm(name=f"f{ranked[0]}", steering=best, role="treated"), test)
@@ -168,8 +171,16 @@ def feature_sweep(
         tried=tuple(_tried(i, scores[i], base_dev, steerings[i]) for i in ranked),
         test=compare(before.scores, after.scores, np.array(before.groups), n_boot=n_boot, seed=seed),
         test_score=after.score,
-        random_test_scores=tuple(score(arm, test).score for arm in controls),
+        random_test_scores=tuple(each_of(lambda arm: score(arm, test).score, controls)),
     )
+
+
+def _living(sae: AnySAE, corpus: Batches | Activations, features: Sequence[int]) -> dict[int, float]:
+    """f_max of each, measured at once."""
+    largest = feature_max(sae, corpus, features)
+    if dead := [i for i, f_max in largest.items() if not f_max > 0]:
+        raise DataError(f"feature {dead[0]} fires on none of the tokens", "leave it out, or give a larger corpus")
+    return largest
 
 
 def _tried(feature: int, score: float, base: float, iv: Intervention) -> FeatureTried:

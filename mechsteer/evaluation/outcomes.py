@@ -26,6 +26,7 @@ from mechsteer.evaluation.scoring import Keep, at_once
 from mechsteer.evaluation.verified import room, rows_at_once
 from mechsteer.models import tokenize
 from mechsteer.results import Result
+from mechsteer.runtime.threads import each_of
 from mechsteer.steering.generation import generate
 from mechsteer.steering.interventions import Interventions
 from mechsteer.tasks import Item
@@ -62,6 +63,8 @@ class Outcome(Result):
     """of the judged pairs (McNemar); None without any"""
     lengths: ScoreComparison
     """new tokens, steered − base, of all pairs"""
+    base_length: float
+    """mean new tokens of base"""
 
     @property
     def net(self) -> float:
@@ -88,6 +91,12 @@ class PairedOutcomes(Result):
         nets = [control.net for control in self.controls if control.name.startswith(kind)]
         nets = [net for net in nets if not math.isnan(net)]
         return (1 + sum(net >= self.steered.net for net in nets)) / (1 + len(nets)) if nets else math.nan
+
+    def p_length(self, kind: str = "") -> float:
+        """The same for a change of length, to either side: (1 + controls that change it as much) / (1 + their number)."""
+        own = abs(self.steered.lengths.difference.value)
+        sizes = [abs(c.lengths.difference.value) for c in self.controls if c.name.startswith(kind)]
+        return (1 + sum(size >= own for size in sizes)) / (1 + len(sizes)) if sizes else math.nan
 
 
 def paired_outcomes(
@@ -147,7 +156,7 @@ def paired_outcomes(
     texts, lengths, judged = answered(treated)
     return PairedOutcomes(
         steered=against_base(treated, lengths, judged),
-        controls=tuple(against_base(arm, *answered(arm)[1:]) for arm in controls),
+        controls=tuple(each_of(lambda arm: against_base(arm, *answered(arm)[1:]), controls)),
         pairs=tuple(
             OutcomePair(
                 item_id=item.id,
@@ -186,6 +195,7 @@ def _outcome(
         unjudged=int((~both).sum()),
         comparison=compared,
         lengths=longer,
+        base_length=float(np.mean(base_lengths)),
     )
 
 

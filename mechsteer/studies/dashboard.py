@@ -30,6 +30,7 @@ from mechsteer.report.sections.cards import cards as card_sections
 from mechsteer.report.sections.clusters import clusters as cluster_sections
 from mechsteer.report.sections.features import sae_quality
 from mechsteer.results import to_json
+from mechsteer.studies.features import chosen
 from mechsteer.studies.graph import Declaration
 from mechsteer.studies.kept import Kept
 from mechsteer.studies.results import FalsifyResult, ReasonscoreResult, SaeResult
@@ -59,7 +60,7 @@ def dashboard(run: Run) -> Path:
     cards = feature_cards(
         used,
         seen.batches(),
-        chosen(how.features, how.n, scored),
+        chosen(how.features, how.n, scored, key="dashboard.features=[0,1]"),
         model=desk.model,
         scores={} if scored.scores is None else {"ReasonScore": dict(enumerate(scored.scores.score.tolist()))},
         falsification={}
@@ -74,18 +75,6 @@ def dashboard(run: Run) -> Path:
     ]
     sections.insert(1, Section("The sparse autoencoder", [sae_quality(found.quality)]))
     return write(run.folder, cards, sections, run.fingerprint)
-
-
-def chosen(features: list[int], n: int, scored: ReasonscoreResult) -> list[int]:
-    """The features asked for, each once; else the `n` with the highest ReasonScore."""
-    if features:
-        return list(dict.fromkeys(features))
-    if scored.scores is None:
-        raise ConfigError(
-            f"there is no ReasonScore to choose features by: {scored.dropped}", "name them: dashboard.features=[0,1]"
-        )
-    score = scored.scores.score.nan_to_num(nan=-torch.inf)
-    return [int(i) for i in score.argsort(descending=True, stable=True)[:n]]
 
 
 def write(folder: Path, cards: FeatureCards, sections: list[Section], fingerprint: str) -> Path:

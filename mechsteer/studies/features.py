@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.activations import StoredActivations
-from mechsteer.errors import DataError, MechsteerWarning
+from mechsteer.errors import ConfigError, DataError, MechsteerWarning
 from mechsteer.features import (
     ContextAccumulator,
     MatchedLists,
@@ -156,3 +156,16 @@ def seen_in_words(
         contexts.update(tokens, feature_acts, mask)
     tokenizer = kept.model.tokenizer
     return {seen.feature: in_words(seen, lambda token: token_text(tokenizer, token)) for seen in contexts.result()}
+
+
+def chosen(features: Sequence[int], n: int, scored: ReasonscoreResult, *, key: str) -> list[int]:
+    """The features asked for, each once; else the `n` with the highest ReasonScore.
+
+    Raises ConfigError where nothing is scored; `key`: how one names features.
+    """
+    if features:
+        return list(dict.fromkeys(features))
+    if scored.scores is None:
+        raise ConfigError(f"there is no ReasonScore to choose features by: {scored.dropped}", f"name them: {key}")
+    score = scored.scores.score.nan_to_num(nan=-math.inf)
+    return [int(i) for i in score.argsort(descending=True, stable=True)[:n]]

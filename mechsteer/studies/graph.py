@@ -35,6 +35,9 @@ SCORED = ("batch_size", "positive", "negative", "normalise")  # how answers to t
 _TRIED = tuple(f"attribute.{key}" for key in ("nulls", "nulls_run", "outcome_k", "outcome_nulls"))
 _ATTRIBUTED = tuple(f"attribute.{key}" for key in ("n_prompts", "k", "folds", "nulls", "nulls_run", "integrated"))
 
+_STEERED_BY = ("traces", "capture", "sae", "reasonscore")
+_HOW_FEATURES = ("feature.mode", "feature.gamma", "feature.scope")
+
 STAGES: dict[str, Declaration] = {
     "traces": Declaration(
         about="sample reasoning traces and judge them",
@@ -144,6 +147,30 @@ STAGES: dict[str, Declaration] = {
         reads=("traces", "train"),
         keys=(*PROBLEMS, *SCORED, "attribute.n_paths"),
         steers=True,
+    ),
+    "paired": Declaration(
+        about="every problem with and without a feature, judged, beside random ones; a study leaves it out",
+        reads=_STEERED_BY,
+        keys=(*PROBLEMS, *SCORED, "sae.path", "feature", "paired"),
+        steers=True,
+        on_request=True,
+        has_pieces=True,
+    ),
+    "rank": Declaration(
+        about="features ranked by what steering by them does, the best tried once; a study leaves it out",
+        reads=_STEERED_BY,
+        keys=(*PROBLEMS, *SCORED, "sae.path", *_HOW_FEATURES, "rank"),
+        steers=True,
+        on_request=True,
+        has_pieces=True,
+    ),
+    "sheet": Declaration(
+        about="texts at several strengths of a feature, side by side and as a blind rating form; a study leaves it out",
+        reads=_STEERED_BY,
+        keys=(*PROBLEMS, *SCORED, "sae.path", "feature.index", "feature.mode", "feature.scope", "sheet"),
+        writes=("sheet",),
+        steers=True,
+        on_request=True,
     ),
 }
 PICTURES = ("heatmap.", "dashboard.", "visualize.", "watch.")  # keys of what is drawn of a run: none of its settings

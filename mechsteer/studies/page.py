@@ -41,10 +41,13 @@ from mechsteer.studies.results import (
     EvaluateResult,
     FalsifyResult,
     OutcomeResult,
+    PairedResult,
     PathsResult,
     ProbeResult,
+    RankResult,
     ReasonscoreResult,
     SaeResult,
+    SheetResult,
     SiteResult,
     SplitRecord,
     TextPair,
@@ -54,6 +57,7 @@ from mechsteer.studies.results import (
     TrainResult,
     WhereResult,
 )
+from mechsteer.studies.steered_sections import steered_sections
 
 GATE = "gate"  # the reading of an adapter with a gate
 SHARED = (
@@ -84,6 +88,9 @@ class StageResults:
     attribute: AttributeResult | None = None
     outcome: OutcomeResult | None = None
     paths: PathsResult | None = None
+    paired: PairedResult | None = None
+    rank: RankResult | None = None
+    sheet: SheetResult | None = None
 
     def done(self) -> dict[str, Any]:
         """The results that are there, by stage."""
@@ -195,6 +202,13 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
         found += layers.sae_training(results.sae.history, site=str(results.sae.site))
     if results.falsify is not None:
         found += falsified.falsified(results.falsify.falsification, dropped=results.falsify.dropped)
+    found += steered_sections(
+        results.paired,
+        results.rank,
+        results.sheet,
+        falsified=None if results.falsify is None else results.falsify.falsification,
+        out=settings.out,
+    )
     if results.layers is not None:
         found += layers.layers(results.layers)
     if (probed := results.probe) is not None:

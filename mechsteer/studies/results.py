@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechsteer.attribution import Attribution, EffectAttribution, LogitAttribution, PathAttribution
 from mechsteer.attribution.facts import DirectionFacts
-from mechsteer.evaluation import Evaluation, PartsOutcome, PooledSeeds
+from mechsteer.evaluation import Evaluation, FeatureSweep, PairedOutcomes, PartsOutcome, PooledSeeds, Sheet
 from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
 from mechsteer.evaluation.early import EarlyDetection
 from mechsteer.evaluation.shapes import ShapeComparison
@@ -247,3 +247,50 @@ class PathsResult(Result):
     """in words: of the effect"""
     paths: PathAttribution | None = None
     dropped: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SteeredBy(Result):
+    """The feature that steers, and how."""
+
+    feature: int
+    site: Site
+    mode: str
+    gamma: float
+    f_max: float
+    """its largest activation on the traces"""
+    scope: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedResult(Result):
+    """Every problem with and without a feature."""
+
+    steered_by: SteeredBy
+    judge: str
+    """who says what a success is, in words"""
+    outcomes: PairedOutcomes
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankResult(Result):
+    """Features by what steering by them does."""
+
+    site: Site
+    scope: str
+    sweep: FeatureSweep
+    scores: dict[int, float] = field(default_factory=dict)
+    """ReasonScore of each candidate, where there is one"""
+    never_fire: tuple[int, ...] = ()
+    """candidates that were left out: they fire on no trace"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SheetResult(Result):
+    """Texts at several strengths, in sheet/ as sheet.html, rating.html and sheet.jsonl (the key)."""
+
+    steered_by: SteeredBy
+    sheet: Sheet
+    files: tuple[str, ...]
+    ratings: dict[str, float] = field(default_factory=dict)
+    """by "row letter", as rating.html saved them"""

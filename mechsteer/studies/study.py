@@ -26,6 +26,7 @@ from mechsteer.studies import (
     outcome,
     paths,
     probing,
+    steered,
     traces,
     train,
 )
@@ -58,6 +59,9 @@ FUNCTIONS = {
     "attribute": attribute.attribute,
     "outcome": outcome.outcome,
     "paths": paths.paths,
+    "paired": steered.paired,
+    "rank": steered.rank,
+    "sheet": steered.sheet,
 }
 LEAST_SAMPLED = 3  # decoding seeds
 

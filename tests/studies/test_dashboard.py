@@ -14,7 +14,7 @@ from mechsteer import cli
 from mechsteer.errors import ConfigError
 from mechsteer.features import FeatureCards
 from mechsteer.results import from_json
-from mechsteer.studies.dashboard import chosen
+from mechsteer.studies.features import chosen
 from mechsteer.studies.results import ReasonscoreResult
 
 D_SAE = 24
@@ -100,7 +100,7 @@ def test_mistakes_are_named(run, tmp_path, capsys):
     assert cli.main(["dashboard", f"out={run}", "dashboard.clusters=kmeans"]) == 2
     assert "dashboard.clusters is 'kmeans'" in capsys.readouterr().err
     with pytest.raises(ConfigError, match=r"no ReasonScore to choose features by: no word occurs"):
-        chosen([], 8, ReasonscoreResult(dropped="no word occurs"))
+        chosen([], 8, ReasonscoreResult(dropped="no word occurs"), key="dashboard.features=[0,1]")
 
 
 def test_its_keys_are_told(capsys):
