@@ -25,11 +25,11 @@ from mechsteer.attribution.crossfit import resampled
 from mechsteer.attribution.effect_attribution import COLUMNS, EffectAttribution, EffectSettings
 from mechsteer.attribution.gradients import Steps
 from mechsteer.attribution.ground import Ground, cancelled, effect_ground
-from mechsteer.attribution.illusions import marked
+from mechsteer.attribution.illusions import suspected
 from mechsteer.attribution.metrics import Metric, MetricFunction
 from mechsteer.attribution.nulls import N_DRAWS, Procedure, blind, run_nulls
 from mechsteer.attribution.replay import Runner
-from mechsteer.attribution.selection import SELECTIONS, Selection, coded, gains
+from mechsteer.attribution.selection import SELECTIONS, Selection, coded
 from mechsteer.attribution.tabulating import table
 from mechsteer.bases import Basis, NullKind, as_basis
 from mechsteer.errors import ConfigError, DataError, ShapeError
@@ -148,7 +148,7 @@ def attribute_on(
         picked = procedure.picked(whole)
         first = whole.number[picked[0]]
         order = torch.cat([first, order[~torch.isin(order, first)]])
-        illusions[first] = marked(gains(whole, picked), recorded.linear)
+        illusions[whole.number] = suspected(whole, picked, recorded.linear)
         chosen = procedure.chosen(found)
         own = really_run(runner, base.numpy(), found, chosen, ground.fold_of, sizes)
         rows, few = ground.part(null_contexts if nulls_run else len(effect))

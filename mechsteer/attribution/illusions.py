@@ -11,17 +11,36 @@ like size, or large in themselves, a true mixture of signs, do not mark each oth
 effect on each context follows minus theirs (least squares, coefficients between 0 and 1), and a direction with a
 coefficient under one half is cleared. Where contexts do not differ nothing can clear it: in a linear model a rotation
 turns a true share beside an illusion into an illusion beside a true share, so the mark says "perhaps".
+
+In an overcomplete basis the code of the delta often passes an illusion by, for other directions that hold as much of it.
+It is one all the same to whoever looks at directions one at a time, so those that are not selected are judged too, in the
+order of what they do alone. Those that are selected are not: beside large inert parts of the delta that order starts with
+chance directions between these and what is read, and a true one may be marked with them.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import lsq_linear
 from torch import Tensor
 
+from mechsteer.attribution.selection import Evidence, gains, largest_alone
+
 LARGE, HALF, THIRD, NAMED = 0.1, 0.5, 1 / 3, 0.2
+JUDGED = 32  # directions by what they do alone; with 8 or 16 as many planted illusions are marked
 _VARIES = 0.05  # standard deviation over contexts, in means, from which on contexts are taken to differ
+
+
+def suspected(
+    found: Evidence, picked: Int[Tensor, "1 k"], effect: Float[Tensor, " n_prompts"]
+) -> Bool[Tensor, " n_candidates"]:
+    """Which candidates may be illusions: those `picked`, in that order, and others by what they do alone."""
+    marks = torch.zeros(len(found.number), dtype=torch.bool)
+    alone = largest_alone(found, JUDGED)
+    marks[alone[0]] = marked(gains(found, alone), effect)
+    marks[picked[0]] = marked(gains(found, picked), effect)
+    return marks
 
 
 def marked(gains: Float[Tensor, "n_prompts n_dirs"], effect: Float[Tensor, " n_prompts"]) -> Bool[Tensor, " n_dirs"]:

@@ -109,6 +109,8 @@ def run_nulls(
 
 def blind(found: Evidence, basis: Basis, sizes: Sequence[int], n: int, seed: int) -> np.ndarray:
     """[n n_sizes] sufficiency, by recorded gradients, of directions picked from the basis at random."""
+    if not n:
+        return np.zeros((0, len(sizes)))
     generator = torch.Generator().manual_seed(seed)
     directions = basis.directions.double()
     alive = directions.norm(dim=1).nonzero()[:, 0]

@@ -20,7 +20,8 @@ def matching_pursuit(
 ) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:
     """(atoms, coefficients) of each target over unit `directions`, in the order the atoms were taken.
 
-    k is at most d_model and n_dirs. Atom -1 with coefficient 0: the target was already reproduced.
+    k is at most d_model and n_dirs. Atom -1 with coefficient 0: beyond rounding nothing that is left of the target lies
+    along any direction.
     """
     n_dirs, d_model = directions.shape
     k = min(k, n_dirs, d_model)
@@ -41,12 +42,12 @@ def _pursue(x: Tensor, directions: Tensor, k: int) -> tuple[Tensor, Tensor]:
     floor = 8 * eps * vector_norm(x, dim=1)
     live = floor > 0
     for i in range(k):
-        live = live & (vector_norm(left, dim=1) > floor)
+        match = (left @ directions.T).abs_()
+        pick = _largest(match)
+        # what is taken already has rounding left, or, where that is more, a norm of nothing below
+        live = live & (match.gather(1, pick[:, None])[:, 0] > floor)
         if not bool(live.any()):
             break
-        match = (left @ directions.T).abs_()
-        match.scatter_(1, picks[:, :i], -1)  # what is taken stays taken, whatever rounding left of it
-        pick = _largest(match)
         new, shares, norm = _apart(directions.index_select(0, pick), q[:, :i])
         live = live & (norm > 1e3 * eps)
         new *= (live / norm.clamp(min=1e-30))[:, None]

@@ -124,6 +124,14 @@ def by_effect(found: Evidence, weights: Tensor, k: int) -> Tensor:
     return shortlist[torch.stack(taken, 1)]
 
 
+def largest_alone(found: Evidence, k: int) -> Int[Tensor, "1 k"]:
+    """The k whose own first-order effect is largest: of the delta projected on one direction, whatever its code holds."""
+    moments = found.moments.mean(0)
+    parts = found.directions.split(max(1, _ENTRIES // len(found.axes)))
+    effects = torch.cat([((rows @ moments.T) * (rows @ found.axes.T)).sum(1) for rows in parts])
+    return effects.abs().topk(min(k, len(effects))).indices[None]
+
+
 SELECTIONS: dict[str, Selection] = {"share": by_share, "effect": by_effect}
 
 

@@ -305,8 +305,9 @@ def test_dead_features_are_counted_and_never_kept(model_of):
     sae.W_dec.data[5:9] = 0
     basis = ms.bases.from_sae(sae)
     eff = ms.attribute_effect(
-        model_of("bridge-llama"), static(vector(size=3.0)), PROMPTS, basis, ODDS, k=92, nulls=1, nulls_run=1
+        model_of("bridge-llama"), static(vector(size=3.0)), PROMPTS, basis, ODDS, k=92, nulls=1, nulls_run=1, n_random=0
     )
+    assert np.isnan(eff.check["random_sufficiency"][0])  # nothing was picked blindly
     assert eff.n_dead == 4
     assert not set(eff.order[:92].tolist()) & {5, 6, 7, 8}
     assert eff.check["sufficiency"][0] == pytest.approx(1, abs=1e-3)

@@ -15,7 +15,7 @@ from mechsteer.attribution.crossfit import crossfitted, resampled, selected, spl
 from mechsteer.attribution.effect_attribution import EffectAttribution, compare_bases
 from mechsteer.attribution.gradients import Recorded
 from mechsteer.attribution.nulls import Procedure, rank_p
-from mechsteer.attribution.selection import by_effect, by_share, evidence, gains, kept, spanned
+from mechsteer.attribution.selection import by_effect, by_share, evidence, gains, kept, largest_alone, spanned
 from mechsteer.bases import meaningless
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.results.families import holm
@@ -92,6 +92,13 @@ def test_deltas_of_every_token_and_dependent_directions():
     basis, _ = torch.linalg.qr(found.directions[[0, 2]].T)
     by_token = ((deltas @ basis) * (gradients @ basis)).sum(1) * weights[0, recorded.prompt_of]
     torch.testing.assert_close(kept(found, weights, chosen)[0, 2], by_token.sum())
+    alone = [(deltas @ row) @ (gradients @ row) for row in found.directions]  # whatever four atoms a token hold
+    expected = sorted(range(50), key=lambda i: -abs(float(alone[i])))
+    largest = largest_alone(found, 5)
+    assert [sorted(largest[0].tolist()), float(gains(found, largest)[:, 0].sum())] == [
+        sorted(expected[:5]),
+        pytest.approx(float(alone[expected[0]])),
+    ]
 
 
 def test_pursuit_of_the_effect_takes_no_near_copy_twice():

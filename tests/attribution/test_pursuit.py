@@ -42,6 +42,20 @@ def test_stops_where_nothing_is_left():
     assert float(code[1].abs().sum()) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_stops_where_what_is_left_lies_along_no_direction(dtype):
+    """A target that leaves the directions' span: what rounding leaves along them is no further atom."""
+    generator = torch.Generator().manual_seed(3)
+    frame = torch.linalg.qr(torch.randn(16, 16, generator=generator, dtype=torch.float64))[0].to(dtype)
+    rows = frame[:8]
+    targets = 2.0 * rows[torch.arange(64) % 8] + 3.0 * torch.randn(64, 8, generator=generator).to(dtype) @ frame[8:]
+    atoms, values = matching_pursuit(targets, rows, 8)
+    assert torch.equal(atoms[:, 0], torch.arange(64) % 8)
+    torch.testing.assert_close(values[:, 0], torch.full((64,), 2.0, dtype=dtype))
+    assert bool((atoms[:, 1:] == -1).all())
+    assert float(values[:, 1:].abs().sum()) == 0
+
+
 def test_a_direction_that_comes_twice_is_taken_once():
     rows = dictionary(3, 8)[[0, 0, 1, 2]]
     atoms, values = matching_pursuit(rows[[0]] + 0.5 * rows[[2]] + 0.1 * rows[[3]], rows, 4)

@@ -64,6 +64,19 @@ def test_the_default_reaches_its_figures_and_its_nulls_rank_nothing(cases):
     assert trial.marked == trial.recall == 1
 
 
+def test_an_illusion_that_the_code_passes_by_is_marked():
+    """In overcomplete dictionaries pursuit may take other atoms in its place: it is no less one for that."""
+    passed_by = 0
+    for seed in (132, 155):
+        case = plant("illusions", seed, "overcomplete")
+        claims = COMPETITORS["default"](case.model, case.intervention, case.contexts, case.basis, case.metric)
+        assert claims.shares is not None
+        passed_by += int((claims.shares[list(case.illusions)] == 0).sum())
+        assert set(case.illusions) <= set(claims.illusions)
+        assert not set(case.planted) & set(claims.illusions)
+    assert passed_by == 3
+
+
 @pytest.mark.parametrize("name", [name for name in COMPETITORS if "default" not in name])
 def test_every_competitor_answers_for_any_delta(name):
     case = plant("upstream", 100, "exact")

@@ -134,8 +134,8 @@ def _accounting(result: EffectAttribution, metric: str) -> str:
     marked = [result.labels[i] for i in result.illusions.nonzero()[:, 0].tolist()]
     if marked:
         said += (
-            f" The shares of {', '.join(marked)} may be illusions: the rest of the delta has the opposite share, so that "
-            "alone they do what the whole does not."
+            f" What {', '.join(marked)} do alone may be an illusion: the rest of the delta has the opposite share, so "
+            "that the whole does not do it."
         )
     return said
 
