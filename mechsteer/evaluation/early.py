@@ -139,4 +139,5 @@ def early_detection(
 def shape_features(trajectories: Sequence[Tensor], window: int) -> pd.DataFrame:
     """One row per trajectory: the mean of every summary over its windows, of what all windows have."""
     frame = trace_frame(list(trajectories), window=window, dims=(0, 1))
-    return frame.groupby("trace", sort=True)[list(FEATURES)].mean()
+    in_windows = frame.groupby("trace", sort=True)
+    return pd.DataFrame({name: np.asarray(in_windows[name].mean(), dtype=float) for name in FEATURES})

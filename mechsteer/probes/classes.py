@@ -61,8 +61,9 @@ class OneVsRestProbe(ClassifierMixin, BaseEstimator):
                 f"the labels hold one class only: {self.classes_[0]!r}. contains 1 class",
                 "a probe separates classes: check how labels were made, and how rows were filtered.",
             )
-        base = LinearProbe() if self.probe is None else self.probe
-        self.probes_ = [clone(base).fit(X, y == label) for label in self.classes_]
+        base: Any = LinearProbe() if self.probe is None else self.probe
+        copies: list[Any] = [clone(base) for _ in self.classes_]
+        self.probes_ = [each.fit(X, y == label) for each, label in zip(copies, self.classes_, strict=True)]
         if all(hasattr(each, "direction_") for each in self.probes_):
             self.directions_ = np.stack([each.direction_ for each in self.probes_])
             self.intercepts_ = np.array([each.intercept_ for each in self.probes_])
@@ -108,7 +109,7 @@ class ClassesEvaluation(Result):
     """accuracy of the probe minus that of the text, on the same resamples"""
     commonest: float
     """accuracy of always naming the commonest class"""
-    confusion: Int[ndarray, "n_classes n_classes"]
+    confusion: Int[ndarray, "n_classes n_named"]
     """rows: the class of a row; columns: the class named; of tested rows"""
 
 

@@ -87,11 +87,11 @@ def pooled_states(
 
     A store is read once per site. Raises as `Activations.pool`.
     """
-    every = [*poolings, *(["marker"] if marker is not None and "marker" not in poolings else [])]
+    every: list[Pooling] = [*poolings, *(["marker"] if marker is not None and "marker" not in poolings else [])]
     found = []
     for site, at_site in acts.items():
         batches = [at_site] if isinstance(at_site, Activations) else at_site
-        parts: dict[str, list[ndarray]] = {how: [] for how in every}
+        parts: dict[Pooling, list[ndarray]] = {how: [] for how in every}
         for batch in batches:
             for how in every:
                 parts[how].append(batch.pool(how, marker if how == "marker" else None).flatten(1).numpy())

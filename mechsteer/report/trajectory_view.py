@@ -109,7 +109,8 @@ def _panel(shown: TrajectoryMap, low: np.ndarray, high: np.ndarray, reach: float
     at = at.round(2)
 
     def line(i: int, j: int, birth: float, death: float, kind: str) -> Line:
-        return Line(*map(float, (*at[i], *at[j])), _short(birth), _short(death), kind)
+        (x1, y1), (x2, y2) = at[i].tolist(), at[j].tolist()
+        return Line(x1, y1, x2, y2, _short(birth), _short(death), kind)
 
     far = 2 * reach
     lines = [

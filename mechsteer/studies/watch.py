@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,14 +27,14 @@ READS = Declaration(
 )
 WHAT = (
     "The probability of a right answer as the run's probe reads it off the mean of the states from the first new token on, "
-    "minus one half. Tokens of the prompt, and the last one (no state stands behind it), have none."
+    "minus one half. Tokens of the prompt have none; nor has the last one where the text was cut: no state stands behind it."
 )
 
 
 def watch(run: Run, tell: Callable[[str], None]) -> Path:
     """watch.html: the probe's score per token while the model continues `watch.text` (or the first dev problem).
 
-    `tell` is given each token with its score as it is written. With `watch.steered` the run's steering is on. Raises
+    `tell` is given each token as it is written, with the score (minus one half) of the text before it. With `watch.steered` the run's steering is on. Raises
     ConfigError where there is no probe, or nothing to steer with.
     """
     desk, results = run.handed(READS, "watch")
@@ -49,7 +50,8 @@ def watch(run: Run, tell: Callable[[str], None]) -> Path:
 
     def told(step: Step) -> None:
         for token, score in zip(step.tokens, step.readings[-1]["probe"].tolist(), strict=True):
-            tell(f"{score - 0.5:+.3f}  {desk.model.tokenizer.decode([token])!r}")
+            before = "      " if math.isnan(score) else f"{score - 0.5:+.3f}"
+            tell(f"{before}  {desk.model.tokenizer.decode([token])!r}")
 
     out = generate(
         desk.model,

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -27,7 +27,7 @@ from mechsteer.results import Interval, Result
 from mechsteer.topology.persistence import bottleneck, wasserstein
 
 DiagramDistance = Literal["bottleneck", "wasserstein"]
-DISTANCES = {"bottleneck": bottleneck, "wasserstein": wasserstein}
+DISTANCES: dict[DiagramDistance, Any] = {"bottleneck": bottleneck, "wasserstein": wasserstein}
 ROUNDING = 1e-5  # of the mean distance: activations are float32, a smaller difference of E is none
 
 

@@ -33,6 +33,6 @@ def gudhi_h1_bars(distances: Float[ndarray, "n_points n_points"]) -> Float[ndarr
     tree = gudhi.RipsComplex(distance_matrix=distances).create_simplex_tree(max_dimension=1)
     tree.collapse_edges(nb_iterations=1)
     tree.expansion(2)
-    tree.compute_persistence(homology_coeff_field=2, min_persistence=0.0)
+    tree.compute_persistence(homology_coeff_field=2, min_persistence=0)
     bars = np.asarray(tree.persistence_intervals_in_dimension(1), dtype=np.float64).reshape(-1, 2)
     return bars[np.isfinite(bars).all(1)]

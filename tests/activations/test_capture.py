@@ -107,7 +107,7 @@ def test_pooling(load) -> None:
     with pytest.raises(DataError, match=r"prompt 1 has no token but BOS"):
         run(load("llama"), ["ab", [256]], [site])[site].pool("mean")
     with pytest.raises(DataError, match="unknown pooling"):
-        acts.pool("max")  # pyright: ignore[reportArgumentType]
+        acts.pool("first")  # pyright: ignore[reportArgumentType]
 
 
 def test_sites_are_found_by_index_and_by_ratio(load) -> None:

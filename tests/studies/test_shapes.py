@@ -77,6 +77,7 @@ def test_watch_tells_each_token_with_its_score(run, capsys):
     said = capsys.readouterr()
     scores = [line for line in said.err.splitlines() if line[:1] in "+-" and "  '" in line]
     assert len(scores) > 3
+    assert "nan" not in said.err
     page = (run / "watch.html").read_text(encoding="utf-8")
     assert "while the model writes" in page
     assert "Tom" in page

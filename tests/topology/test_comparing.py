@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mechsteer.errors import ConfigError, DataError, ShapeError
+from mechsteer.models.sites import Site
 from mechsteer.topology import bottleneck, diagram_gap, distance_matrix, layer_frame, permuted_within, trace_frame
 
 
@@ -87,8 +88,9 @@ def test_refusals():
 
 def test_a_frame_over_layers_is_the_frames_of_its_layers():
     rng = np.random.default_rng(0)
-    acts = {"resid_post@1": [rng.standard_normal((9, 3))], "resid_post@2": [rng.standard_normal((9, 3))]}
+    acts = {Site(1): [rng.standard_normal((9, 3))], Site(2): [rng.standard_normal((9, 3))]}
     frame = layer_frame(acts, n_points=5)
-    assert frame["site"].tolist() == list(acts)
+    assert frame["site"].tolist() == ["resid_post@1", "resid_post@2"]
+    assert frame["layer"].tolist() == [1, 2]
     assert frame.columns[:3].tolist() == ["site", "layer", "trace"]
-    assert frame["h0_total"][1] == trace_frame(acts["resid_post@2"], n_points=5)["h0_total"][0]
+    assert frame["h0_total"][1] == trace_frame(acts[Site(2)], n_points=5)["h0_total"][0]

@@ -13,7 +13,9 @@ from mechsteer.topology import summarize, trajectory_maps
 def flat_ring(n=20, d=6):
     angles = np.linspace(0, 2 * np.pi, n, endpoint=False)
     axes = np.linalg.qr(np.random.default_rng(0).standard_normal((d, 2)))[0].T
-    return torch.from_numpy(np.column_stack([np.cos(angles), np.sin(angles)]) @ axes)
+    return torch.from_numpy(
+        np.column_stack([np.cos(angles), np.sin(angles)]) @ axes + np.arange(d)
+    )  # not at the origin
 
 
 def test_a_flat_cloud_keeps_its_distances():
