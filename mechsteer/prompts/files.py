@@ -174,12 +174,23 @@ _READERS: dict[str, Callable[[str, Path], Iterator[Row]]] = {
 
 
 def field_of(row: Row, name: str, path: str | os.PathLike[str]) -> Any:
-    """The field `name` of a row of the file `path`. Raises DataError naming file and line where there is none."""
+    """The field `name` of a row of the file `path`, or the one that a path with dots leads to ("messages.0.content").
+
+    Raises DataError naming file and line where there is none.
+    """
     if not isinstance(row.data, Mapping):
         raise malformed(path, row.line, f"a row with fields was expected, this is a {type(row.data).__name__}")
-    if name not in row.data:
-        raise malformed(path, row.line, f"there is no field {name!r}; there are {list(row.data)}")
-    return row.data[name]
+    if name in row.data:
+        return row.data[name]
+    value: Any = row.data
+    for part in name.split("."):
+        if isinstance(value, Mapping) and part in value:
+            value = value[part]
+        elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+            value = value[int(part)]
+        else:
+            raise malformed(path, row.line, f"there is no field {name!r}; there are {list(row.data)}")
+    return value
 
 
 def text_of(value: Any, path: str | os.PathLike[str], line: int, name: str) -> str:

@@ -23,10 +23,7 @@ def fitted(texts: Sequence[str], model: Any, how: Fit | None, *, room: int = 0) 
     if most < 2:
         raise DataError(f"room for {room} tokens leaves none of the context of {model.cfg.n_ctx}", "leave less room")
 
-    def length(text: str) -> int:
-        return int(model.to_tokens(text, truncate=False).shape[-1])
-
-    long = {i: n for i, text in enumerate(texts) if (n := length(text)) > most}
+    long = {i: n for i, text in enumerate(texts) if (n := n_tokens(text, model)) > most}
     if long and how is None:
         first, n = next(iter(long.items()))
         behind = f", less {room} for what follows" if room else ""
@@ -38,9 +35,17 @@ def fitted(texts: Sequence[str], model: Any, how: Fit | None, *, room: int = 0) 
     kept: list[str | None] = list(texts)
     for i in long:
         kept[i] = (
-            None if how == "drop" else _longest(texts[i], lambda text: length(text) <= most, how == "left") or None
+            None
+            if how == "drop"
+            else _longest(texts[i], lambda text: n_tokens(text, model) <= most, how == "left") or None
         )
     return kept
+
+
+def n_tokens(text: str, model: Any) -> int:
+    """Tokens of a text as a model reads it, or as a tokenizer encodes it; with a BOS where there is one."""
+    to_tokens = getattr(model, "to_tokens", None)
+    return len(model.encode(text)) if to_tokens is None else int(to_tokens(text, truncate=False).shape[-1])
 
 
 def _longest(text: str, fits: Callable[[str], bool], at_the_end: bool) -> str:

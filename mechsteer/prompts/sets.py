@@ -13,7 +13,7 @@ import numpy as np
 
 from mechsteer.errors import DataError
 from mechsteer.prompts.files import field_of, read_files, text_of
-from mechsteer.prompts.fitting import Fit, fitted
+from mechsteer.prompts.fitting import Fit, fitted, n_tokens
 from mechsteer.prompts.splits import PARTS, Fractions, Part, split_of
 
 _Rows = TypeVar("_Rows", bound="_Columns")
@@ -108,7 +108,7 @@ class PromptSet(_Columns):
         label: str | None = None,
     ) -> PromptSet:
         """From a file, a folder or a dataset (see `read_rows`); the arguments name the fields, which are the columns
-        of a dataset. Rows may also be plain strings.
+        of a dataset; "conversations.0.value" is a field within a field. Rows may also be plain strings.
 
         Raises DataError naming file and line.
         """
@@ -134,6 +134,23 @@ class PromptSet(_Columns):
         kept = fitted(self.texts, model, truncate, room=room)
         index = [i for i, text in enumerate(kept) if text is not None]
         return replace(self.take(index), texts=tuple(kept[i] or "" for i in index))
+
+    def of_length(self, model: Any, least: int = 1, most: int | None = None) -> PromptSet:
+        """Those of at least `least` and at most `most` tokens, a BOS counted. `model`: a model, or a tokenizer.
+
+        Raises DataError for a range without numbers, and where no text is of such a length.
+        """
+        if least < 0 or (most is not None and most < max(1, least)):
+            raise DataError(f"from {least} to {most} tokens", "give a least and a most, the first not above the second")
+        lengths = [n_tokens(text, model) for text in self.texts]
+        index = [i for i, n in enumerate(lengths) if n >= least and (most is None or n <= most)]
+        if not index:
+            raise DataError(
+                f"no text has {least} to {'any number of' if most is None else most} tokens; "
+                f"they have {min(lengths)} to {max(lengths)}",
+                "give another range, or more data",
+            )
+        return self.take(index)
 
     def _texts(self) -> Iterable[object]:
         return self.texts

@@ -191,3 +191,30 @@ def test_texts_fit_a_context_or_are_refused_left_out_or_cut():
         prompts.fit(Words(), "middle")
     with pytest.raises(DataError, match="room for 9 tokens leaves none"):
         prompts.fit(Words(), "left", room=9)
+
+
+def test_texts_by_their_length_in_tokens() -> None:
+    prompts = PromptSet(["a", "a b", "a b c", "a b c d"], labels=[1, 2, 3, 4])
+    words = SimpleNamespace(encode=str.split)  # a tokenizer
+    assert prompts.of_length(words, 2, 3).labels == (2, 3)
+    assert prompts.of_length(words, 3).labels == (3, 4)
+    assert prompts.of_length(words, most=1).texts == ("a",)
+    model = SimpleNamespace(to_tokens=lambda text, truncate: np.zeros((1, 1 + len(text.split()))))  # puts a BOS
+    assert prompts.of_length(model, 2, 3).labels == (1, 2)
+    with pytest.raises(DataError, match=r"no text has 5 to 9 tokens; they have 1 to 4"):
+        prompts.of_length(words, 5, 9)
+    for least, most in ((3, 2), (-1, None), (0, 0)):
+        with pytest.raises(DataError, match=f"from {least} to {most} tokens"):
+            prompts.of_length(words, least, most)
+
+
+def test_a_field_within_a_field(tmp_path) -> None:
+    path = tmp_path / "rows.jsonl"
+    talk = [{"from": "user", "value": "hello"}, {"from": "gpt", "value": "hi"}]
+    path.write_text(json.dumps({"talk": talk, "a.b": "dotted"}) + "\n" + json.dumps({"talk": talk[:1], "a.b": "x"}))
+    assert PromptSet.read(path, "talk.0.value").texts == ("hello", "hello")
+    assert PromptSet.read(path, "a.b").texts == ("dotted", "x")
+    with pytest.raises(DataError, match=r"line 2: there is no field 'talk.1.value'; there are \['talk', 'a.b'\]"):
+        PromptSet.read(path, "talk.1.value")
+    with pytest.raises(DataError, match=r"line 1: there is no field 'talk.-1.value'"):
+        PromptSet.read(path, "talk.-1.value")
