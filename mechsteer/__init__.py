@@ -49,6 +49,7 @@ What an intervention does
 Whole studies
     study, studies       train, evaluate, attribute and report in one call (on the command line: mechsteer study)
     suite                many models on many tasks, one table and one page
+    records              the log of runs, a database of them, an index of prompts;  Recorder, RunLog, open_database
     report               sections, figures, heatmaps;  show: a result as a notebook shows it
     errors               every error has a message and a hint
 """
@@ -99,6 +100,7 @@ _NAMES = {
         for name in ("atoms_of", "mixed", "mixture_weights", "gain_presets", "save_gain_preset")
     },
     "mix": "mechsteer.equaliser.mixing",
+    **{name: "mechsteer.records" for name in ("Recorder", "RunLog", "open_database", "PromptIndex")},
 }
 _MODULES = {  # rooms, and what lies in one but is asked for by its own name
     **{
@@ -116,7 +118,7 @@ _MODULES = {  # rooms, and what lies in one but is asked for by its own name
                 "features",
             ),
             *("models", "pocket", "probes", "prompts", "report", "runtime", "sharing", "signals", "steering", "tasks"),
-            *("studies", "topology", "training"),
+            *("records", "studies", "topology", "training"),
         )
     },
     **{name: f"mechsteer.steering.{name}" for name in ("calibration", "generation", "interventions")},

@@ -21,7 +21,7 @@ usage: mechsteer COMMAND [key=value ...]     mechsteer COMMAND --help     mechst
 
 {commands}
 
-All commands but models, mix, push and pull work on one run folder (out=runs/study), which keeps its settings: give it alone,
+All commands but models, configure, records, prompts, mix, push and pull work on one run folder (out=runs/study), which keeps its settings: give it alone,
 or with keys to change. A command runs what it needs first; what is done already is read back, and what a changed key
 concerns runs again. `mechsteer study --help` lists every key.
 
@@ -52,6 +52,30 @@ MIX_HELP = """  FILE                    a steering file with atoms (a dictionary
 
 A gain of 1 leaves an atom as it was trained, 0 silences it."""
 
+RECORDS_HELP = """  list [LOG|FOLDER ...]        the runs of logs (records.jsonl), by default of all below runs/
+  show RUN [LOG|FOLDER ...]    settings, figures and evaluations of one, by the beginning of its id
+  import LOG|FOLDER ...        logs into a database; what is there already is left as it is
+  database=embedded            of list and show: ask a database; of import: which (embedded, or postgresql://user@host/name)
+  folder=FOLDER                of the embedded database
+
+A run writes its log always, and into a database with records.database=embedded."""
+
+PROMPTS_HELP = """  SOURCE                  a .jsonl, .json, .csv, .txt, .parquet or .arrow file, or a folder of a Hugging Face dataset
+  out=FILE.jsonl          the prompts chosen, for data=FILE.jsonl
+  text=text               the column of the prompts (conversations.0.value: within one); group=, label=: others to keep
+  min_tokens= max_tokens= how long they are, as model=pocket reads them
+  n=100 seed=0            so many, drawn
+  like=FILE|TEXT          the n most like these instead, by the model's mean residuals, in a database of embeddings
+  endpoint=KIND,MODEL,URL by an endpoint's embeddings: openai,NAME,http://localhost:8000/v1 or ollama,NAME,http://localhost:11434
+  database=embedded       or postgresql://user@host/name (with pgvector);  folder=, index=: where, and by what name
+
+Repeats go first, then what is too short or long."""
+
+CONFIGURE_HELP = """  model=NAME     a bundled name, a Hugging Face folder, a hub name; its weights are not read
+  memory=GIB     of the machine that is to run it; by default what is free here
+  device=cuda    whose memory that is
+  out=FILE.yaml  for `mechsteer study config=FILE.yaml`; by default it is printed"""
+
 COMMANDS = {
     "study": "the whole loop, one report",
     **{name: declared.about for name, declared in STAGES.items()},
@@ -60,6 +84,9 @@ COMMANDS = {
     "dashboard": "all that is known of chosen SAE features, on one page (dashboard.features=[3,17])",
     "report": "write report.html again from what is done",
     "models": "list the bundled models",
+    "configure": "settings that fit a model and this machine's memory (model=...)",
+    "records": "what runs have recorded: list, show, import into a database",
+    "prompts": "choose prompts of a data set by length, likeness, chance: SOURCE out=FILE [key=value ...]",
     "mix": "the atoms of a steering file: gains, presets, and what they write: FILE [key=value ...]",
     "push": "a steering file as a folder, or on the Hugging Face hub, with a model card and a script: FILE TARGET",
     "pull": "a steering file from a folder or the hub, checked: SOURCE OUT",
@@ -114,8 +141,8 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if command in TRAVELS:
         return _travel(command, rest)
-    if command == "mix":
-        return _mix(rest)
+    if command in OWN_WORDS:
+        return OWN_WORDS[command](rest)
     flags = [word for word in rest if word.startswith("--")]
     for flag in flags:
         if flag.startswith(IMPORT):
@@ -148,8 +175,9 @@ def _help(command: str) -> str:
     if command in TRAVELS:
         words, about = TRAVELS[command]
         return f"mechsteer {command} {words}: {COMMANDS[command].partition(':')[0]}\n\n{about}"
-    if command == "mix":
-        return f"mechsteer mix FILE [key=value ...]: {COMMANDS[command].partition(':')[0]}\n\n{MIX_HELP}"
+    if command in OWN_HELP:
+        usage, more = OWN_HELP[command]
+        return f"mechsteer {command} {usage}: {COMMANDS[command].partition(': ')[0]}\n\n{more}"
     if command == "models":
         return f"mechsteer models: {COMMANDS[command]}"
     if command == "suite":
@@ -217,6 +245,32 @@ def _mix(words: list[str]) -> int:
     live = sys.stderr if sys.stderr.isatty() else None
     print(importlib.import_module("mechsteer.equaliser").mix_command(words, live))
     return 0
+
+
+def _records(words: list[str]) -> int:
+    print(importlib.import_module("mechsteer.records.command").records_command(words))
+    return 0
+
+
+def _prompts(words: list[str]) -> int:
+    print(importlib.import_module("mechsteer.records.prompts_command").prompts_command(words))
+    return 0
+
+
+def _configure(words: list[str]) -> int:
+    given = {key: value for key, _, value in (word.partition("=") for word in words)}
+    print(importlib.import_module("mechsteer.studies.configure").command(given))
+    return 0
+
+
+# commands that read their words themselves, and their usage and help
+OWN_WORDS = {"mix": _mix, "records": _records, "prompts": _prompts, "configure": _configure}
+OWN_HELP = {
+    "mix": ("FILE [key=value ...]", MIX_HELP),
+    "records": ("ACTION [FILE ...]", RECORDS_HELP),
+    "prompts": ("SOURCE out=FILE [key=value ...]", PROMPTS_HELP),
+    "configure": ("model=NAME [key=value ...]", CONFIGURE_HELP),
+}
 
 
 def _on_run(command: str, overrides: list[str], *, again: bool) -> int:

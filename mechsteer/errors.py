@@ -77,6 +77,14 @@ class JudgeError(MechsteerError):
     """A judge that could not be asked, or whose answer is none."""
 
 
+class DatabaseError(MechsteerError):
+    """A database that cannot be reached or started, that refused, or whose schema is of a later version."""
+
+
+class EmbeddingError(MechsteerError):
+    """An embedder that could not be asked, or whose answer is no embedding of what it was given."""
+
+
 class MechsteerWarning(UserWarning):
     """A result that can be had but not trusted as it is: a degenerate direction, words that never occur, a file unchecked."""
 

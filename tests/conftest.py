@@ -1,7 +1,9 @@
 """Test-wide settings. No `import mechsteer` here: run-time shape checking hooks in before the first import."""
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,25 @@ def _numbers_of_its_own():
     import torch
 
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def reachable(tmp_path_factory):
+    """A folder that the user can enter as whom PostgreSQL runs: for root not below pytest's own, which is root's alone."""
+    if os.geteuid():
+        yield tmp_path_factory.mktemp("postgres")
+        return
+    folder = Path(tempfile.mkdtemp(prefix="mechsteer-tests-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def server(reachable):
+    """The session's PostgreSQL."""
+    from mechsteer.records.embedded import EmbeddedServer
+
+    server = EmbeddedServer(reachable / "shared")
+    yield server
+    server.close()

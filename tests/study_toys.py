@@ -82,7 +82,7 @@ def stage_result(folder, name):
 
 def files(folder):
     """Everything but timings and what quotes them."""
-    skip = ("timings.json", "report.html", "report.md", "config.json", "results.json", "pages.json")
+    skip = ("timings.json", "report.html", "report.md", "config.json", "results.json", "pages.json", "records.jsonl")
     return {
         str(p.relative_to(folder)): p.read_bytes()
         for p in sorted(folder.rglob("*"))

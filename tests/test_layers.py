@@ -41,6 +41,7 @@ LAYER = {unit: number for number, units in enumerate(LAYERS) for unit in units}
 LATE_IMPORTS = (
     *("mechsteer", "mechsteer.cli", "mechsteer.features"),
     *("mechsteer.models.library", "mechsteer.features.sae_library"),
+    *("mechsteer.records", "mechsteer.records.library"),
 )
 OWNERS = {
     "transformer_lens": "mechsteer.models.library",
@@ -52,6 +53,7 @@ OWNERS = {
     "jinja2": "mechsteer.report.templates",
     "gguf": "mechsteer.steering.exports",
     "gradio": "mechsteer.lab",
+    **dict.fromkeys(("sqlalchemy", "alembic", "psycopg", "pgvector"), "mechsteer.records"),
 }
 # The one place that opens what others pickled, with the reader that runs nothing of it.
 DATA_READER, DATA_READING = "mechsteer.steering.imports", "weights_only"

@@ -190,6 +190,21 @@ class DashboardSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RecordsSettings:
+    """Where runs are recorded, beside their folder."""
+
+    database: str | None = setting(
+        None,
+        "embedded (a private PostgreSQL) | postgresql://user@host/name (the password in PGPASSWORD or ~/.pgpass) | "
+        "null: the log alone",
+        aside=True,
+    )
+    folder: str | None = setting(None, "of the embedded database; null: the user's own for data", aside=True)
+    log: str | None = setting(None, "a log for several runs; null: records.jsonl in the run folder", aside=True)
+    traces: bool = setting(True, "texts of traces too", aside=True)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All keys of a study."""
 
@@ -249,5 +264,6 @@ class Settings:
     probe: ProbeSettings = section(ProbeSettings, "the probe")
     topology: TopologySettings = section(TopologySettings, "trajectories")
     attribute: AttributeSettings = section(AttributeSettings, "what the adapter is made of")
+    records: RecordsSettings = section(RecordsSettings, "where runs are recorded")
     heatmap: HeatmapSettings = section(HeatmapSettings, "mechsteer heatmap")
     dashboard: DashboardSettings = section(DashboardSettings, "mechsteer dashboard")

@@ -6,18 +6,15 @@ by None, is asked again, and then the text is "unjudged": that is never a failur
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 from mechsteer.errors import ConfigError, DataError, JudgeError, MechsteerError
+from mechsteer.files.endpoints import ask, require_address
 from mechsteer.tasks import Item, Task
 
 Judge = Callable[[Item, str], bool | None]
@@ -106,8 +103,7 @@ class ChatJudge:
     max_tokens: int = 8
 
     def __post_init__(self) -> None:
-        if not self.url.startswith(("http://", "https://")):
-            raise ConfigError(f"{self.url!r} is no web address", "such as http://localhost:8000/v1")
+        require_address(self.url)
 
     def __call__(self, item: Item, text: str) -> bool:
         """Whether the model says yes."""
@@ -124,19 +120,11 @@ class ChatJudge:
             "temperature": 0,
             "max_tokens": self.max_tokens,
         }
-        headers = {"Content-Type": "application/json", "User-Agent": "mechsteer"}
-        if self.key_variable is not None:
-            if not (key := os.environ.get(self.key_variable)):
-                raise JudgeError(f"the variable {self.key_variable} is not set", "set it to the endpoint's key")
-            headers["Authorization"] = f"Bearer {key}"
         address = f"{self.url.rstrip('/')}/chat/completions"
-        request = urllib.request.Request(address, json.dumps(asked).encode("utf-8"), headers)
+        told = ask(address, asked, refusal=JudgeError, key_variable=self.key_variable, timeout_s=self.timeout_s)
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_s) as response:
-                content = json.load(response)["choices"][0]["message"]["content"]
-        except urllib.error.HTTPError as error:
-            raise JudgeError(f"{address} answers {error.code} {error.reason}", "look at its log") from error
-        except (OSError, ValueError, LookupError, TypeError) as error:
+            content = told["choices"][0]["message"]["content"]
+        except (LookupError, TypeError) as error:
             raise JudgeError(f"{address} gives no answer: {error}", "is it running, and OpenAI-compatible?") from error
         if not isinstance(content, str):
             raise JudgeError(f"{address} answers without text", "is it a chat model?")

@@ -105,6 +105,7 @@ class Run:
         self.files = Folder(settings, {name: stage.declared for name, stage in stages.items()})
         self.folder = self.files.path
         self.model_files: str | None = None  # of the model that was loaded
+        self.after_stage: Callable[[str, Any, float], None] | None = None  # name, result, seconds of one that was made
         self._steers = steers
         self._finished: dict[str, Finished] = {}
 
@@ -167,10 +168,13 @@ class Run:
         if content is not None and (why := self.files.stale(name, content, made_from)) is not None:
             self.say(f"{name} runs again: {why}")
             content = None
+        is_made = content is None
         if content is None:
             content = self._make(name, inputs, made_from)
-        self._finished[name] = self._read(name, content)
-        return self._finished[name]
+        finished = self._finished[name] = self._read(name, content)
+        if is_made and self.after_stage is not None:
+            self.after_stage(name, finished.result, self.timings().get(name, 0.0))
+        return finished
 
     def _read(self, name: str, content: Mapping[str, Any]) -> Finished:
         return Finished(result=from_plain(self.stages[name].kind, content["result"]), digest=outcome(content))

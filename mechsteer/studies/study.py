@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import as_tree, explicit
@@ -17,17 +14,18 @@ from mechsteer.errors import ConfigError
 from mechsteer.features import groups_for, sae_library
 from mechsteer.features.sae import load_sae
 from mechsteer.files import write_atomically
-from mechsteer.results import plain
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.files import load_steering
 from mechsteer.studies import attribute, evaluate, falsify, features, layers, measure, outcome, paths, traces, train
 from mechsteer.studies.graph import STAGES
+from mechsteer.studies.in_short import brief, to_json
 from mechsteer.studies.kept import SAE
 from mechsteer.studies.objectives import check_objective
 from mechsteer.studies.page import StageResults, page, verdict
 from mechsteer.studies.pages import versions, write_pages
 from mechsteer.studies.places import layers_tried, measured, observations, places, untrained
 from mechsteer.studies.problems import is_ready_made, metric_of
+from mechsteer.studies.recording import recorded
 from mechsteer.studies.run import Run, Say, Stage, open_run
 
 FUNCTIONS = {
@@ -48,7 +46,6 @@ FUNCTIONS = {
     "paths": paths.paths,
 }
 LEAST_SAMPLED = 3  # decoding seeds
-LONG = 100  # entries of a list that results.json leaves to the stage's own file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +84,10 @@ def opened(
 ) -> Iterator[Run]:
     """The run in a folder, with all stages of a study."""
     stages = {name: Stage(declared=declared, function=FUNCTIONS[name]) for name, declared in STAGES.items()}
-    with open_run(given, stages, steers=lambda traces: traces.steers, progress=progress, say=say, again=again) as run:
+    with (
+        open_run(given, stages, steers=lambda traces: traces.steers, progress=progress, say=say, again=again) as run,
+        recorded(run, "study"),
+    ):
         yield run
 
 
@@ -171,25 +171,3 @@ def told(run: Run) -> str | None:
     """The verdict in a sentence or three; None where nothing was steered or probed."""
     first = verdict(StageResults(**run.finished()), run.settings)
     return None if first is None else f"{first.statement} {first.more}".strip()
-
-
-def to_json(value: Any) -> str:
-    """Plain data as JSON text."""
-    return json.dumps(plain(value), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
-
-
-def brief(result: Any) -> Any:
-    """A result as plain data, for reading: without the long columns that only pictures need."""
-    return _short(plain(result))
-
-
-def _short(value: Any) -> Any:
-    if isinstance(value, pd.DataFrame):
-        return plain(value.to_dict("records"))
-    if isinstance(value, dict):
-        return {key: _short(item) for key, item in value.items() if not _is_long(item)}
-    return [_short(item) for item in value if not _is_long(item)] if isinstance(value, list) else value
-
-
-def _is_long(value: Any) -> bool:
-    return isinstance(value, list) and len(value) > LONG

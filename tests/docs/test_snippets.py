@@ -19,9 +19,14 @@ from mechsteer.adapters import registry
 from mechsteer.cli import COMMANDS, FLAGS, IMPORT, SUITE
 from mechsteer.configs.settings import apart, explicit
 from mechsteer.equaliser import MixCommand
+from mechsteer.records import embedded
+from mechsteer.records.command import RecordsCommand
+from mechsteer.records.prompts_command import PromptsCommand
+from mechsteer.studies import configure
 
 NOT_RUN = {"docs/guides/study.md": 1}  # page -> Python blocks that are not run: a study takes its time
 NEEDS_SAE_LENS = ("docs/guides/sae.md",)
+NEEDS_DATABASE = ("docs/guides/records.md",)  # the embedded one is then that of the tests
 LANGUAGES = {"python", "console", "sh", "text", "json", "yaml"}
 _CHECKER = doctest.OutputChecker()
 
@@ -39,9 +44,12 @@ def _as_a_reader(monkeypatch, tmp_path):
 
 @pytest.mark.usefixtures("_as_a_reader")
 @pytest.mark.parametrize("name", PAGES)
-def test_every_python_block_runs_and_prints_what_the_page_shows(name):
+def test_every_python_block_runs_and_prints_what_the_page_shows(name, request, monkeypatch):
     if name in NEEDS_SAE_LENS:
         extras.require_sae_lens()
+    if name in NEEDS_DATABASE:
+        folder = request.getfixturevalue("server").folder
+        monkeypatch.setattr(embedded, "default_folder", lambda: folder)
     names: dict = {"__name__": "page"}
     for block in blocks(PAGES[name]):
         if block.language != "python" or block.not_run:
@@ -87,6 +95,12 @@ def test_every_command_is_one(name):
                 assert set(flags) <= {*FLAGS, "--help"}, line
                 if words[1] == "mix":
                     MixCommand.of(settings)
+                elif words[1] == "records":
+                    RecordsCommand.of(settings)
+                elif words[1] == "prompts":
+                    PromptsCommand.of(settings)
+                elif words[1] == "configure":
+                    assert {word.partition("=")[0] for word in settings} <= {*configure.KEYS}, line
                 elif words[1] == "suite":
                     apart([word for word in settings if not word.startswith("config=")], SUITE)
                 elif "--multirun" not in flags:
