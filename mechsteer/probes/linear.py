@@ -90,7 +90,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     def fit(self, X: Float[ndarray, "n_samples d_model"], y: ndarray | None = None) -> LinearProbe:
         """Fit on activations [n_samples d_model] and labels [n_samples] of two classes, which have to be given."""
         _require_rows(X)
-        _require_labels(X, y)
+        y = _labels(X, y)
         X, y = _validate(self, X, y, dtype=(np.float64, np.float32))
         check_classification_targets(y)
         if self.kind not in KINDS:
@@ -184,17 +184,19 @@ def _require_rows(X: Any) -> None:
             f"the activations have shape {tuple(X.shape)}, a probe takes [n_samples d_model]",
             "Reshape your data: one row per sample, of each text one token or their mean",
         )
-    values = np.asarray(X)
-    bad = ~np.isfinite(values).all(1) if values.dtype.kind == "f" and values.size else np.zeros(0, dtype=bool)
-    if bad.any():
+    values: ndarray = np.asarray(X)
+    if values.dtype.kind != "f" or not values.size:
+        return
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
         raise NonFiniteError(
-            f"{bad.sum()} of {len(bad)} rows hold NaN or infinity, the first is row {bad.argmax()}",
+            f"{len(bad)} of {len(values)} rows hold NaN or infinity, the first is row {bad[0]}",
             "leave these rows out, or load the model in float32: half precision overflows",
         )
 
 
-def _require_labels(X: Any, y: Any) -> None:
-    """Raise DataError without labels, and where there is not one per row."""
+def _labels(X: Any, y: Any) -> Any:
+    """The labels. Raises DataError without any, and where there is not one per row."""
     if y is None:
         raise DataError(
             "LinearProbe requires y to be passed, but the target y is None",
@@ -203,6 +205,7 @@ def _require_labels(X: Any, y: Any) -> None:
     n_rows, n_labels = _length(X), _length(y)
     if None not in (n_rows, n_labels) and n_rows != n_labels:
         raise DataError(f"{n_rows} rows of activations and {n_labels} labels", "give a label per row")
+    return y
 
 
 def _length(values: Any) -> int | None:

@@ -18,6 +18,7 @@ from mechsteer.studies.desk import Desk
 from mechsteer.studies.problems import Problems
 from mechsteer.training import FitResult
 
+Scores = Sequence[float] | np.ndarray  # one per problem
 N_TEST = 64  # test problems that are named: how many will be asked is not the training's to know
 
 
@@ -33,9 +34,7 @@ def data_of(desk: Desk, problems: Problems, fitted: FitResult) -> dict[str, str]
     return {**found, "rows trained on, as token ids": fitted.data_hash}
 
 
-def metrics_of(
-    fitted: FitResult, metric: str, scores: Sequence[float] = (), base: Sequence[float] = ()
-) -> dict[str, Interval]:
+def metrics_of(fitted: FitResult, metric: str, scores: Scores = (), base: Scores = ()) -> dict[str, Interval]:
     """Name -> figure with its 95 % interval: scores on dev with and without it where it was asked, and its dev loss."""
     found = {}
     name = f"{metric.replace('_', ' ')} on dev, on which it was chosen"
@@ -49,7 +48,7 @@ def metrics_of(
     return found
 
 
-def mean_interval(scores: Sequence[float], *, is_share: bool) -> Interval:
+def mean_interval(scores: Scores, *, is_share: bool) -> Interval:
     """Mean of one score per problem with its 95 % interval: Wilson's of a share, else Student's.
 
     >>> print(mean_interval([1, 1, 1, 1], is_share=True))
