@@ -52,6 +52,7 @@ class Gru(Booster):
     """
 
     stateful, has_gate = True, True
+    default_lr = 3e-3
 
     def __init__(
         self,
