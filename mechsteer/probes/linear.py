@@ -96,7 +96,7 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
         if self.kind not in KINDS:
             raise ConfigError(f"probe kind is {self.kind!r}.", f"known kinds are {', '.join(KINDS)}.")
         X = X.astype(np.float64, copy=False)
-        self.classes_, labels = np.unique(y, return_inverse=True)
+        self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
         if len(self.classes_) != 2:
             shown = ", ".join(map(str, self.classes_[:5]))
             # The wording up to the hint is what scikit-learn's estimator checks look for.
