@@ -61,6 +61,8 @@ SMALL = [
     *("probe.n_boot=50", "probe.n_splits=3", "attribute.n_prompts=8", "attribute.k=[1,4]"),
     *("attribute.nulls=6", "attribute.nulls_run=2", "attribute.outcome_nulls=1", "attribute.n_paths=4", "sae.seeds=2"),
     *("topology.n_points=16", "max_new_tokens=120"),
+    *("paired.n_problems=6", "paired.n_features=2", "paired.n_directions=2", "rank.n=2", "rank.n_dev=4"),
+    *("rank.n_problems=4", "rank.n_random=2", "sheet.n_prompts=1", "sheet.max_new_tokens=8"),
 ]
 TEXTS = [  # the same on free texts
     *(option for option in SMALL if not option.startswith(("max_new", "topology", "adapter.epochs"))),

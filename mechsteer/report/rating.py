@@ -18,7 +18,6 @@ from mechsteer.errors import FileFormatError
 from mechsteer.evaluation.sheets import Sheet
 from mechsteer.files import write_atomically
 from mechsteer.report.escaping import escape_lines
-from mechsteer.report.tables import number
 from mechsteer.report.templates import render
 
 SCALE = (1, 2, 3, 4, 5)
@@ -81,15 +80,25 @@ def read_ratings(path: str | Path) -> dict[str, float]:
     return {str(key): float(value) for key, value in ratings.items()}
 
 
+def strength(gamma: float) -> str:
+    """A strength as short as it was given.
+
+    >>> strength(-4.0), strength(0.25)
+    ('−4', '0.25')
+    """
+    return f"{gamma:g}".replace("-", "−")
+
+
 def _page(sheet: Sheet, *, blind: bool, question: str) -> str:
     rows: list[dict[str, Any]] = [
         {
+            "number": row + 1,
             "prompt": Markup(escape_lines(prompt)),
             "texts": [
                 {
-                    "name": text.letter if blind else f"γ = {number(text.gamma)}",
+                    "name": text.letter if blind else f"γ = {strength(text.gamma)}",
                     "key": f"{row} {text.letter}",
-                    "text": Markup(escape_lines(text.text)),
+                    "text": Markup(escape_lines(text.text.strip() or "(nothing was written)")),
                 }
                 for text in sheet.at(row, blind=blind)
             ],

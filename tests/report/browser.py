@@ -24,10 +24,15 @@ _PROBE = """<script>addEventListener('load', () => setTimeout(() => {
 
 def laid_out(page: str, folder: Path, width: int) -> dict:
     """What a window of `width` pixels shows of a page: elements that are too wide, tokens on two lines."""
+    return found_by(_PROBE, page, folder, width)
+
+
+def found_by(probe: str, page: str, folder: Path, width: int = 900) -> dict:
+    """What a script, put at the end of the page, writes as JSON into an element of the id "found"."""
     assert BROWSER is not None
     page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", page)  # for the script that measures
     path = folder / "page.html"
-    path.write_text(page.replace("</body>", _PROBE), encoding="utf-8")
+    path.write_text(page.replace("</body>", probe), encoding="utf-8")
     switches = "headless no-sandbox disable-gpu no-first-run disable-background-networking hide-scrollbars"
     command = [
         BROWSER,

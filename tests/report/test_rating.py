@@ -14,6 +14,7 @@ from mechsteer.evaluation.sheets import GAMMAS, Sheet, SheetText, sheet
 from mechsteer.report.rating import rating_html, read_ratings, sheet_html, write_sheet
 from mechsteer.results import from_json, to_json
 from mechsteer.tokens import continuation_text
+from tests.report.browser import BROWSER, found_by
 
 HOSTILE = '</div><script>alert("x")</script>\n"><img src=x onerror=alert(1)>'
 
@@ -70,6 +71,32 @@ def test_the_form_tells_nothing_of_strengths(made):
     assert len(orders) > 1  # drawn for each prompt
     assert "http" not in page
     assert "γ = −4" in sheet_html(made)
+
+
+FILLED = """<script>addEventListener('load', () => {
+  const found = {told: [document.getElementById('told').textContent]};
+  URL.createObjectURL = blob => { blob.text().then(text => {
+    found.saved = JSON.parse(text);
+    found.told.push(document.getElementById('told').textContent);
+    document.body.innerHTML = '<pre id="found"></pre>';
+    document.getElementById('found').textContent = JSON.stringify(found);
+  }); return '#'; };
+  for (const [name, value] of [['0 A', 4], ['2 C', 1], ['0 A', 5]])
+    document.querySelector(`input[name="${name}"][value="${value}"]`).click();
+  found.told.push(document.getElementById('told').textContent);
+  document.querySelector('button').click();
+})</script></body>"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="needs Chromium, as scripts/screenshot.py does")
+def test_the_form_counts_and_saves_what_is_rated(made, tmp_path):
+    found = found_by(FILLED, rating_html(made), tmp_path)
+    assert found["saved"] == {"ratings": {"0 A": 5, "2 C": 1}}
+    assert found["told"] == [
+        "0 of 20 texts are rated",
+        "2 of 20 texts are rated",
+        "2 of 20 texts are rated; saved as ratings.json",
+    ]
 
 
 def test_ratings_come_back_by_strength(made, tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 from mechsteer.evaluation import LEAST_CONTROLS, FeatureSweep, Outcome, PairedOutcomes, Sheet
 from mechsteer.report.blocks import Block, Code, Details, Note, Text
 from mechsteer.report.comparing import ComparedTexts
+from mechsteer.report.rating import strength
 from mechsteer.report.report import Section
 from mechsteer.report.sections.units import unit_of
 from mechsteer.report.sections.words import Cells, p_value
@@ -40,7 +41,9 @@ def outcomes(result: PairedOutcomes, *, steered_by: str = "", judge: str = "", k
     if own.unjudged:
         blocks.append(Note(f"{own.unjudged} pairs could not be judged: they are part of no rate or test.", "warning"))
     rows = [_row(own.name, [own]), *(_row(f"{p}s, mean", of) for p in KINDS if (of := _of(result, p)))]
-    caption = "Steered against base, as means per problem; net: (success − failure) / judged"
+    caption = (
+        "What became of the pairs; net: (success − failure) / judged, with its 95 % interval; length: steered − base"
+    )
     blocks.append(Table(rows, caption=caption, highlight=0))
     if result.controls:
         every = Table([_row(c.name, [c]) for c in result.controls], caption="Every control on the same problems")
@@ -59,22 +62,31 @@ def counted(own: Outcome, judge: str = "") -> str:
         change = unit_of("accuracy").changed(own.comparison.difference)
         told += f" Accuracy changes by {change}, McNemar p = {p_value(own.comparison.p_value)}."
     lengths = own.lengths.difference
-    share = f", {100 * lengths.value / before:+.1f} %" if (before := own.base_length) > 0 else ""
+    share = ""
+    if own.base_length > 0:
+        relative = 100 * lengths.value / own.base_length
+        share = f", {'+' if relative > 0 else ''}{decimal(relative, 1)} %"
     return f"{told} Answers change by {_signed(lengths)} tokens{share}."
 
 
 def beside(result: PairedOutcomes, prefix: str) -> str:
     """What controls of a kind do."""
-    found = _of(result, prefix)
+    found, own = _of(result, prefix), result.steered
     nets = [c.net for c in found if not math.isnan(c.net)]
     lengths = [c.lengths.difference.value for c in found]
-    points = unit_of("accuracy")
-    spread = f"{points.score(min(nets))} to {points.score(max(nets))}" if nets else "undefined"
+    as_well = sum(net >= own.net for net in nets)
+    as_much = sum(abs(length) >= abs(own.lengths.difference.value) for length in lengths)
+    spread = f"{_points(min(nets))} to {_points(max(nets))} points" if nets else "undefined"
     return (
-        f"{len(found)} {prefix}s of equal norm: net {spread}, p = {p_value(result.p_value(prefix))} that one does as well; "
-        f"length {decimal(min(lengths), 1)} to {decimal(max(lengths), 1)} tokens, p = {p_value(result.p_length(prefix))} "
-        "that one changes it as much."
+        f"{len(found)} {prefix}s of equal norm: net {spread}; {as_well} do at least as well "
+        f"(p = {p_value(result.p_value(prefix))}). They change the length by {decimal(min(lengths), 1)} to "
+        f"{decimal(max(lengths), 1)} tokens; {as_much} change it as much, to either side "
+        f"(p = {p_value(result.p_length(prefix))})."
     )
+
+
+def _points(net: float) -> str:
+    return unit_of("accuracy").score(net).removesuffix(" %")
 
 
 def _of(result: PairedOutcomes, prefix: str) -> list[Outcome]:
@@ -91,16 +103,16 @@ def _row(name: str, found: Sequence[Outcome]) -> Cells:
         "success": _mean(found, "success"),
         "failure": _mean(found, "failure"),
         "unchanged": _mean(found, "unchanged"),
-        "net, points": points.score(net).removesuffix(" %") if difference is None else points.change(difference),
+        "net, points": _points(net) if difference is None else points.change(difference),
         "length, tokens": _signed(found[0].lengths.difference)
         if one is not None
         else decimal(float(np.mean([c.lengths.difference.value for c in found])), 1),
     }
 
 
-def _mean(found: Sequence[Outcome], name: str) -> float:
+def _mean(found: Sequence[Outcome], name: str) -> str:
     values = [getattr(outcome, name) for outcome in found]
-    return values[0] if len(values) == 1 else float(np.mean(values))
+    return str(values[0]) if len(values) == 1 else decimal(float(np.mean(values)), 1)
 
 
 def _texts(result: PairedOutcomes) -> list[Block]:
@@ -188,13 +200,15 @@ def texts(
         )
     if ratings:
         rows = [
-            {"γ": gamma, "mean rating": mean, "texts rated": n}
+            {"γ": strength(gamma), "mean rating": mean, "texts rated": n}
             for gamma, (mean, n) in sorted(result.rated(ratings).items())
         ]
         blocks.append(Table(rows, caption="Ratings by strength; the rater knew letters alone"))
     elif command:
         blocks.append(Text(f"Nothing is rated yet: {command} shows here what the form saved."))
     for i, prompt in enumerate(result.prompts[:N_SHOWN]):
-        rows = [{"γ": number(text.gamma), "text": text.text.strip() or "nothing was written"} for text in result.at(i)]
+        rows = [
+            {"γ": strength(text.gamma), "text": text.text.strip() or "nothing was written"} for text in result.at(i)
+        ]
         blocks.append(Details(f"Prompt {i + 1}", [Code(prompt), Table(rows, caption="What follows at every strength")]))
     return [Section(SHEET, blocks)]
