@@ -90,13 +90,12 @@ class LinearProbe(ClassifierMixin, BaseEstimator):
     def fit(self, X: Float[ndarray, "n_samples d_model"], y: ndarray | None = None) -> LinearProbe:
         """Fit on activations [n_samples d_model] and labels [n_samples] of two classes, which have to be given."""
         _require_rows(X)
-        y = _labels(X, y)
-        X, y = _validate(self, X, y, dtype=(np.float64, np.float32))
-        check_classification_targets(y)
+        X, labelled = _validate(self, X, _labels(X, y), dtype=(np.float64, np.float32))
+        check_classification_targets(labelled)
         if self.kind not in KINDS:
             raise ConfigError(f"probe kind is {self.kind!r}.", f"known kinds are {', '.join(KINDS)}.")
         X = X.astype(np.float64, copy=False)
-        self.classes_, labels = np.unique(np.asarray(y), return_inverse=True)
+        self.classes_, labels = np.unique(labelled, return_inverse=True)
         if len(self.classes_) != 2:
             shown = ", ".join(map(str, self.classes_[:5]))
             # The wording up to the hint is what scikit-learn's estimator checks look for.

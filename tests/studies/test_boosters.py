@@ -1,5 +1,8 @@
 """Boosters by their names in a study's training."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from study_toys import TEXTS, prompts_file, stage_result
 
@@ -42,6 +45,7 @@ def test_trained_by_name(run, kind, options, expected):
 
 def test_the_file_tells_what_it_was_made_from_and_how_it_did(run, tmp_path):
     """Hashes are the report's, figures have intervals, and one's own file is told on as it tells of itself."""
+    run = Path(shutil.copytree(run, tmp_path / "run"))  # its settings are kept in it
     options = [
         "adapter.kind=drab",
         "adapter.args={}",
