@@ -40,7 +40,8 @@ def makes(shop: Workshop) -> dict[str, Make]:
         ),
         "drab": ("drab", {"d_hidden": s["d_hidden"]}),
         "hybrid": ("drab", {"d_hidden": s["d_hidden"], "form": "hybrid"}),
-        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"], "normalise": "rms"}),
+        # the answer was computed with routers that read activations as they are; the default has been "rms" since
+        "dictionary": ("dictionary", {"n_atoms": s["n_atoms"], "normalise": "none"}),
         "gated": ("gated", {"d_hidden": s["d_hidden"]}),
     }
     return {
