@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from mechsteer.attribution.checking import really_run
-from mechsteer.attribution.crossfit import resampled
+from mechsteer.attribution.crossfit import redrawn
 from mechsteer.attribution.effect_attribution import COLUMNS, EffectAttribution, EffectSettings
 from mechsteer.attribution.gradients import Steps
 from mechsteer.attribution.ground import Ground, cancelled, effect_ground
@@ -135,7 +135,7 @@ def attribute_on(
     contributions, rest = by_prompt.mean(0), float(left.mean())
     size = float(contributions.abs().sum()) + abs(rest)
     reason = ground.reason or cancelled(total, size)
-    draws = resampled(ground.group_of, ground.fold_of, N_DRAWS, ground.seed)
+    draws = redrawn(ground.group_of, ground.fold_of, N_DRAWS, ground.seed)
     procedure = Procedure(recorded, atoms, select, ground.group_of, ground.fold_of, sizes, draws)
     order = by_prompt.mean(0).abs().argsort(descending=True, stable=True)
     illusions = torch.zeros(len(basis), dtype=torch.bool)

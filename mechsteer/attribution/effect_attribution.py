@@ -28,7 +28,7 @@ COLUMNS = (
     "k",
     "energy",
     *(f"{name}{end}" for name in _WITH_INTERVAL for end in ("", "_low", "_high")),
-    *("off", "recorded", "p", "p_holm", "p_run"),
+    *("off", "recorded", "chosen_again", "p", "p_holm", "p_run"),
 )
 
 
@@ -73,13 +73,16 @@ class EffectAttribution(Result):
     `check`: one row per k, cross-fitted (selected on some contexts, checked on the others):
 
     sufficiency, necessity     effect of the kept part / total, 1 − effect of the rest / total; the model really ran.
-                               Intervals (_low, _high) are of what this procedure, given the contexts that a selection
-                               has here, recovers on new ones: bootstrap over groups that selects anew each time
+                               Intervals (_low, _high) are of these directions on new contexts: the sets chosen
+                               here, one for each fold, are held fixed; Student's t over groups (`intervals`)
+    chosen_again               share of these directions that are chosen again on other contexts of the same kind, drawn
+                               from these with replacement: how stable the selection is
     off                        |1 − sufficiency|: too much is as wrong as too little
     energy                     share of Σ‖delta‖² kept
     null_sufficiency, null_necessity   the same in `nulls_run` meaningless bases, really run: mean and 95 % range; own less
                                own − null on the contexts where these ran, in units of the effect on all contexts
-    beyond_null, necessity_beyond_null own − the mean null, with an interval over contexts and null draws
+    beyond_null, necessity_beyond_null own − the mean null, with an interval of these directions over new contexts and
+                               new null bases
     recorded, recorded_null    sufficiency by projections of recorded gradients: own; mean and 95 % range of `nulls`
     p, p_holm                  rank of |1 − recorded| among the nulls: (1 + nulls as good) / (1 + nulls); Holm over k
     p_run                      the same of the model's runs
