@@ -139,6 +139,7 @@ def attribute_on(
     procedure = Procedure(recorded, atoms, select, ground.group_of, ground.fold_of, sizes, draws)
     order = by_prompt.mean(0).abs().argsort(descending=True, stable=True)
     illusions = torch.zeros(len(basis), dtype=torch.bool)
+    numbers = torch.zeros(0, 0, dtype=torch.long)
     spans, null_spans = torch.zeros(0, basis.d_model), torch.zeros(0, 0, basis.d_model)
     check = pd.DataFrame([{"k": size} for size in sizes], columns=list(COLUMNS))
     if not reason:
@@ -150,6 +151,7 @@ def attribute_on(
         order = torch.cat([first, order[~torch.isin(order, first)]])
         illusions[whole.number] = suspected(whole, picked, recorded.linear)
         chosen = procedure.chosen(found)
+        numbers = found.number[torch.cat(chosen)]
         own = really_run(runner, base.numpy(), found, chosen, ground.fold_of, sizes)
         rows, few = ground.part(null_contexts if nulls_run else len(effect))
         drawn = run_nulls(
@@ -175,6 +177,7 @@ def attribute_on(
         residual_contribution=rest,
         linear=float(recorded.linear.mean()),
         order=order,
+        chosen=numbers,
         illusions=illusions,
         spans=spans.float(),
         null_spans=null_spans.float(),

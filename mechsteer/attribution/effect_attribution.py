@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.bases import Basis, NullKind
@@ -65,6 +65,7 @@ class EffectAttribution(Result):
     the whole of gradient x delta, residual included, in units of the metric; `residual_contribution`: that of what the
     directions leave of the delta. `order`: directions as selected from all contexts, by falling |share| behind those.
     `illusions` [n_dirs]: its share may be one that the rest of the delta takes back (see `attribution.illusions`).
+    `chosen`: numbers of the directions chosen without fold 0, without fold 1, ..., best first: what intervals are about.
     `spans`: orthonormal rows, the first j of which span the first j directions (as compared with nulls); `null_spans`: the same of the meaningless
     bases that were really run (both for other checks of the same selection, such as `evaluation.evaluate_parts`).
     `steps`: gradients taken along the way to the steered run, at most. `noise`: mean over prompts of the difference
@@ -105,6 +106,7 @@ class EffectAttribution(Result):
     residual_contribution: float
     linear: float
     order: Tensor
+    chosen: Int[Tensor, "n_folds k"]
     illusions: Bool[Tensor, " n_dirs"]
     spans: Float[Tensor, "k d_model"]
     null_spans: Float[Tensor, "n_nulls k d_model"]
@@ -186,7 +188,8 @@ class EffectAttribution(Result):
         return (
             f"{name[0].upper()}{name[1:]} says more than noise about the effect of this intervention on {metric}: "
             f"its top {self.better_than_noise[0]} alone recover {row['sufficiency']:.2f} "
-            f"[{row['sufficiency_low']:.2f}, {row['sufficiency_high']:.2f}] of it on contexts they were not selected on, "
+            f"[{row['sufficiency_low']:.2f}, {row['sufficiency_high']:.2f}] of it on contexts they were not selected on "
+            "(95 % interval of these directions, on new contexts), "
             f"meaningless bases {row['null_sufficiency']:.2f} [{row['null_sufficiency_low']:.2f}, "
             f"{row['null_sufficiency_high']:.2f}] (p = {row['p_holm']:.3f} after Holm over k)."
         )
