@@ -24,17 +24,9 @@ class Checked:
     left: Curves  # of what the projection leaves
     energy: Float[np.ndarray, " n_sizes"]  # share of Σ‖delta‖² kept
 
-    def sufficiency(self, whole: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """Effect of the kept part / of the whole [n_contexts], at each size; per row of `weights` if given."""
-        return _mean(self.kept, weights) / _mean(whole[:, None], weights)
-
-    def necessity(self, whole: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-        """1 − effect of what is left / of the whole."""
-        return 1 - _mean(self.left, weights) / _mean(whole[:, None], weights)
-
-
-def _mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    return values.mean(0) if weights is None else weights @ values
+    def parts(self, whole: np.ndarray) -> dict[str, Curves]:
+        """Of which the shares are made: effect of the kept part, and of the whole [n_contexts] less that of the rest."""
+        return {"sufficiency": self.kept, "necessity": whole[:, None] - self.left}
 
 
 def really_run(

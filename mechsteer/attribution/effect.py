@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 
 from mechsteer.attribution.checking import really_run
-from mechsteer.attribution.crossfit import resampled
+from mechsteer.attribution.crossfit import redrawn
 from mechsteer.attribution.effect_attribution import COLUMNS, EffectAttribution, EffectSettings
 from mechsteer.attribution.gradients import Steps
 from mechsteer.attribution.ground import Ground, cancelled, effect_ground
@@ -135,10 +135,11 @@ def attribute_on(
     contributions, rest = by_prompt.mean(0), float(left.mean())
     size = float(contributions.abs().sum()) + abs(rest)
     reason = ground.reason or cancelled(total, size)
-    draws = resampled(ground.group_of, ground.fold_of, N_DRAWS, ground.seed)
+    draws = redrawn(ground.group_of, ground.fold_of, N_DRAWS, ground.seed)
     procedure = Procedure(recorded, atoms, select, ground.group_of, ground.fold_of, sizes, draws)
     order = by_prompt.mean(0).abs().argsort(descending=True, stable=True)
     illusions = torch.zeros(len(basis), dtype=torch.bool)
+    numbers = torch.zeros(0, 0, dtype=torch.long)
     spans, null_spans = torch.zeros(0, basis.d_model), torch.zeros(0, 0, basis.d_model)
     check = pd.DataFrame([{"k": size} for size in sizes], columns=list(COLUMNS))
     if not reason:
@@ -150,6 +151,7 @@ def attribute_on(
         order = torch.cat([first, order[~torch.isin(order, first)]])
         illusions[whole.number] = suspected(whole, picked, recorded.linear)
         chosen = procedure.chosen(found)
+        numbers = found.number[torch.cat(chosen)]
         own = really_run(runner, base.numpy(), found, chosen, ground.fold_of, sizes)
         rows, few = ground.part(null_contexts if nulls_run else len(effect))
         drawn = run_nulls(
@@ -175,6 +177,7 @@ def attribute_on(
         residual_contribution=rest,
         linear=float(recorded.linear.mean()),
         order=order,
+        chosen=numbers,
         illusions=illusions,
         spans=spans.float(),
         null_spans=null_spans.float(),

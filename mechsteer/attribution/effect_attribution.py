@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.bases import Basis, NullKind
@@ -28,7 +28,7 @@ COLUMNS = (
     "k",
     "energy",
     *(f"{name}{end}" for name in _WITH_INTERVAL for end in ("", "_low", "_high")),
-    *("off", "recorded", "p", "p_holm", "p_run"),
+    *("off", "recorded", "chosen_again", "p", "p_holm", "p_run"),
 )
 
 
@@ -65,6 +65,7 @@ class EffectAttribution(Result):
     the whole of gradient x delta, residual included, in units of the metric; `residual_contribution`: that of what the
     directions leave of the delta. `order`: directions as selected from all contexts, by falling |share| behind those.
     `illusions` [n_dirs]: its share may be one that the rest of the delta takes back (see `attribution.illusions`).
+    `chosen`: numbers of the directions chosen without fold 0, without fold 1, ..., best first: what intervals are about.
     `spans`: orthonormal rows, the first j of which span the first j directions (as compared with nulls); `null_spans`: the same of the meaningless
     bases that were really run (both for other checks of the same selection, such as `evaluation.evaluate_parts`).
     `steps`: gradients taken along the way to the steered run, at most. `noise`: mean over prompts of the difference
@@ -73,13 +74,16 @@ class EffectAttribution(Result):
     `check`: one row per k, cross-fitted (selected on some contexts, checked on the others):
 
     sufficiency, necessity     effect of the kept part / total, 1 − effect of the rest / total; the model really ran.
-                               Intervals (_low, _high) are of what this procedure, given the contexts that a selection
-                               has here, recovers on new ones: bootstrap over groups that selects anew each time
+                               Intervals (_low, _high) are of these directions on new contexts: the sets chosen
+                               here, one for each fold, are held fixed; Student's t over groups (`intervals`)
+    chosen_again               share of these directions that are chosen again on other contexts of the same kind, drawn
+                               from these with replacement: how stable the selection is
     off                        |1 − sufficiency|: too much is as wrong as too little
     energy                     share of Σ‖delta‖² kept
     null_sufficiency, null_necessity   the same in `nulls_run` meaningless bases, really run: mean and 95 % range; own less
                                own − null on the contexts where these ran, in units of the effect on all contexts
-    beyond_null, necessity_beyond_null own − the mean null, with an interval over contexts and null draws
+    beyond_null, necessity_beyond_null own − the mean null, with an interval of these directions over new contexts and
+                               new null bases
     recorded, recorded_null    sufficiency by projections of recorded gradients: own; mean and 95 % range of `nulls`
     p, p_holm                  rank of |1 − recorded| among the nulls: (1 + nulls as good) / (1 + nulls); Holm over k
     p_run                      the same of the model's runs
@@ -102,6 +106,7 @@ class EffectAttribution(Result):
     residual_contribution: float
     linear: float
     order: Tensor
+    chosen: Int[Tensor, "n_folds k"]
     illusions: Bool[Tensor, " n_dirs"]
     spans: Float[Tensor, "k d_model"]
     null_spans: Float[Tensor, "n_nulls k d_model"]
@@ -183,7 +188,8 @@ class EffectAttribution(Result):
         return (
             f"{name[0].upper()}{name[1:]} says more than noise about the effect of this intervention on {metric}: "
             f"its top {self.better_than_noise[0]} alone recover {row['sufficiency']:.2f} "
-            f"[{row['sufficiency_low']:.2f}, {row['sufficiency_high']:.2f}] of it on contexts they were not selected on, "
+            f"[{row['sufficiency_low']:.2f}, {row['sufficiency_high']:.2f}] of it on contexts they were not selected on "
+            "(95 % interval of these directions, on new contexts), "
             f"meaningless bases {row['null_sufficiency']:.2f} [{row['null_sufficiency_low']:.2f}, "
             f"{row['null_sufficiency_high']:.2f}] (p = {row['p_holm']:.3f} after Holm over k)."
         )

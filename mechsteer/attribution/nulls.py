@@ -16,13 +16,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.attribution.checking import Checked, really_run
-from mechsteer.attribution.crossfit import counted_twice, crossfitted, selected
+from mechsteer.attribution.crossfit import Repeated, crossfitted, repeated, selected
 from mechsteer.attribution.gradients import Recorded
 from mechsteer.attribution.replay import Runner
 from mechsteer.attribution.selection import Evidence, Selection, evidence, kept, spanned, weighted
 from mechsteer.bases import Basis, NullKind, meaningless
 
-N_DRAWS = 200  # of a bootstrap that selects anew in every resample
+N_DRAWS = 200  # of other contexts, to select on
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Procedure:
     group_of: np.ndarray
     fold_of: np.ndarray
     sizes: tuple[int, ...]
-    resamples: Float[Tensor, "n_draws n_contexts"]
+    draws: Float[Tensor, "n_folds n_draws n_contexts"]  # see `crossfit.redrawn`
 
     def evidence(self, basis: Basis) -> Evidence:
         """What `basis` makes of the recorded gradients."""
@@ -43,7 +43,7 @@ class Procedure:
 
     def curve(self, found: Evidence) -> np.ndarray:
         """Cross-fitted sufficiency [n_sizes] by recorded gradients."""
-        return crossfitted(found, self.fold_of, self.sizes, self.select)[0].numpy()
+        return crossfitted(found, self.fold_of, self.sizes, self.select).numpy()
 
     def chosen(self, found: Evidence) -> list[Tensor]:
         """The directions of every fold, selected on the others."""
@@ -58,15 +58,9 @@ class Procedure:
         """Orthonormal rows [k d_model]: the first j span the first j directions of `picked`."""
         return spanned(found, self.picked(found))[0]
 
-    def reselected(self, found: Evidence, chosen: list[Tensor]) -> np.ndarray:
-        """[n_draws n_sizes]: how far selecting anew in each resample moves its sufficiency, to first order."""
-        anew = crossfitted(found, self.fold_of, self.sizes, self.select, self.resamples)
-        return (anew - crossfitted(found, self.fold_of, self.sizes, self.select, self.resamples, chosen)).numpy()
-
-    def counted_twice(self, found: Evidence) -> np.ndarray:
-        """[n_sizes]: see `crossfit.counted_twice`; a quarter of the resamples tells it."""
-        some = self.resamples[: N_DRAWS // 4]
-        return counted_twice(found, self.group_of, self.fold_of, self.sizes, self.select, some)
+    def repeated(self, found: Evidence, chosen: list[Tensor]) -> Repeated:
+        """The selection on other contexts (see `crossfit.repeated`)."""
+        return repeated(found, self.fold_of, chosen, self.sizes, self.select, self.draws)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +69,6 @@ class Nulls:
 
     recorded: Float[np.ndarray, "n_nulls n_sizes"]  # cross-fitted sufficiency by recorded gradients
     checked: tuple[Checked, ...]  # those really run
-    moved: tuple[np.ndarray, ...]  # `reselected` of these
     spans: tuple[Tensor, ...]  # [k d_model] of these, selected on all contexts
 
 
@@ -93,7 +86,7 @@ def run_nulls(
     progress: bool = False,
 ) -> Nulls:
     """`n` meaningless bases by recorded gradients, the first `n_run` also on the contexts `rows`, those of `runner`."""
-    curves, checked, moved, spans = [], [], [], []
+    curves, checked, spans = [], [], []
     drawn: Iterator[Basis] = meaningless(basis, n, seed, kind=kind)
     for number, null in enumerate(tqdm(drawn, total=n, desc="nulls", disable=not progress, leave=False)):
         found = procedure.evidence(null)
@@ -101,10 +94,9 @@ def run_nulls(
         if number < n_run:
             chosen = procedure.chosen(found)
             checked.append(really_run(runner, base, found, chosen, procedure.fold_of[rows], procedure.sizes))
-            moved.append(procedure.reselected(found, chosen))
             spans.append(procedure.span(found))
     recorded = np.stack(curves) if curves else np.zeros((0, len(procedure.sizes)))
-    return Nulls(recorded, tuple(checked), tuple(moved), tuple(spans))
+    return Nulls(recorded, tuple(checked), tuple(spans))
 
 
 def blind(found: Evidence, basis: Basis, sizes: Sequence[int], n: int, seed: int) -> np.ndarray:

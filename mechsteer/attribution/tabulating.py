@@ -8,12 +8,11 @@ from torch import Tensor
 
 from mechsteer.attribution.checking import Checked
 from mechsteer.attribution.effect_attribution import COLUMNS
+from mechsteer.attribution.intervals import half_width, half_width_over_draws
 from mechsteer.attribution.nulls import Nulls, Procedure, rank_p
 from mechsteer.attribution.selection import Evidence
 from mechsteer.results import Interval
 from mechsteer.results.families import holm
-
-_Z = 1.959964
 
 
 def table(
@@ -30,16 +29,16 @@ def table(
 
     `effect` [n_contexts]: of the whole delta; `rows`: the contexts on which nulls were really run.
     """
-    draws = procedure.resamples.numpy()
-    moved = procedure.reselected(found, chosen)
+    repeated = procedure.repeated(found, chosen)
+    contexts = effect, procedure.group_of, procedure.fold_of
     columns: dict[str, np.ndarray] = {"k": np.asarray(procedure.sizes), "energy": own.energy}
-    twice = procedure.counted_twice(found)
-    for name in ("sufficiency", "necessity"):
-        fixed = getattr(own, name)(effect, draws)
-        variance = np.maximum((fixed + moved).var(0, ddof=1) - twice, fixed.var(0, ddof=1))
-        columns |= _interval(name, getattr(own, name)(effect), _Z * np.sqrt(variance))
+    parts = own.parts(effect)
+    for name, part in parts.items():
+        half = half_width(part, np.arange(len(effect)), *contexts, repeated.alike)
+        columns |= _interval(name, part.mean(0) / effect.mean(), half)
     columns["off"] = np.abs(1 - columns["sufficiency"])
     columns["recorded"] = procedure.curve(found)
+    columns["chosen_again"] = repeated.chosen_again
     columns |= _range("recorded_null", nulls.recorded)
     columns["p"] = rank_p(columns["recorded"], nulls.recorded)
     columns["p_holm"] = holm(columns["p"])
@@ -47,20 +46,14 @@ def table(
     if nulls.checked:
         # Nulls run on some contexts, where the whole effect may be small by chance: what is compared there is own − null,
         # context by context, in units of the whole effect on all of them.
-        drawn = draws[:, rows].sum(1) > 0
-        some = draws[drawn][:, rows]
-        whole, whole_drawn = effect.mean(), (draws[drawn] @ effect / draws[drawn].sum(1))[:, None]
-        moved_beyond = (moved - np.mean(nulls.moved, axis=0))[drawn]
-        for name, beyond, apart in (
-            ("sufficiency", "beyond_null", [own.kept[rows] - each.kept for each in nulls.checked]),
-            ("necessity", "necessity_beyond_null", [each.left - own.left[rows] for each in nulls.checked]),
-        ):
-            by_null = np.stack([each.mean(0) for each in apart]) / whole
-            by_draw = some @ np.mean(apart, axis=0) / some.sum(1)[:, None] / whole_drawn
-            over_nulls = by_null.var(0, ddof=1) / len(by_null) if len(by_null) > 1 else np.nan
-            spread = np.sqrt((by_draw + moved_beyond).var(0, ddof=1) + over_nulls)
+        of_nulls = [each.parts(effect[rows]) for each in nulls.checked]
+        for name, beyond in (("sufficiency", "beyond_null"), ("necessity", "necessity_beyond_null")):
+            apart = parts[name][rows] - np.stack([each[name] for each in of_nulls])
+            by_null = apart.mean(1) / effect.mean()
+            over_contexts = half_width(apart.mean(0), rows, *contexts, repeated.alike)
+            half = np.hypot(over_contexts, half_width_over_draws(by_null))
             columns |= _range(f"null_{name}", columns[name] - by_null)
-            columns |= _interval(beyond, by_null.mean(0), _Z * spread)
+            columns |= _interval(beyond, by_null.mean(0), half)
             if name == "sufficiency":
                 columns["p_run"] = rank_p(columns[name], columns[name] - by_null)
     return pd.DataFrame(columns).reindex(columns=list(COLUMNS))

@@ -130,9 +130,11 @@ def test_one_planted_direction_is_sufficient_and_necessary():
     basis = ms.bases.from_directions(axes())
     eff = ms.attribute_effect(model, static(v, site), PROMPTS, basis, metric, k=1, nulls=40, nulls_run=3)
     assert int(eff.order[0]) == 3
+    assert eff.chosen.tolist() == [[3], [3]]
     assert eff.top(1)["label"].tolist() == ["d3"]
     assert eff.interval[0] > 0
     row = eff.check.iloc[0]
+    assert row["chosen_again"] == 1
     assert row["sufficiency"] == pytest.approx(1, abs=0.1)
     assert row["necessity"] == pytest.approx(1, abs=0.1)
     assert row["sufficiency_low"] <= row["sufficiency"] <= row["sufficiency_high"]

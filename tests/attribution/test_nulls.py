@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mechsteer as ms
-from mechsteer.attribution.crossfit import crossfitted, resampled, selected, split
+from mechsteer.attribution.crossfit import crossfitted, redrawn, selected, split
 from mechsteer.attribution.effect_attribution import EffectAttribution, compare_bases
 from mechsteer.attribution.gradients import Recorded
 from mechsteer.attribution.nulls import Procedure, rank_p
@@ -39,7 +39,7 @@ def unit(rows: torch.Tensor) -> torch.Tensor:
 
 def p_values(recorded: Recorded, basis, seed: int, n: int = 59, select=by_share) -> np.ndarray:
     group_of, fold_of = split(None, recorded.n_prompts, 2, seed)
-    procedure = Procedure(recorded, 8, select, group_of, fold_of, SIZES, torch.ones(1, recorded.n_prompts))
+    procedure = Procedure(recorded, 8, select, group_of, fold_of, SIZES, torch.ones(2, 1, recorded.n_prompts))
     curves = [procedure.curve(procedure.evidence(null)) for null in meaningless(basis, n, seed)]
     return holm(rank_p(procedure.curve(procedure.evidence(basis)), np.stack(curves)))
 
@@ -120,7 +120,7 @@ def test_crossfitting_sees_through_a_basis_made_for_one_half():
     found = evidence(recorded, basis, 5)
     in_sample = kept(found, ONES * half, by_share(found, ONES * half, 1))[0, 0] / recorded.linear[half].sum()
     assert float(in_sample) == pytest.approx(1, rel=1e-9)  # the gradient's own direction keeps all of it
-    assert float(crossfitted(found, fold_of, (1,), by_share)[0, 0]) < 0.6
+    assert float(crossfitted(found, fold_of, (1,), by_share)[0]) < 0.6
     unlike = replace(found, contributions=torch.where(half[:, None], found.contributions.flip(1), found.contributions))
     before, after = (selected(each, fold_of, 2, by_share) for each in (found, unlike))
     assert torch.equal(before[0], after[0])  # what a fold is checked with knows nothing of it
@@ -133,12 +133,13 @@ def test_groups_stay_together_and_weights_are_repetitions():
     for group in range(5):
         assert len(set(fold_of[group_of == group])) == 1
     assert abs(int((fold_of == 0).sum()) - 4) <= 1
-    weights = resampled(group_of, fold_of, 50, 0).numpy()
+    weights = redrawn(group_of, fold_of, 50, 0).numpy()
     for group in range(5):
-        assert (weights[:, group_of == group].std(axis=1) == 0).all()
-    sizes = [len(set(group_of[fold_of == fold])) for fold in (0, 1)]
+        assert (weights[:, :, group_of == group].std(axis=2) == 0).all()
     first = [np.flatnonzero(group_of == g)[0] for g in range(5)]
-    assert (weights[:, [f for f in first if fold_of[f] == 0]].sum(1) == sizes[0]).all()
+    for fold in (0, 1):  # as many groups as the fold has, from all of them
+        assert (weights[fold][:, first].sum(1) == len(set(group_of[fold_of == fold]))).all()
+        assert (weights[fold][:, first].sum(0) > 0).all()
     with pytest.raises(DataError, match=r"5 group\(s\) of contexts for 6 folds"):
         split(groups, 8, 6, 0)
     with pytest.raises(DataError, match="8 group labels for 7 prompts"):
@@ -150,17 +151,14 @@ def test_groups_stay_together_and_weights_are_repetitions():
 def test_a_repeated_context_counts_twice():
     basis, (vector, mean) = ms.bases.from_directions(normal(50, D, seed=11)), unit(normal(2, D, seed=12))
     recorded = recording(vector, mean, 13)
-    _, fold_of = split(None, N, 2, 0)
     weights = ONES.clone()
     weights[0, 3], weights[0, 5] = 2, 0
     rows = [i for i in range(N) if i != 5] + [3]
     again = Recorded(recorded.deltas, recorded.gradients[rows], torch.arange(N), N, 1)
-    once = crossfitted(evidence(recorded, basis, 16), fold_of, SIZES, by_share, weights)
-    twice = crossfitted(evidence(again, basis, 16), fold_of[rows], SIZES, by_share)
-    torch.testing.assert_close(once, twice)
-    chosen = selected(evidence(again, basis, 16), fold_of[rows], 8, by_share)
-    fixed = crossfitted(evidence(again, basis, 16), fold_of[rows], SIZES, by_share, chosen=chosen)
-    torch.testing.assert_close(fixed, twice)
+    weighed, counted = evidence(recorded, basis, 16), evidence(again, basis, 16)
+    once, twice = by_share(weighed, weights, 8), by_share(counted, ONES, 8)
+    assert torch.equal(once, twice)
+    torch.testing.assert_close(kept(weighed, weights, once), kept(counted, ONES, twice))
 
 
 def test_holm_and_ranks():

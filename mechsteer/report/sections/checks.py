@@ -17,6 +17,7 @@ KEPT = {
     "beyond_null": "own − meaningless",
     "recorded_null": "meaningless, by gradients",
     "random_sufficiency": "random directions, kept",
+    "chosen_again": "chosen again",
     "p": "p",
     "p_holm": "p (Holm)",
 }
@@ -33,7 +34,7 @@ REMOVED = {
 
 def check_tables(check: pd.DataFrame, caption: str) -> list[Table]:
     """The check of an attributed effect, what is kept and what is removed apart."""
-    told = f"{caption} with 95 % intervals"
+    told = f"{caption} with 95 % intervals of these directions, on new contexts"
     return [
         Table(in_words(check, KEPT), caption=f"{told}: the top k kept alone (sufficiency)"),
         Table(in_words(check, REMOVED), caption=f"{told}: the top k removed (necessity)"),

@@ -76,7 +76,7 @@ def effect_blocks(
     if seen:
         blocks.append(Details("The directions with the largest shares, in context", seen))
     caption = f"Shares of the effect on {metric}, selected on some contexts and checked on others,"
-    blocks.append(Details(f"The check in figures ({name})", check_tables(result.check, caption)))
+    blocks.append(Details(f"The check in figures ({name})", [*check_tables(result.check, caption), _chosen(result)]))
     return blocks
 
 
@@ -155,7 +155,11 @@ def _check(name: str, metric: str, result: EffectAttribution) -> str:
         f"{label} {interval(_at(row, key))}"
         for key, label in (("sufficiency", "kept alone they recover"), ("necessity", "removed they take away"))
     )
-    said = f"The top {k} of the {name}: {own} of the effect on {metric}, on contexts they were not selected on."
+    said = (
+        f"The top {k} of the {name}: {own} of the effect on {metric}, on contexts they were not selected on (intervals "
+        f"are of these directions, on new contexts). Of these {k} a share of {decimal(row['chosen_again'])} would be "
+        "chosen again on other contexts of the same kind."
+    )
     if result.settings.nulls_run:
         said += (
             f" The top {k} of meaningless bases recover {interval(_at(row, 'null_sufficiency'))} and take away "
@@ -172,6 +176,19 @@ def _check(name: str, metric: str, result: EffectAttribution) -> str:
     return said
 
 
+def _chosen(result: EffectAttribution) -> Table:
+    """The sets of directions that the intervals are about."""
+    sets = {
+        f"checked on part {fold + 1} of the contexts": [result.labels[i] for i in numbers]
+        for fold, numbers in enumerate(result.chosen.tolist())
+    }
+    places = {"place": list(range(1, result.chosen.shape[1] + 1))}
+    return Table(
+        pd.DataFrame(places | sets),
+        caption="The directions checked, each set chosen on all other parts of the contexts",
+    )
+
+
 def _recovery(name: str, metric: str, result: EffectAttribution) -> Figure:
     check, settings = result.check.astype(float), result.settings
     band = "null_sufficiency" if settings.nulls_run else "recorded_null"
@@ -186,7 +203,7 @@ def _recovery(name: str, metric: str, result: EffectAttribution) -> Figure:
         title=f"Does keeping or removing the top {name} keep or remove the effect on {metric}?",
         caption=(
             "The model really ran with the edited vector, on other contexts than those that selected the directions. "
-            "Vertical lines: 95 % intervals over contexts. Band: "
+            "Vertical lines: 95 % intervals of these directions, on new contexts. Band: "
             f"the same procedure in {n} meaningless bases of the same size and geometry, {how}."
         ),
     )
