@@ -22,6 +22,7 @@ from mechsteer.adapters.gated import Gated
 from mechsteer.adapters.loreft import LoReft
 from mechsteer.adapters.prototypes import Prototypes
 from mechsteer.adapters.sadi import Sadi
+from mechsteer.adapters.singular import Singular
 from mechsteer.adapters.static import Static
 from mechsteer.errors import ConfigError, closest
 from mechsteer.runtime.observers import Observer
@@ -61,6 +62,7 @@ ADAPTERS: _Registry[type[Adapter]] = _Registry(
         "clas": Clas,
         "prototypes": Prototypes,
         "feature": Feature,
+        "singular": Singular,
     },
 )
 OBSERVERS: _Registry[type[Observer]] = _Registry(Observer, {})

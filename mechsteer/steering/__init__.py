@@ -14,6 +14,7 @@ from mechsteer.steering.imports import as_steering, load_vectors
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
 from mechsteer.steering.mixing import Atom, Atoms, atoms_of, mixed, reset
 from mechsteer.steering.presets import Sized, at_parameters, bias_only, prototype_steering, seal
+from mechsteer.steering.singular import adapter_layers, loss_layer, singular_steering
 from mechsteer.steering.sizes import Largest, largest
 from mechsteer.steering.streaming import Stream, stream
 
@@ -45,7 +46,10 @@ __all__ = [
     "gain_presets",
     "generate",
     "kl_divergence",
+    "adapter_layers",
     "largest",
+    "loss_layer",
+    "singular_steering",
     "load_steering",
     "load_vectors",
     "mixed",
