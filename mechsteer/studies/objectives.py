@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 
 from mechsteer.configs.schema import AdapterSettings, Settings
 from mechsteer.errors import ConfigError, DataError
+from mechsteer.pocket import CONTRASTS, contrast_pairs
+from mechsteer.prompts import ContrastivePairs
 from mechsteer.runtime.batches import Sample
 from mechsteer.steering.generation import default_stop_tokens
 from mechsteer.studies.desk import Desk
@@ -17,8 +20,9 @@ from mechsteer.studies.kept import Kept, whole
 from mechsteer.studies.problems import Problems, Split, is_ready_made, metric_of, room
 from mechsteer.tasks import Trace, load_task
 from mechsteer.tasks.options import Normalise
-from mechsteer.training import CrossEntropy, Objective, OptionLikelihoods, Reinforce
+from mechsteer.training import CrossEntropy, Objective, OptionLikelihoods, Reinforce, Separation
 
+_MOST = 400  # pairs that pocket makes of a contrast
 N_DEV = 100  # dev samples, or problems, that decide when training stops
 
 
@@ -35,6 +39,8 @@ class Material:
     def objective(self, *, kl_weight: float, l2_weight: float) -> Objective:
         """The loss, of these weights."""
         how = self.how
+        if how.objective == "separation":  # its trust region is what holds it back
+            return Separation(self.train, dev=self.dev)
         harm: dict[str, Any] = {"neutral": self.neutral, "kl_weight": kl_weight, "l2_weight": l2_weight}
         if how.objective == "reinforce":
             verify = self.problems.task("train", self.problems.settings.traces.n_problems).verify
@@ -52,6 +58,9 @@ class Material:
 def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
     """The training data of `adapter.objective`. Raises DataError where there is nothing to train on."""
     how, settings = desk.settings.adapter, desk.settings
+    if how.objective == "separation":
+        train, dev = contrast(how.pairs, how.n_samples, seed=desk.seed("pairs"))
+        return Material(how=how, train=train, dev=dev, neutral=[], problems=problems)
     if how.objective == "cross_entropy":
         train = training_samples(desk, kept, problems, "train", how.n_samples)
         dev = training_samples(desk, kept, problems, "dev", N_DEV)
@@ -59,6 +68,24 @@ def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
         train = problems.items("train", settings.traces.n_problems)[: how.n_samples]
         dev = problems.items("dev", settings.traces.n_dev)[:N_DEV]
     return Material(how=how, train=train, dev=dev, neutral=questions(problems), problems=problems)
+
+
+def contrast(pairs: str, most: int, *, seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(training pairs, at most `most`; dev pairs, at most N_DEV) of pocket's contrasts by name or a file, by group.
+
+    Raises DataError where a side is left empty, and for a file that cannot be read.
+    """
+    if pairs in CONTRASTS:
+        drawn = contrast_pairs(pairs, min(most + N_DEV, _MOST), seed)
+        found = ContrastivePairs(*zip(*drawn, strict=True))
+    else:
+        found = ContrastivePairs.read(pairs).dedupe()
+    parts = found.split((0.75, 0.25, 0.0), seed=0)
+    if "train" not in parts or "dev" not in parts:
+        raise DataError(
+            f"{len(found)} pairs of {pairs} are too few to hold some out", "give more pairs, or more groups"
+        )
+    return list(parts["train"])[:most], list(parts["dev"])[:N_DEV]
 
 
 def check_objective(settings: Settings) -> None:
@@ -70,6 +97,12 @@ def check_objective(settings: Settings) -> None:
         raise ConfigError(
             f"adapter.objective is reinforce, and answers to {data} are not verified (metric={settings.metric})",
             "rewards are verified answers: give problems that have some, or adapter.objective=cross_entropy",
+        )
+    pairs = settings.adapter.pairs
+    if objective == "separation" and pairs not in CONTRASTS and not Path(pairs).exists():
+        raise ConfigError(
+            f"adapter.pairs is {pairs!r}: neither one of pocket's contrasts nor a file",
+            f"choose one of {list(CONTRASTS)}, or give a file of rows with positive and negative",
         )
     if objective == "multiple_choice" and (is_ready_made(data) or not load_task(data, 1, split="train").has_options):
         raise ConfigError(

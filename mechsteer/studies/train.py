@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from mechsteer.models.sites import Site
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.threads import each_of
 from mechsteer.steering.calibration import strengths
-from mechsteer.steering.files import load_steering, save_steering
+from mechsteer.steering.files import BUDGET, load_steering, save_steering
 from mechsteer.steering.interventions import Steering, writing
 from mechsteer.steering.presets import width
 from mechsteer.studies.choosing import Dev
@@ -22,8 +23,9 @@ from mechsteer.studies.objectives import Material, material
 from mechsteer.studies.places import Place, layers_tried, measured, places, untrained
 from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
-from mechsteer.training import FitConfig, FitResult, fit
+from mechsteer.training import FitConfig, FitResult, fit, oriented
 
+_LONGEST = 100  # letters of a file name
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
 
 
@@ -36,6 +38,15 @@ class _Job:
     """of the adapter seed"""
     seed: int
     start: Steering
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What came of it."""
+
+    result: FitResult
+    sign: int | None
+    """of a contrastive training, decided on pairs held out; −1: its parameters were negated"""
 
 
 def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResult:
@@ -56,11 +67,12 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     fitted = dict(zip(candidates, each_of(lambda job: _fitted(desk, kept, job, shared), jobs), strict=True))
     strengths_tried = sorted(how.coeffs if problems.metric != "log_odds" else [1.0], key=abs)  # of equals the weakest
     pairs = [(place, coeff) for coeff in strengths_tried for place in candidates]
-    steerings = [fitted[place].steering.with_coeff(coeff) for place, coeff in pairs]
+    steerings = [fitted[place].result.steering.with_coeff(coeff) for place, coeff in pairs]
     number, tried = dev.halve("dev", steerings, [f"{place}-{coeff}" for place, coeff in pairs], whole=True)
     best, coeff = pairs[number]
     jobs = [_job(desk, best, scope, i) for i in range(1, how.seeds)]
-    fits = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, shared), jobs)]
+    trained = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, shared), jobs)]
+    fits = [one.result for one in trained]
     chosen = [at_strength(result.steering, coeff) for result in fits]
     for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
         provenance = {
@@ -68,10 +80,11 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
             "n_samples": len(shared.train),
             "objective": how.objective,
             "metric": problems.metric,
+            **({} if trained[i].sign is None else {"sign_on_held_out": trained[i].sign}),
             "chosen_on_dev": {"place": str(best), "coeff": coeff, "score": tried[number].score},
         }
         path = desk.write(STEERING) if i == 0 else seed_file(desk.write(SEEDS), i)
-        save_steering(steering, path, desk.model, provenance=provenance)
+        save_steering(steering, path, desk.model, provenance=provenance, budget_bytes=_budget(steering))
     return TrainResult(
         kind=how.kind,
         site=best.measured,
@@ -121,20 +134,43 @@ def _job(desk: Desk, place: Place, scope: TokenScope, number: int) -> _Job:
     return _Job(place=place, number=number, seed=seed, start=start)
 
 
-def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> FitResult:
+def _budget(steering: Steering) -> int | None:
+    """Of a booster's file; what keeps a basis of the weights has none."""
+    return None if any(iv.adapter.weight_hash for iv in writing(steering)) else BUDGET
+
+
+def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> _Trained:
     """One training."""
     how, place, start = desk.settings.adapter, job.place, job.start
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
     lr = how.lr if how.lr is not None else writing(start)[0].adapter.default_lr
-    return fit(
+    is_contrast = how.objective == "separation"
+    result = fit(
         desk.model,
         start,
         # the penalty, too, is in units of the activations
         shared.objective(kl_weight=how.kl_weight, l2_weight=how.l2_weight / rms**2),
-        FitConfig(lr=lr, activation_rms=rms, epochs=how.epochs, seed=job.seed, group_lengths=how.group_lengths),
-        checkpoint=desk.checkpoint(f"adapter-{place}-{job.number}.safetensors"),
+        FitConfig(
+            lr=lr,
+            activation_rms=rms,
+            epochs=how.epochs,
+            seed=job.seed,
+            group_lengths=how.group_lengths,
+            schedule="one_cycle" if is_contrast else "constant",
+        ),
+        checkpoint=desk.checkpoint(f"adapter-{_short(place)}-{job.number}.safetensors"),
         progress=desk.progress,
     )
+    if not is_contrast:
+        return _Trained(result=result, sign=None)
+    found = oriented(desk.model, result.steering, shared.dev)
+    return _Trained(result=replace(result, steering=found.steering), sign=found.sign)
+
+
+def _short(place: Place) -> str:
+    """A file's name for a place; one of many sites by a hash of them."""
+    name = str(place)
+    return name if len(name) <= _LONGEST else hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def _candidate(place: Place, coeff: float, tried: Tried) -> Candidate:

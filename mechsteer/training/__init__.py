@@ -17,6 +17,7 @@ from mechsteer.training.objectives import (
     TrustRegion,
     left_alone,
 )
+from mechsteer.training.orientation import Orientation, oriented, pair_log_odds
 from mechsteer.training.parts import Part, Parts, Steered
 from mechsteer.training.self_improvement import Attempt, SelfImprovement, SelfImprovementConfig
 
@@ -30,6 +31,7 @@ __all__ = [
     "FitResult",
     "Objective",
     "OptionLikelihoods",
+    "Orientation",
     "Part",
     "Parts",
     "Reinforce",
@@ -46,5 +48,7 @@ __all__ = [
     "exact_answer",
     "fit",
     "left_alone",
+    "oriented",
+    "pair_log_odds",
     "majority_rewards",
 ]

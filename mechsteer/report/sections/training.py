@@ -26,6 +26,7 @@ _NONE: Mapping[str, str] = {}
 _TRAINED_ON = {  # name of the objective -> what a number of training data is a number of; elsewhere the metric tells
     "Reinforce": "problems, its own sampled answers rewarded where they are right (on dev the loss counts the mean reward)",
     "OptionLikelihoods": "problems with options",
+    "Separation": "contrastive pairs, told apart both ways",
 }
 
 

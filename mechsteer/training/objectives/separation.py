@@ -113,7 +113,7 @@ class Separation(Objective):
         for pairs in (self.pairs, self.dev) if is_own else (self.pairs,):  # a common one is the training pairs'
             if not len(pairs):
                 continue
-            rows = _rows(model, pairs)
+            rows = scored_rows(model, pairs)
             each = torch.stack([self._found(model, rows, site, config.batch_size) for site in sites], 1)
             keys = [(*_ids(rows[i]), *_ids(rows[i + 1])) if is_own else () for i in range(0, len(rows), 2)]
             found |= dict(zip(keys, each.to(backend_of(model).device), strict=True))
@@ -122,7 +122,7 @@ class Separation(Objective):
     def rows(self, model: Any) -> Rows:
         if not len(self.pairs):
             raise DataError("there are no pairs", "pass at least one pair of texts")
-        train, dev = (_rows(model, pairs) if len(pairs) else [] for pairs in (self.pairs, self.dev))
+        train, dev = (scored_rows(model, pairs) if len(pairs) else [] for pairs in (self.pairs, self.dev))
         return Rows(train=train, dev=dev, train_groups=[2] * (len(train) // 2), dev_groups=[2] * (len(dev) // 2))
 
     def reads(self, model: Any) -> tuple[Site, ...]:  # noqa: ARG002
@@ -195,7 +195,7 @@ class Separation(Objective):
         return torch.stack([self._directions[key] for key in keys])
 
 
-def _rows(model: Any, pairs: PairsLike) -> list[Pair]:
+def scored_rows(model: Any, pairs: PairsLike) -> list[Pair]:
     """(first token, the rest) of positive, negative, positive, ...: all but the first are scored."""
     texts = [text for pair in pairs for text in pair]
     rows = tokenize(model, texts)
