@@ -17,6 +17,7 @@ import bench_capture
 import bench_evaluation
 import bench_features
 import bench_generation
+import bench_singular
 import bench_startup
 import bench_store
 import bench_threads
@@ -25,7 +26,7 @@ import bench_training
 
 BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
-    *("threads", "boosters"),
+    *("threads", "boosters", "singular"),
 )
 
 
@@ -51,6 +52,7 @@ def main() -> None:
         "evaluation": lambda: bench_evaluation.main([]),
         "threads": lambda: bench_threads.main([]),
         "boosters": lambda: bench_boosters.main([]),
+        "singular": lambda: bench_singular.main([]),
     }
     for name in arguments.benches or BENCHES:
         print(f"\n== {name}", flush=True)

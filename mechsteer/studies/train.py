@@ -25,6 +25,7 @@ from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
 from mechsteer.training import FitConfig, FitResult, fit, oriented
 
+_CYCLE = 32  # pairs seen, of which 8 share a step: a cycle needs 4 steps
 _LONGEST = 100  # letters of a file name
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
 
@@ -156,7 +157,7 @@ def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> _Trained:
             epochs=how.epochs,
             seed=job.seed,
             group_lengths=how.group_lengths,
-            schedule="one_cycle" if is_contrast else "constant",
+            schedule="one_cycle" if is_contrast and how.epochs * len(shared.train) >= _CYCLE else "constant",
         ),
         checkpoint=desk.checkpoint(f"adapter-{_short(place)}-{job.number}.safetensors"),
         progress=desk.progress,

@@ -127,6 +127,9 @@ def _terms(left: str) -> dict[str, str]:
         "cross_entropy": "cross-entropy on its samples",
         "reinforce": "minus the log-probability of its sampled answers, each times its advantage",
         "multiple_choice": "cross-entropy of the right option",
+        "separation_loss": "the loss of how far its pairs are told apart at strengths +1 and −1",
+        "coherence": "what tokens lost in likelihood beyond the trust region",
+        "monotonicity": "a hinge on log-odds that do not rise with the strength",
         "kl": f"KL to the model as it is on the {left}",
         "square_norm": "the squared norm of what is added",
     }
