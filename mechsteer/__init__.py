@@ -24,7 +24,7 @@ Steering
     mix, equaliser       a prompt continued as the model does, as trained, mixed;  gain_presets, save_gain_preset
     fold, unfold, save_folded       into the weights and out again; as a Hugging Face folder
     export_gguf, load_vectors       a llama.cpp control vector; vectors of other tools
-    singular_steering    singular directions of the weights turned and scaled;  export_lora: as a LoRA of PEFT's
+    singular_steering, export_lora  singular directions of the weights turned and scaled; as a LoRA of PEFT's
     adapters, steering, interventions, generation, calibration, scopes, runtime
 
 Where directions come from

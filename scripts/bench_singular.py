@@ -59,10 +59,12 @@ def ratio(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int, n: in
 def hook(rounds: int) -> dict[str, float]:
     """Ratios by number of tokens."""
     torch.manual_seed(0)
-    base = nn.Sequential(nn.Linear(D_IN, D_OUT, bias=False))
-    plain = nn.Linear(D_IN, D_OUT, bias=False)
-    plain.weight.copy_(base[0].weight)
-    lora = peft.get_peft_model(base, peft.LoraConfig(r=RANK, target_modules=["0"])).base_model.model[0]  # pyright: ignore
+    plain, wrapped = nn.Linear(D_IN, D_OUT, bias=False), nn.Linear(D_IN, D_OUT, bias=False)
+    wrapped.weight.copy_(plain.weight)
+    base: Any = nn.Sequential(wrapped)
+    lora: Any = peft.get_peft_model(base, peft.LoraConfig(r=RANK, target_modules=["0"])).get_submodule(
+        "base_model.model.0"
+    )
     of = MapWeight(weight=plain.weight.detach(), fingerprint="of a bench", processing={})
     adapter = Singular.fresh(D_IN, D_OUT, of=of, rank=RANK, init=0.1)
     results = {}

@@ -20,7 +20,8 @@ def map_module(model: Any, layer: int, name: str) -> tuple[str, bool]:
     ("model.layers.3.self_attn.q_proj", False), say. Raises ConfigError for models that are no raw bridge of a Hugging
     Face model, and for a map that the architecture holds joined with others (GPT-2's q, k and v), UnknownSiteError.
     """
-    weights, wrapped = backend_of(model).weights, getattr(model, "original_model", None)
+    weights: Any = backend_of(model).weights
+    wrapped: Any = getattr(model, "original_model", None)
     if not isinstance(weights, BridgeWeights) or not isinstance(wrapped, library.PreTrainedModel):
         raise ConfigError(f"a {backend_of(model).kind} model has no module names of Hugging Face", _RAW)
     if is_compatible(model):

@@ -8,10 +8,8 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Sequence
-from typing import Any
 
 from mechsteer.errors import DataError
-from mechsteer.models import tokenize
 from mechsteer.prompts.sets import ContrastivePairs
 
 TEMPLATE = "Pretend you are {persona} person. {suffix}"
@@ -53,18 +51,3 @@ def persona_pairs(
         return [template.replace("{persona}", pair[i]).removesuffix("{suffix}") + end for pair, end in drawn]
 
     return ContrastivePairs(side(0), side(1), groups=[end for _, end in drawn])
-
-
-def shared_tokens(model: Any, pairs: ContrastivePairs | Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
-    """Per pair (tokens in which the texts differ, of the longer one; tokens of the suffix that they share).
-
-    A pair for a contrastive loss differs in one to six, and shares at least as many as the loss looks at.
-    """
-    found = []
-    for positive, negative in pairs:
-        a, b = tokenize(model, [positive, negative])
-        shorter = min(len(a), len(b))
-        suffix = next((i for i in range(shorter) if a[-1 - i] != b[-1 - i]), shorter)
-        prefix = next((i for i in range(shorter - suffix) if a[i] != b[i]), shorter - suffix)
-        found.append((max(len(a), len(b)) - suffix - prefix, suffix))
-    return found

@@ -17,6 +17,7 @@ from mechsteer.training.objectives import (
     TrustRegion,
     left_alone,
 )
+from mechsteer.training.objectives.pairs import shared_tokens
 from mechsteer.training.orientation import Orientation, oriented, pair_log_odds
 from mechsteer.training.parts import Part, Parts, Steered
 from mechsteer.training.self_improvement import Attempt, SelfImprovement, SelfImprovementConfig
@@ -50,5 +51,6 @@ __all__ = [
     "left_alone",
     "oriented",
     "pair_log_odds",
+    "shared_tokens",
     "majority_rewards",
 ]

@@ -13,7 +13,7 @@ from mechsteer.runtime.batches import by_length, make_batches
 from mechsteer.runtime.restart import Start, logits_from
 from mechsteer.steering.calibration import Metric, calibrate_sign
 from mechsteer.steering.interventions import Intervention, Interventions, Steering, flatten, steer
-from mechsteer.training.objectives.separation import PairsLike, scored_rows
+from mechsteer.training.objectives.pairs import PairsLike, scored_rows
 from mechsteer.training.parts import wide
 
 
@@ -30,9 +30,7 @@ class Orientation(Result):
     n_held_out: int
 
 
-def pair_log_odds(
-    model: Any, steering: Interventions, pairs: PairsLike | Sequence[Any], *, batch_size: int = 32
-) -> list[float]:
+def pair_log_odds(model: Any, steering: Interventions, pairs: PairsLike, *, batch_size: int = 32) -> list[float]:
     """Per pair the mean log-likelihood of a token of the positive text, less that of the negative one, in nats."""
     rows = scored_rows(model, pairs)
     means = torch.zeros(len(rows), dtype=torch.float64)

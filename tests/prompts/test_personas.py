@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import toys
 
-import mechsteer as ms
 from mechsteer.errors import DataError
-from mechsteer.prompts import persona_pairs, shared_tokens
+from mechsteer.prompts import persona_pairs
 
 PERSONAS = [("an honest", "a lying"), ("a truthful", "a dishonest")]
 SUFFIXES = ["The moon", "I can {see}", "", "The moon", "Two and two"]
@@ -26,19 +24,6 @@ def test_every_pair_shares_its_suffix():
     assert drawn == persona_pairs(PERSONAS, SUFFIXES, 3, seed=1) != persona_pairs(PERSONAS, SUFFIXES, 3, seed=2)
     own = persona_pairs([("love", "hate")], ["; let me"], template="I {persona} cheese{suffix}")
     assert own[0] == ("I love cheese; let me", "I hate cheese; let me")
-
-
-def test_tokens_that_differ_and_that_are_shared():
-    model = toys.shared("llama")  # of bytes
-    pairs = [("I love cheese", "I hate cheese"), ("same", "same"), ("abc", "abXYc")]
-    assert shared_tokens(model, pairs) == [(3, 8), (0, 5), (2, 1)]
-
-
-def test_pockets_own_pairs_differ_in_a_few_tokens():
-    model = ms.load_model("pocket")
-    for name in ("honest", "happy"):
-        found = shared_tokens(model, ms.pocket.contrast_pairs(name, 50, seed=0))
-        assert all(1 <= differing <= 6 and shared >= 6 for differing, shared in found)
 
 
 def test_what_makes_no_pair_is_refused():

@@ -104,7 +104,7 @@ def test_pairs_of_a_file_are_split_by_group(tmp_path):
     assert len(dev) > 0
     assert not set(train) & set(dev)
     path.write_text(json.dumps(rows[0]) + "\n")
-    with pytest.raises(DataError, match="1 pairs of .* are too few to hold some out"):
+    with pytest.raises(DataError, match=r"1 pairs of .* are too few to hold some out"):
         contrast(str(path), 20, seed=0)
 
 

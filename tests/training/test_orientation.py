@@ -9,7 +9,7 @@ import toys
 import mechsteer as ms
 from mechsteer.models import tokenize
 from mechsteer.steering import singular_steering
-from mechsteer.training import oriented, pair_log_odds
+from mechsteer.training import oriented, pair_log_odds, shared_tokens
 
 PAIRS = [(f"good {x} and so on", f"bad {x} and then so on") for x in ("day", "night", "morning")]
 
@@ -67,3 +67,16 @@ def test_what_has_no_reverse_gets_the_other_coefficient(model):
         signs[sign] = oriented(model, iv, PAIRS, metric=metric).steering.flat()[0]
     assert (signs[1].coeff, signs[-1].coeff) == (2.0, -2.0)
     assert signs[-1].adapter is iv.adapter
+
+
+def test_tokens_that_differ_and_that_are_shared():
+    model = toys.shared("llama")  # of bytes
+    pairs = [("I love cheese", "I hate cheese"), ("same", "same"), ("abc", "abXYc")]
+    assert shared_tokens(model, pairs) == [(3, 8), (0, 5), (2, 1)]
+
+
+def test_pockets_own_pairs_differ_in_a_few_tokens():
+    model = ms.load_model("pocket")
+    for name in ("honest", "happy"):
+        found = shared_tokens(model, ms.pocket.contrast_pairs(name, 50, seed=0))
+        assert all(1 <= differing <= 6 and shared >= 6 for differing, shared in found)

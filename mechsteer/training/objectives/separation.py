@@ -20,10 +20,9 @@ from torch import Tensor
 from mechsteer.activations import capture
 from mechsteer.directions.separating import Separating, separating_directions
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.models import backend_of, tokenize
+from mechsteer.models import backend_of
 from mechsteer.models.decompositions import decompose
 from mechsteer.models.sites import Site
-from mechsteer.prompts import ContrastivePairs
 from mechsteer.runtime.batches import Batch, Pair
 from mechsteer.shapes import Mask
 from mechsteer.steering.interventions import Intervention
@@ -31,9 +30,9 @@ from mechsteer.steering.singular import loss_layer
 from mechsteer.training.config import FitConfig
 from mechsteer.training.objectives.base import Objective, Rows, Terms
 from mechsteer.training.objectives.contrast import SeparationLoss, TrustRegion, monotone_hinge
+from mechsteer.training.objectives.pairs import PairsLike, scored_rows
 from mechsteer.training.parts import Parts, Steered, wide
 
-PairsLike = ContrastivePairs | Sequence[tuple[str, str]]
 SIDES = {1.0: "plus", -1.0: "minus"}
 PER_PAIR = ("own", "thresholded")  # kinds of direction
 MEASURES = ("angle", "orthogonality_error", "scale_change")
@@ -193,16 +192,6 @@ class Separation(Objective):
         texts = [tokens[mask].tolist() for tokens, mask in zip(batch.tokens, batch.mask, strict=True)]
         keys = [(*positive, *negative) for positive, negative in zip(texts[::2], texts[1::2], strict=True)]
         return torch.stack([self._directions[key] for key in keys])
-
-
-def scored_rows(model: Any, pairs: PairsLike) -> list[Pair]:
-    """(first token, the rest) of positive, negative, positive, ...: all but the first are scored."""
-    texts = [text for pair in pairs for text in pair]
-    rows = tokenize(model, texts)
-    for text, ids in zip(texts, rows, strict=True):
-        if len(ids) < 2:
-            raise DataError(f"the text {text!r:.60} is a single token", "a pair needs texts of two tokens or more")
-    return [(ids[:1], ids[1:]) for ids in rows]
 
 
 def _ids(row: Pair) -> list[int]:
