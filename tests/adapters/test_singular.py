@@ -95,9 +95,12 @@ def test_all_maps_at_once_fold_and_unfold_to_the_bit(kind, options):
     model = toys.load("llama", kind)
     steering = noisy(singular_steering(model, MAPS, [0, 1], rank=4, coeff=0.8, **options), 0.1)
     before, hooked = logits(model), logits(model, steering)
+    texts = ms.generate(model, TOKENS.tolist(), steering, max_new_tokens=6, stop_tokens=())
     ms.fold(model, steering)
-    folded = logits(model)
+    folded, again = logits(model), ms.generate(model, TOKENS.tolist(), max_new_tokens=6, stop_tokens=())
     ms.unfold(model)
+    assert texts.tokens == again.tokens
+    assert (texts.engine == "twin") == (kind == "bridge")
     assert (hooked - before).abs().max() > 1e-2
     torch.testing.assert_close(folded.log_softmax(-1), hooked.log_softmax(-1), rtol=0, atol=2e-5)
     assert torch.equal(logits(model), before)
