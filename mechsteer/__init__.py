@@ -25,6 +25,7 @@ Steering
     mix, equaliser       a prompt continued as the model does, as trained, mixed;  gain_presets, save_gain_preset
     fold, unfold, save_folded       into the weights and out again; as a Hugging Face folder
     export_gguf, load_vectors       a llama.cpp control vector; vectors of other tools
+    singular_steering, export_lora  singular directions of the weights turned and scaled; as a LoRA of PEFT's
     adapters, steering, interventions, generation, calibration, scopes, runtime
 
 Where directions come from
@@ -84,6 +85,8 @@ _NAMES = {
     "unfold": "mechsteer.steering.folding",
     "save_folded": "mechsteer.steering.folding",
     "export_gguf": "mechsteer.steering.exports",
+    "export_lora": "mechsteer.steering.lora",
+    "singular_steering": "mechsteer.steering.singular",
     "load_vectors": "mechsteer.steering.imports",
     "sae_feature": "mechsteer.steering.online",
     "neuronpedia_feature": "mechsteer.steering.online",

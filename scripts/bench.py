@@ -20,6 +20,7 @@ import bench_generation
 import bench_gru
 import bench_probes
 import bench_records
+import bench_singular
 import bench_startup
 import bench_store
 import bench_threads
@@ -28,7 +29,7 @@ import bench_training
 
 BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
-    *("threads", "boosters", "gru", "probes", "records"),
+    *("threads", "boosters", "gru", "probes", "records", "singular"),
 )
 
 
@@ -57,6 +58,7 @@ def main() -> None:
         "gru": lambda: bench_gru.main([]),
         "probes": lambda: bench_probes.main([]),
         "records": bench_records.main,
+        "singular": lambda: bench_singular.main([]),
     }
     for name in arguments.benches or BENCHES:
         print(f"\n== {name}", flush=True)

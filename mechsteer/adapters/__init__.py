@@ -16,6 +16,7 @@ from mechsteer.adapters.networks import n_parameters, size
 from mechsteer.adapters.prototypes import Prototypes
 from mechsteer.adapters.registry import ADAPTERS, OBSERVERS, name_of, named, named_observer, register
 from mechsteer.adapters.sadi import Sadi
+from mechsteer.adapters.singular import Singular
 from mechsteer.adapters.static import Static
 from mechsteer.adapters.wrapping import Wrapper
 
@@ -36,6 +37,7 @@ __all__ = [
     "MagnitudeOnly",
     "Prototypes",
     "Sadi",
+    "Singular",
     "Static",
     "Wrapper",
     "n_parameters",

@@ -53,6 +53,9 @@ class Adapter(nn.Module, abc.ABC):
 
     summary: PromptSummary | None = None  # of the first site it reads, handed in as ctx.summary [batch d]
     default_lr: ClassVar[float] = 1e-3  # what `fit` trains it with
+    of_map: ClassVar[bool] = False  # `fresh` takes the map between the two sites: of=mechsteer.models.maps.MapWeight
+    default_sites: ClassVar[tuple[str, ...]] = ()  # "read:write" points where a study puts it, if not told where
+    weight_hash: str | None = None  # of the one map that it may stand at; None: anywhere
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -107,6 +110,18 @@ class Adapter(nn.Module, abc.ABC):
     def weight_change(self, coeff: float, weight: Tensor) -> Tensor | None:
         """dW [d_out d_in] so that the delta is dW x, read at the input x of the map W and written at its output; else None."""
         return None
+
+    def low_rank(self, coeff: float) -> tuple[Tensor, Tensor] | None:
+        """(A [rank d_in], B [d_out rank]) with weight_change = B A, if it is so made; else None."""
+        return None
+
+    def reversed(self) -> Adapter | None:
+        """A copy that is at c what this one is at −c, by its parameters; None where a coefficient alone does that."""
+        return None
+
+    def measures(self) -> dict[str, float]:
+        """Figures by name that tell how far its parameters have gone; none by default."""
+        return {}
 
     def shuffled(self, generator: torch.Generator) -> Adapter | None:
         """The same with its router's output permuted: each weight goes to an atom that is not its own; None without a router.

@@ -23,6 +23,7 @@ from mechsteer.adapters.gru import Gru
 from mechsteer.adapters.loreft import LoReft
 from mechsteer.adapters.prototypes import Prototypes
 from mechsteer.adapters.sadi import Sadi
+from mechsteer.adapters.singular import Singular
 from mechsteer.adapters.static import Static
 from mechsteer.errors import ConfigError, closest
 from mechsteer.runtime.observers import Observer
@@ -63,6 +64,7 @@ ADAPTERS: _Registry[type[Adapter]] = _Registry(
         "clas": Clas,
         "prototypes": Prototypes,
         "feature": Feature,
+        "singular": Singular,
     },
 )
 OBSERVERS: _Registry[type[Observer]] = _Registry(Observer, {})

@@ -17,7 +17,7 @@ class Wrapper(Adapter):
     def __init__(self, adapter: Adapter) -> None:
         super().__init__()
         self.adapter = adapter
-        for name in (*TAGS, "summary"):
+        for name in (*TAGS, "summary", "weight_hash"):
             setattr(self, name, getattr(adapter, name))
 
     def select_rows(self, state: Any, index: Tensor) -> Any:

@@ -38,7 +38,10 @@ class ProblemSettings:
 class AdapterSettings:
     """What is trained, and how."""
 
-    kind: str = setting("static", "static | bias_only (a vector per layer) | the registered name of one of your own")
+    kind: str = setting(
+        "static",
+        "static | bias_only (a vector per layer) | singular (of weights) | the registered name of one of your own",
+    )
     args: dict[str, Any] = setting({}, "of its kind, such as {rank: 4}: what its `fresh` takes")
     sites: list[str] = setting(
         ["resid_post"],
@@ -51,8 +54,14 @@ class AdapterSettings:
     objective: str = setting(
         "cross_entropy",
         "what is minimised: cross_entropy on right traces | reinforce: verified answers, sampled while it trains | "
-        "multiple_choice: on an item's options | teacher: predict the model's own traces as teacher.model does",
-        choices=("cross_entropy", "reinforce", "multiple_choice", "teacher"),
+        "multiple_choice: on an item's options | teacher: predict the model's own traces as teacher.model does | "
+        "separation: contrastive pairs, both signs of the strength",
+        choices=("cross_entropy", "reinforce", "multiple_choice", "teacher", "separation"),
+    )
+    pairs: str = setting(
+        "honest",
+        "separation: pocket's pairs honest | happy | true, or a file of rows with positive and negative texts",
+        contents=True,
     )
     group: int = setting(8, "reinforce: answers sampled to each problem in every epoch", least=2)
     normalise: str = setting(

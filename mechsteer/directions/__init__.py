@@ -6,6 +6,7 @@ from mechsteer.directions.files import load_direction, save_direction
 from mechsteer.directions.methods import METHODS, logistic, mean_difference, pairwise_pca, singular_space
 from mechsteer.directions.probed import from_probe
 from mechsteer.directions.prototypes import cluster_differences
+from mechsteer.directions.separating import Separating, separating_directions
 from mechsteer.directions.steps import (
     LabelledSteps,
     labelled_steps,
@@ -19,6 +20,7 @@ __all__ = [
     "METHODS",
     "Direction",
     "LabelledSteps",
+    "Separating",
     "cluster_differences",
     "extract",
     "from_probe",
@@ -32,6 +34,7 @@ __all__ = [
     "random_direction",
     "save_direction",
     "seal_direction",
+    "separating_directions",
     "separation",
     "separator_ids",
     "singular_space",

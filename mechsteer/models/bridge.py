@@ -154,7 +154,8 @@ class BridgeWeights(Weights):
             flags |= {name: str(getattr(self.cfg, name, None)) for name in _NATIVE_FLAGS}
         return flags
 
-    def _linear(self, layer: int, name: str) -> nn.Module:
+    def map_module(self, layer: int, name: str) -> nn.Module:
+        """The Hugging Face module of one of MAPS, or the part of a joint one that the bridge made. Raises UnknownSiteError."""
         module = self.model.blocks[layer]
         for part in _MAP[name].split("."):
             module = getattr(module, part, None)
@@ -165,7 +166,7 @@ class BridgeWeights(Weights):
         return module.original_component
 
     def map_weight(self, layer: int, name: str) -> Tensor:
-        linear = self._linear(layer, name)
+        linear = self.map_module(layer, name)
         weight = linear.weight
         assert isinstance(weight, Tensor)
         return weight if isinstance(linear, nn.Linear) else weight.T  # GPT-2's Conv1D is stored [d_in d_out]
@@ -177,17 +178,17 @@ class BridgeWeights(Weights):
         return getattr(norm, "weight", None)  # a native model may have a norm without one
 
     def set_weight(self, layer: int, name: str, weight: Tensor) -> Remove:
-        linear = self._linear(layer, name)
+        linear = self.map_module(layer, name)
         holder, attribute = self._used(layer, name, linear, "W", "weight")
         stored = weight if isinstance(linear, nn.Linear) else weight.T
         return _replace(holder, attribute, stored.contiguous())
 
     def get_bias(self, layer: int, name: str) -> Tensor | None:
-        holder, attribute = self._used(layer, name, self._linear(layer, name), "b", "bias")
+        holder, attribute = self._used(layer, name, self.map_module(layer, name), "b", "bias")
         return getattr(holder, attribute)
 
     def set_bias(self, layer: int, name: str, bias: Tensor) -> Remove:
-        holder, attribute = self._used(layer, name, self._linear(layer, name), "b", "bias")
+        holder, attribute = self._used(layer, name, self.map_module(layer, name), "b", "bias")
         return _replace(holder, attribute, bias)
 
     def _used(self, layer: int, name: str, linear: nn.Module, letter: str, attribute: str) -> tuple[Any, str]:

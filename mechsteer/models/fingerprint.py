@@ -74,6 +74,20 @@ def checkpoint_fingerprint(model: Any) -> str:
     return digest.hexdigest()[:24]
 
 
+def map_fingerprint(model: Any, layer: int, name: str) -> str:
+    """A stable hash (16 hex digits) of one map W [d_out d_in]: the same on either class, raw, in float32 and bfloat16.
+
+    Of its shape and 64 evenly spaced entries, rounded as in `checkpoint_fingerprint`. Raises UnknownSiteError.
+    """
+    backend = backend_of(model)
+    found = map_entries(backend, layer, name, _SAMPLES)
+    if found is None:
+        raise UnknownSiteError(f"this model has no map {name!r} in layer {layer}", f"maps are {list(MAPS)}")
+    digest = hashlib.sha256(str(found[0]).encode())
+    digest.update(found[1].to(torch.bfloat16).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def map_entries(backend: Any, layer: int, name: str, n: int) -> tuple[tuple[int, ...], Tensor] | None:
     """(shape, at most `n` evenly spaced entries, on the CPU) of W [d_out d_in]; None where there is no such map."""
     try:

@@ -368,7 +368,8 @@ class Session:
         for k, site in enumerate(iv.reads):
             if site != iv.writes and (i, k) not in reads:  # q, k and v, or gate and up, in an order of the model's own
                 raise UnknownSiteError(
-                    f"{site} is reached after {iv.writes} in this model", "read no later in the forward than you write"
+                    f"{site} is reached after {iv.writes} in this model, or its hook is silent",
+                    "read no later in the forward than you write; settings such as use_attn_in silence hooks of inputs",
                 )
             sources.append(acts if site == iv.writes else reads.pop((i, k)))
         return sources

@@ -12,8 +12,10 @@ from mechsteer.steering.generation import Generation, generate
 from mechsteer.steering.header import SavedSteering, SteeringHeader, TensorError
 from mechsteer.steering.imports import as_steering, load_vectors
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, Steering, flatten, steer, writing
+from mechsteer.steering.lora import export_lora
 from mechsteer.steering.mixing import Atom, Atoms, atoms_of, mixed, reset
 from mechsteer.steering.presets import Sized, at_parameters, bias_only, prototype_steering, seal
+from mechsteer.steering.singular import adapter_layers, loss_layer, singular_steering
 from mechsteer.steering.sizes import Largest, largest
 from mechsteer.steering.streaming import Stream, stream
 
@@ -39,13 +41,17 @@ __all__ = [
     "calibrate",
     "calibrate_sign",
     "export_gguf",
+    "export_lora",
     "feature_steering",
     "flatten",
     "fold",
     "gain_presets",
     "generate",
     "kl_divergence",
+    "adapter_layers",
     "largest",
+    "loss_layer",
+    "singular_steering",
     "load_steering",
     "load_vectors",
     "mixed",

@@ -17,22 +17,10 @@ from torch import Tensor
 
 from mechsteer.errors import ConfigError
 from mechsteer.models import backend_of, record_of, save_folder
+from mechsteer.models.maps import MapName, map_between, map_writing
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.session import open_sessions
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
-
-# point -> the map that writes it; resid_pre of layer L is resid_post of layer L - 1
-_WRITES = {
-    **{"resid_post": "down", "mlp_out": "down", "down_out": "down"},
-    **{"attn_out": "o", "o_out": "o"},
-    **{f"{m}_out": m for m in ("q", "k", "v", "gate", "up")},
-    **{m: m for m in ("q", "k", "v")},
-}
-_READS = {  # map -> the points that are its input
-    **{m: (f"{m}_in",) for m in ("q", "k", "v", "gate", "up")},
-    **{"o": ("o_in", "z"), "down": ("down_in", "mlp_post")},
-}
-Map = tuple[int, str]  # layer and name
 
 
 def fold(model: Any, steering: Interventions) -> None:
@@ -48,14 +36,14 @@ def fold(model: Any, steering: Interventions) -> None:
     if open_sessions(model):
         raise ConfigError("the model is inside a steer block", "fold outside of it")
     weights = backend_of(model).weights
-    added: dict[Map, Tensor] = {}
-    turned: dict[Map, Tensor] = {}
+    added: dict[MapName, Tensor] = {}
+    turned: dict[MapName, Tensor] = {}
     for iv in flatten(steering):
         target, bias, change = _as_weights(iv, model)
         for changes, one in ((added, bias), (turned, change)):
             if one is not None:
                 changes[target] = changes[target] + one if target in changes else one
-    biases: dict[Map, Tensor] = {}
+    biases: dict[MapName, Tensor] = {}
     for target, delta in added.items():
         before = weights.get_bias(*target)
         delta = delta.to(weights.map_weight(*target))
@@ -103,14 +91,14 @@ def save_folded(model: Any, path: str | Path, steering: Interventions = ()) -> P
     return save_folder(model, path)
 
 
-def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor | None, Tensor | None]:
+def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[MapName, Tensor | None, Tensor | None]:
     """(the map, what is added to its bias [d_out], what to its matrix [d_out d_in])."""
     if isinstance(iv, Observation):
         raise ConfigError("a bias cannot express an observation", "leave it out: mechsteer.steering.writing(steering)")
     located, adapter = iv.at(model), iv.adapter
     bias = adapter.as_bias(iv.coeff)
-    target = _map_writing(located)
-    if bias is None and (target is None or not _reads_input_of(located, target)):
+    target = map_writing(located.site)
+    if bias is None and map_between(located.reads, located.site) is None:
         raise _refusal(f"the adapter {type(adapter).__name__}")
     if iv.scope != TokenScope.all():
         raise _refusal(f"the scope {iv.scope!r}")
@@ -133,19 +121,6 @@ def _as_weights(iv: Intervention | Observation, model: Any) -> tuple[Map, Tensor
             "it is [d_out d_in] of the map that the adapter reads and writes",
         )
     return target, None, change.detach()
-
-
-def _map_writing(located: Intervention) -> Map | None:
-    site = located.site
-    assert isinstance(site.layer, int)
-    if site.point == "resid_pre" and site.layer > 0:
-        return site.layer - 1, "down"
-    return (site.layer, _WRITES[site.point]) if site.point in _WRITES else None
-
-
-def _reads_input_of(located: Intervention, target: Map) -> bool:
-    layer, name = target
-    return located.reads_one and located.reads[0].layer == layer and located.reads[0].point in _READS[name]
 
 
 def _refusal(what: str) -> ConfigError:

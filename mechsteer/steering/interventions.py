@@ -17,6 +17,7 @@ from torch import Tensor
 from mechsteer.adapters import Adapter
 from mechsteer.errors import ConfigError
 from mechsteer.models import Forward, backend_of
+from mechsteer.models.maps import require_map
 from mechsteer.models.sites import Site, SiteLike, Sites, as_site
 from mechsteer.runtime.observers import Observer
 from mechsteer.runtime.reach import flat
@@ -83,10 +84,17 @@ class Intervention:
         return self.site
 
     def at(self, model: Any) -> Intervention:
-        """The same with layers as indices of this model, every site checked."""
+        """The same with layers as indices of this model, every site checked.
+
+        Raises UnknownSiteError, and ModelMismatchError for an adapter that is of another model's map.
+        """
         site = self.site.at(model)
         site.resolve(model, write=True)
-        return replace(self, site=site, read=None if self.read is None else _located(self.read, model))
+        found = replace(self, site=site, read=None if self.read is None else _located(self.read, model))
+        if self.adapter.weight_hash is not None:
+            name = type(self.adapter).__name__
+            require_map(model, found.reads, site, self.adapter.weight_hash, name)
+        return found
 
     def with_coeff(self, coeff: float) -> Intervention:
         """The same adapter at another strength."""

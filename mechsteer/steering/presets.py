@@ -14,6 +14,7 @@ from mechsteer.directions import cluster_differences, pooled_pairs, seal_directi
 from mechsteer.directions.steps import BLANK_LINE, StepKind
 from mechsteer.errors import ConfigError
 from mechsteer.models import backend_of
+from mechsteer.models.maps import map_at
 from mechsteer.models.sites import Site, SiteLike, Sites, as_site, as_sites
 from mechsteer.prompts import ContrastivePairs
 from mechsteer.results import Result
@@ -57,6 +58,8 @@ def untrained(
     """
     cls, place = named(kind), {"read": read, "scope": scope}
     located = Intervention(Static(torch.zeros(1)), site, **place).at(model)  # checks the sites
+    if cls.of_map:
+        options = {"of": map_at(model, located.reads, located.site), **options}
     widths = tuple(width(model, each) for each in located.reads)
     adapter = cls.fresh(widths[0] if located.reads_one else widths, width(model, located.site), **options)
     return Intervention(adapter.to(backend_of(model).device), site, **place)

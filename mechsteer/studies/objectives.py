@@ -12,6 +12,8 @@ import torch
 from mechsteer.configs.schema import AdapterSettings, Settings, TeacherSettings
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import Vocabulary, backend_of, load_model
+from mechsteer.pocket import CONTRASTS, contrast_pairs
+from mechsteer.prompts import ContrastivePairs
 from mechsteer.runtime.batches import Sample
 from mechsteer.steering.generation import default_stop_tokens
 from mechsteer.studies.desk import Desk
@@ -28,10 +30,12 @@ from mechsteer.training import (
     OptionLikelihoods,
     Phase,
     Reinforce,
+    Separation,
     TeacherKL,
 )
 from mechsteer.training.objectives.teacher import require_same_vocabulary
 
+_MOST = 400  # pairs that pocket makes of a contrast
 N_DEV = 100  # dev samples, or problems, that decide when training stops
 
 
@@ -66,6 +70,8 @@ class Material:
     def objective(self, *, kl_weight: float, l2_weight: float) -> Objective:
         """The loss, of these weights."""
         how = self.how
+        if how.objective == "separation":  # its trust region is what holds it back
+            return Separation(self.train, dev=self.dev)
         harm: dict[str, Any] = {"neutral": self.neutral, "kl_weight": kl_weight, "l2_weight": l2_weight}
         if how.objective == "reinforce":
             verify = self.problems.task("train", self.problems.settings.traces.n_problems).verify
@@ -86,6 +92,10 @@ class Material:
 def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
     """The training data of `adapter.objective`. Raises DataError where there is nothing to train on."""
     how, settings = desk.settings.adapter, desk.settings
+    if how.objective == "separation":
+        train, dev = contrast(how.pairs, how.n_samples, seed=desk.seed("pairs"))
+        beside: dict[str, Any] = {"teaching": settings.teacher, "teacher": None, "cache": None}
+        return Material(how=how, **beside, train=train, dev=dev, neutral=[], problems=problems)
     teacher, cache = None, None
     if how.objective == "teacher":
         train = written_samples(desk, kept, problems, "train", how.n_samples)
@@ -97,7 +107,7 @@ def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
     else:  # problems themselves: their answers are sampled while training, or are there to choose from
         train = problems.items("train", settings.traces.n_problems)[: how.n_samples]
         dev = problems.items("dev", settings.traces.n_dev)[:N_DEV]
-    beside: dict[str, Any] = {"teaching": settings.teacher, "teacher": teacher, "cache": cache}
+    beside = {"teaching": settings.teacher, "teacher": teacher, "cache": cache}
     return Material(how=how, **beside, train=train, dev=dev, neutral=questions(problems), problems=problems)
 
 
@@ -124,6 +134,24 @@ def check_teacher(settings: Settings, model: Any) -> None:
     require_same_vocabulary(model, Vocabulary.of_name(name))
 
 
+def contrast(pairs: str, most: int, *, seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """(training pairs, at most `most`; dev pairs, at most N_DEV) of pocket's contrasts by name or a file, by group.
+
+    Raises DataError where a side is left empty, and for a file that cannot be read.
+    """
+    if pairs in CONTRASTS:
+        drawn = contrast_pairs(pairs, min(most + N_DEV, _MOST), seed)
+        found = ContrastivePairs(*zip(*drawn, strict=True))
+    else:
+        found = ContrastivePairs.read(pairs).dedupe()
+    parts = found.split((0.75, 0.25, 0.0), seed=0)
+    if "train" not in parts or "dev" not in parts:
+        raise DataError(
+            f"{len(found)} pairs of {pairs} are too few to hold some out", "give more pairs, or more groups"
+        )
+    return list(parts["train"])[:most], list(parts["dev"])[:N_DEV]
+
+
 def check_objective(settings: Settings) -> None:
     """Raise ConfigError where the data cannot be trained on as `adapter.objective` says."""
     objective, data = settings.adapter.objective, settings.data
@@ -133,6 +161,12 @@ def check_objective(settings: Settings) -> None:
         raise ConfigError(
             f"adapter.objective is reinforce, and answers to {data} are not verified (metric={settings.metric})",
             "rewards are verified answers: give problems that have some, or adapter.objective=cross_entropy",
+        )
+    pairs = settings.adapter.pairs
+    if objective == "separation" and pairs not in CONTRASTS and not Path(pairs).exists():
+        raise ConfigError(
+            f"adapter.pairs is {pairs!r}: neither one of pocket's contrasts nor a file",
+            f"choose one of {list(CONTRASTS)}, or give a file of rows with positive and negative",
         )
     if objective == "multiple_choice" and (is_ready_made(data) or not load_task(data, 1, split="train").has_options):
         raise ConfigError(

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 
-from mechsteer.adapters import named_observer
-from mechsteer.configs.schema import Settings
+from mechsteer.adapters import named, named_observer
+from mechsteer.configs.schema import AdapterSettings, Settings
 from mechsteer.errors import ConfigError
-from mechsteer.models.sites import Site
+from mechsteer.models.sites import Site, list_sites
 from mechsteer.runtime.scopes import TokenScope
-from mechsteer.steering import presets
+from mechsteer.steering import adapter_layers, loss_layer, presets
 from mechsteer.steering.interventions import Interventions, Observation, Steering, writing
 
+DEFAULT_SITES = AdapterSettings().sites
 BIAS_ONLY = "bias_only"  # a vector behind every block: a place, not a class of adapters
 
 
@@ -56,12 +57,22 @@ def places(model: Any, kind: str, entries: Sequence[str], layers: Sequence[float
     if kind == BIAS_ONLY:
         every = [Site(layer, "resid_post") for layer in range(model.cfg.n_layers)]
         return [Place(sites=tuple(((site,), site) for site in every))]
+    if list(entries) == DEFAULT_SITES and (points := named(kind).default_sites):
+        return [_over_maps(model, points)]
     movable = any("@" not in entry for entry in entries)
     found = [
         Place(sites=tuple(_parsed(model, entry, layer) for entry in entries))
         for layer in (layers if movable else layers[:1])
     ]
     return list(dict.fromkeys(found))
+
+
+def _over_maps(model: Any, points: Sequence[str]) -> Place:
+    """Every one of the maps in every layer below the one where a contrastive loss is measured."""
+    layers = adapter_layers(model.cfg.n_layers, [loss_layer(model.cfg.n_layers)])
+    known = set(list_sites(model))
+    found = [_parsed(model, point, layer) for layer in layers for point in points]
+    return Place(sites=tuple(place for place in found if known.issuperset((*place[0], place[1]))))
 
 
 def layers_tried(model: Any, settings: Settings) -> list[int | float]:

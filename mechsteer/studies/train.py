@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,7 +13,7 @@ from mechsteer.models.sites import Site
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.threads import each_of
 from mechsteer.steering.calibration import strengths
-from mechsteer.steering.files import load_steering, save_steering
+from mechsteer.steering.files import BUDGET, load_steering, save_steering
 from mechsteer.steering.interventions import Steering, writing
 from mechsteer.steering.presets import width
 from mechsteer.studies.choosing import Dev
@@ -23,8 +24,10 @@ from mechsteer.studies.places import Place, layers_tried, measured, places, untr
 from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import CaptureResult, TracesResult, TrainResult
 from mechsteer.studies.told import carried, data_of, metrics_of
-from mechsteer.training import FitConfig, FitResult, fit_in_phases
+from mechsteer.training import FitConfig, FitResult, fit_in_phases, oriented
 
+_CYCLE = 32  # pairs seen, of which 8 share a step: a cycle needs 4 steps
+_LONGEST = 100  # letters of a file name
 N_KL = 64  # dev prompts on which the adapter's strength in nats is measured
 
 
@@ -37,6 +40,17 @@ class _Job:
     """of the adapter seed"""
     seed: int
     start: Steering
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """What came of it."""
+
+    result: FitResult
+    first: tuple[FitResult, ...]
+    """of the phases before"""
+    sign: int | None
+    """of a contrastive training, decided on pairs held out; −1: its parameters were negated"""
 
 
 def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResult:
@@ -57,12 +71,12 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
     fitted = dict(zip(candidates, each_of(lambda job: _fitted(desk, kept, job, shared), jobs), strict=True))
     strengths_tried = sorted(how.coeffs if problems.metric != "log_odds" else [1.0], key=abs)  # of equals the weakest
     pairs = [(place, coeff) for coeff in strengths_tried for place in candidates]
-    steerings = [fitted[place][-1].steering.with_coeff(coeff) for place, coeff in pairs]
+    steerings = [fitted[place].result.steering.with_coeff(coeff) for place, coeff in pairs]
     number, tried = dev.halve("dev", steerings, [f"{place}-{coeff}" for place, coeff in pairs], whole=True)
     best, coeff = pairs[number]
     jobs = [_job(desk, best, scope, i) for i in range(1, how.seeds)]
-    phases = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, shared), jobs)]
-    fits = [each[-1] for each in phases]
+    trained = [fitted[best], *each_of(lambda job: _fitted(desk, kept, job, shared), jobs)]
+    fits = [one.result for one in trained]
     chosen = [at_strength(result.steering, coeff) for result in fits]
     base = dev.scores((), "base")
     for i, (steering, result) in enumerate(zip(chosen, fits, strict=True)):
@@ -71,12 +85,13 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
             "n_samples": len(shared.train),
             "objective": how.objective,
             "metric": problems.metric,
+            **({} if trained[i].sign is None else {"sign_on_held_out": trained[i].sign}),
             "chosen_on_dev": {"place": str(best), "coeff": coeff, "score": tried[number].score},
         }
         path = desk.write(STEERING) if i == 0 else seed_file(desk.write(SEEDS), i)
         asked = (tried[number].scores, base) if i == 0 else ()
         told = {"data": data_of(desk, problems, result), "metrics": metrics_of(result, problems.metric, *asked)}
-        save_steering(steering, path, desk.model, provenance=provenance, **told)
+        save_steering(steering, path, desk.model, provenance=provenance, budget_bytes=_budget(steering), **told)
     return TrainResult(
         kind=how.kind,
         site=best.measured,
@@ -90,7 +105,7 @@ def train(desk: Desk, traces: TracesResult, capture: CaptureResult) -> TrainResu
             median_resid_norm=median_norm(desk, kept, best.measured),
         ),
         fitted=tuple(map(_timeless, fits)),
-        first_phase=tuple(_timeless(first) for first, *rest in phases if rest),
+        first_phase=tuple(_timeless(one.first[0]) for one in trained if one.first),
         n_neutral=len(shared.neutral),
     )
 
@@ -132,11 +147,17 @@ def _timeless(result: FitResult) -> FitResult:
     return replace(result, seconds=float("nan"))
 
 
-def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> tuple[FitResult, ...]:
+def _budget(steering: Steering) -> int | None:
+    """Of a booster's file; what keeps a basis of the weights has none."""
+    return None if any(iv.adapter.weight_hash for iv in writing(steering)) else BUDGET
+
+
+def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> _Trained:
     """One training, phase by phase."""
     how, place, start = desk.settings.adapter, job.place, job.start
     rms = median_norm(desk, kept, place.sites[0][1]) / width(desk.model, place.sites[0][1]) ** 0.5
     lr = how.lr if how.lr is not None else writing(start)[0].adapter.default_lr
+    is_contrast = how.objective == "separation"
     config = FitConfig(
         lr=lr,
         activation_rms=rms,
@@ -145,16 +166,28 @@ def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> tuple[FitRes
         seed=job.seed,
         group_lengths=how.group_lengths,
         recompute_blocks=how.recompute,
+        schedule="one_cycle" if is_contrast and how.epochs * len(shared.train) >= _CYCLE else "constant",
     )
     has_gate = any(iv.adapter.has_gate for iv in writing(start))
-    return fit_in_phases(
+    phases = fit_in_phases(
         desk.model,
         start,
         # the penalty, too, is in units of the activations
         shared.phases(config, has_gate=has_gate, kl_weight=how.kl_weight, l2_weight=how.l2_weight / rms**2),
-        checkpoint=desk.checkpoint(f"adapter-{place}-{job.number}.safetensors"),
+        checkpoint=desk.checkpoint(f"adapter-{_short(place)}-{job.number}.safetensors"),
         progress=desk.progress,
     )
+    *first, result = phases
+    if not is_contrast:
+        return _Trained(result=result, first=tuple(first), sign=None)
+    found = oriented(desk.model, result.steering, shared.dev)
+    return _Trained(result=replace(result, steering=found.steering), first=tuple(first), sign=found.sign)
+
+
+def _short(place: Place) -> str:
+    """A file's name for a place; one of many sites by a hash of them."""
+    name = str(place)
+    return name if len(name) <= _LONGEST else hashlib.sha256(name.encode()).hexdigest()[:16]
 
 
 def _candidate(place: Place, coeff: float, tried: Tried) -> Candidate:

@@ -12,11 +12,16 @@ from mechsteer.training.objectives import (
     OptionLikelihoods,
     Reinforce,
     Rows,
+    Separation,
+    SeparationLoss,
     Tally,
     TeacherKL,
     TopologyPenalty,
+    TrustRegion,
     left_alone,
 )
+from mechsteer.training.objectives.pairs import shared_tokens
+from mechsteer.training.orientation import Orientation, oriented, pair_log_odds
 from mechsteer.training.parts import Part, Parts, Steered
 from mechsteer.training.phases import Phase, fit_in_phases
 from mechsteer.training.self_improvement import Attempt, SelfImprovement, SelfImprovementConfig
@@ -34,12 +39,15 @@ __all__ = [
     "Objective",
     "OpenRate",
     "OptionLikelihoods",
+    "Orientation",
     "Part",
     "Parts",
     "Phase",
     "Reinforce",
     "Rows",
     "Sample",
+    "Separation",
+    "SeparationLoss",
     "SelfImprovement",
     "SelfImprovementConfig",
     "Steered",
@@ -47,10 +55,14 @@ __all__ = [
     "TeacherKL",
     "TopologyPenalty",
     "TopologyPredictor",
+    "TrustRegion",
     "exact_answer",
     "fit",
     "fit_in_phases",
     "left_alone",
+    "oriented",
+    "pair_log_odds",
+    "shared_tokens",
     "majority_rewards",
     "pretrain_topology",
 ]

@@ -6,7 +6,8 @@ What lies before the first touch is the same in every step: it is computed once 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+import contextlib
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol, TypeVar
@@ -14,6 +15,8 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from mechsteer.models import backend_of
+from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import Batch
 from mechsteer.runtime.reach import n_untouched_blocks, n_untouched_columns, sites_used
 from mechsteer.runtime.restart import Kept, Start, logits_from, start_from
@@ -40,6 +43,7 @@ class Part:
     interventions: tuple[Intervention, ...]
     scored: Mask
     groups: Lengths  # [batch] number, within the batch, of the group that each row is of: see `Rows`
+    reads: tuple[Site, ...] = ()  # sites whose activations under the steering the objective asks for
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -56,13 +60,25 @@ class Steered:
     """One part under the steering as it stands: what loss terms are computed from.
 
     `logits` [n_scored d_vocab] at the part's scored positions in row-major order, with gradients unless the
-    caller switched them off. `session`: the deltas and contexts of that forward. `by_row`: what of the terms is each
-    row's, (sums, counts) [batch] by name, as far as the objective tells it.
+    caller switched them off. `session`: the deltas and contexts of that forward. `acts`: [batch pos d] at the part's
+    `reads`. `by_row`: what of the terms is each row's, (sums, counts) [batch] by name, as far as the objective tells it.
     """
 
-    def __init__(self, part: Part, logits: Tensor, session: Session, forwards: Forwards) -> None:
+    def __init__(
+        self,
+        part: Part,
+        logits: Tensor,
+        session: Session,
+        forwards: Forwards,
+        acts: Mapping[Site, Tensor] | None = None,
+    ) -> None:
         self.part, self.logits, self.session, self._forwards = part, logits, session, forwards
+        self.acts = acts or {}
         self.by_row: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def again(self, factor: float) -> Steered:
+        """The same part with every coefficient times `factor`: −1 for the other way, 0 for the model as it is."""
+        return self._forwards.steered(self.part, factor)
 
     @cached_property
     def _log_probs(self) -> Tensor:
@@ -119,12 +135,34 @@ class Forwards:
         blocks = range(self.n_skipped, model.cfg.n_layers) if config.recompute_blocks else ()
         self.recompute = [i for i in blocks if i not in used]
 
-    def steered(self, part: Part) -> Steered:
+    def steered(self, part: Part, factor: float = 1.0) -> Steered:
         """The part, steered; with gradients unless the caller switched them off."""
-        start = self._start(part)
-        with steer(self.model, part.interventions, record=True, warn=False) as session:
-            logits = self._logits(part, start, part.scored, recompute=self.recompute)
-        return Steered(part, logits, session, self)
+        start, layers = self._start(part), {site.layer for site in part.reads}
+        recompute = [i for i in self.recompute if i not in layers]
+        interventions = [iv if factor == 1.0 else iv.with_coeff(factor * iv.coeff) for iv in part.interventions]
+        with (
+            self._reading(part.reads) as acts,
+            steer(self.model, interventions, record=True, warn=False) as session,
+        ):
+            logits = self._logits(part, start, part.scored, recompute=recompute)
+        return Steered(part, logits, session, self, acts)
+
+    @contextlib.contextmanager
+    def _reading(self, sites: Sequence[Site]) -> Iterator[dict[Site, Tensor]]:
+        """Inside, what passes the sites is kept; heads side by side."""
+        backend, acts, removes = backend_of(self.model), {}, []
+        try:
+            for site in sites:
+                read_as = backend.names.read_as(int(site.layer), site.point)
+
+                def keep(passed: Tensor, site: Site = site, read_as: Any = read_as) -> None:
+                    acts[site] = (passed if read_as is None else read_as(passed)).flatten(2)
+
+                removes.append(backend.runner.attach(site.resolve(self.model), keep))
+            yield acts
+        finally:
+            for remove in removes:
+                remove()
 
     def frozen(self, part: Part, where: Mask) -> Tensor:
         """Log-probs [n d_vocab] of the same rows without the steering."""
@@ -132,8 +170,8 @@ class Forwards:
             return wide(self._logits(part, self._start(part), where)).log_softmax(-1)
 
     def _start(self, part: Part) -> Start:
-        if part not in self._prefixes:
-            self._prefixes[part] = self._n_prefix(part) if self.keep_prefix else 0
+        if part not in self._prefixes:  # what is read is asked for whole
+            self._prefixes[part] = self._n_prefix(part) if self.keep_prefix and not part.reads else 0
         n_prefix = self._prefixes[part]
         if self.n_skipped == n_prefix == 0:
             return Start()

@@ -176,6 +176,7 @@ PLACED = {
     "dictionary": fresh("dictionary", n_atoms=4, d_hidden=6, noise=0.3),
     "gated": fresh("gated", d_hidden=6, noise=0.1),
     "gru": fresh("gru", **GRU),
+    "singular": fresh("singular", ms.Site(1, "down_out"), ms.Site(1, "down_in"), rank=8, noise=0.3),
 }
 REGISTERED = {name: PLACED.get(name) or fresh(name) for name in ms.adapters.ADAPTERS}
 EXAMPLES = {
@@ -226,4 +227,12 @@ EXAMPLES = {
     "gru over a window": fresh("gru", window=3, **GRU),
     "gated, look-back": fresh("gated", d_hidden=6, noise=0.1, look_back=True, rank=3, bos=False),
 }
+for _name, _options in {
+    "scales alone": {"rotate_v": False, "mode": "add"},
+    "blocks on both sides": {"rotate_u": True, "block_size": 4, "mode": "mult"},
+    "rotations alone": {"mode": "none", "theta_max": None, "init": 0.1},
+}.items():
+    EXAMPLES[f"singular, {_name}"] = fresh(
+        "singular", ms.Site(1, "q_out"), ms.Site(1, "q_in"), rank=8, noise=0.3, **_options
+    )
 CASES = REGISTERED | EXAMPLES

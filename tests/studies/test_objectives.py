@@ -10,6 +10,9 @@ from study_toys import SMALL, prompts_file, stage_result
 
 from mechsteer import cli
 from mechsteer.configs.settings import resolve
+from mechsteer.errors import DataError
+from mechsteer.steering import read_header
+from mechsteer.studies.objectives import contrast
 from mechsteer.studies.places import layers_tried
 
 FEW = [
@@ -68,6 +71,43 @@ def test_options_are_trained_on(tmp_path):
     assert "trained on 8 problems with options" in (out / "report.md").read_text()
 
 
+def test_a_singular_adapter_is_trained_on_pairs(tmp_path):
+    """Its sites are maps without being told, its file holds the basis, and the sign is decided on pairs held out."""
+    out = tmp_path / "run"
+    options = [
+        "adapter.kind=singular",
+        "adapter.objective=separation",
+        "adapter.n_samples=24",
+        "adapter.args={rank: 6}",
+        "adapter.epochs=3",
+    ]
+    assert cli.main(["train", f"out={out}", *SMALL, "max_new_tokens=40", *options, "adapter.seeds=2"]) == 0
+    train = stage_result(out, "train")
+    assert train["choice"]["chosen"]["sites"] == [f"{m}_out@{i}" for i in (1, 2) for m in ("q", "k", "v", "gate", "up")]
+    assert [one["objective"]["objective"] for one in train["fitted"]] == ["Separation"] * 2
+    assert train["fitted"][0]["config"]["schedule"] == "one_cycle"
+    assert train["choice"]["n_samples"] == 24
+    last, first = (train["fitted"][0]["history"][i]["dev"] for i in (-1, 0))
+    assert last["sep plus 3"] > first["sep plus 3"] > last["sep minus 3"]
+    header = read_header(out / "adapter.safetensors")
+    assert header.provenance["sign_on_held_out"] in (1, -1)
+    assert all(entry.name == "singular" and entry.config["weight_hash"] for entry in header.entries)
+    assert "24 contrastive pairs, told apart both ways" in (out / "report.md").read_text()
+
+
+def test_pairs_of_a_file_are_split_by_group(tmp_path):
+    path = tmp_path / "pairs.jsonl"
+    rows = [{"positive": f"I love {i}; {i % 5}", "negative": f"I hate {i}; {i % 5}"} for i in range(40)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train, dev = contrast(str(path), 20, seed=0)
+    assert len(train) == 20
+    assert len(dev) > 0
+    assert not set(train) & set(dev)
+    path.write_text(json.dumps(rows[0]) + "\n")
+    with pytest.raises(DataError, match=r"1 pairs of .* are too few to hold some out"):
+        contrast(str(path), 20, seed=0)
+
+
 @pytest.mark.parametrize(
     ("data", "options", "message"),
     [
@@ -76,6 +116,11 @@ def test_options_are_trained_on(tmp_path):
         ("texts", ["adapter.objective=multiple_choice"], "have no options"),
         ("pocket", ["adapter.objective=multiple_choice"], "the problems of pocket have no options"),
         ("pocket", ["adapter.objective=ppo"], "adapter.objective is 'ppo'"),
+        (
+            "pocket",
+            ["adapter.objective=separation", "adapter.pairs=grim"],
+            "neither one of pocket's contrasts nor a file",
+        ),
         ("pocket", ["adapter.group=1"], "adapter.group is 1"),
     ],
 )

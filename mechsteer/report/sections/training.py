@@ -26,6 +26,7 @@ _TRAINED_ON = {  # name of the objective -> what a number of training data is a 
     "Reinforce": "problems, its own sampled answers rewarded where they are right (on dev the loss counts the mean reward)",
     "OptionLikelihoods": "problems with options",
     "TeacherKL": "of the model's own traces, right or wrong, on which it is to predict as a teacher does",
+    "Separation": "contrastive pairs, told apart both ways",
 }
 
 
@@ -151,6 +152,9 @@ def _terms(left: str) -> dict[str, str]:
         "open_rate": "the squared distance of the mean gate from the rate it is held to",
         "reinforce": "minus the log-probability of its sampled answers, each times its advantage",
         "multiple_choice": "cross-entropy of the right option",
+        "separation_loss": "the loss of how far its pairs are told apart at strengths +1 and −1",
+        "coherence": "what tokens lost in likelihood beyond the trust region",
+        "monotonicity": "a hinge on log-odds that do not rise with the strength",
         "kl": f"KL to the model as it is on the {left}",
         "square_norm": "the squared norm of what is added",
     }

@@ -2,11 +2,13 @@
 
 from mechsteer.training.objectives.base import Objective, Rows, Tally, Terms
 from mechsteer.training.objectives.coming_divergence import ComingDivergence
+from mechsteer.training.objectives.contrast import SeparationLoss, TrustRegion
 from mechsteer.training.objectives.cross_entropy import CrossEntropy
 from mechsteer.training.objectives.harm import Harmless, left_alone
 from mechsteer.training.objectives.multiple_choice import OptionLikelihoods
 from mechsteer.training.objectives.open_rate import OpenRate
 from mechsteer.training.objectives.reinforce import Reinforce
+from mechsteer.training.objectives.separation import Separation
 from mechsteer.training.objectives.teacher_kl import TeacherKL
 from mechsteer.training.objectives.topology_penalty import TopologyPenalty
 
@@ -19,9 +21,12 @@ __all__ = [
     "OptionLikelihoods",
     "Reinforce",
     "Rows",
+    "Separation",
+    "SeparationLoss",
     "Tally",
     "TeacherKL",
     "Terms",
     "TopologyPenalty",
+    "TrustRegion",
     "left_alone",
 ]

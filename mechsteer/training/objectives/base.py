@@ -32,6 +32,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.errors import ConfigError
+from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import Batch, Pair, make_batches
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.shapes import Mask
@@ -111,6 +112,10 @@ class Objective(abc.ABC):
         """[batch pos] positions whose logits `terms` needs: by default those that predict a target token."""
         return batch.predicts_target
 
+    def reads(self, model: Any) -> tuple[Site, ...]:  # noqa: ARG002  # most look at logits alone
+        """Sites whose activations under the steering `terms` needs (`Steered.acts`), later than all that is skipped."""
+        return ()
+
     def identity(self) -> dict[str, Any]:
         """What tells it from others on the same data, JSON-able: a checkpoint of another identity is refused."""
         return {"objective": type(self).__name__, "weights": dict(self.weights)}
@@ -153,6 +158,7 @@ class Objective(abc.ABC):
             interventions=tuple(steering),
             scored=self.scored(batch, steering),
             groups=torch.tensor(numbers, device=batch.tokens.device),
+            reads=self.reads(model),
         )
 
 
