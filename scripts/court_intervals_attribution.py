@@ -6,7 +6,8 @@ Simulated contexts, no model: gradients G_p = mean + noise of one static vector,
 half, checked on the other. The truth is what the two sets chosen, each weighed as it is in the estimate, recover of the
 population's effect; of own − null, that less the mean of the same over all the meaningless bases there are.
 Beside it what the interval would be if the halves' errors had nothing to do with each other, and the interval that ranks
-and checks on the same contexts. Wanted: coverage of 95 % intervals from .93 to .97.
+and checks on the same contexts. Wanted: coverage of 95 % intervals from .93 to .97. Of 16 contexts, or where the effect
+itself is hardly beyond chance, it is up to .99: too wide, not too narrow.
 
 Worlds: `orthonormal` and `overcomplete` dictionaries at random; `ties`, in which 24 directions are exactly as good.
 """
@@ -19,6 +20,7 @@ import time
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -114,7 +116,8 @@ def tried(of: World, rotated: Rotated, groups: np.ndarray, noise: float, seed: i
     kept, effect = halves(known, chosen, fold_of), recorded.linear.numpy()
 
     shares = np.bincount(fold_of) / n
-    true = sum(share * of.recovered(spanned(known, pick)[0]) for share, pick in zip(shares, chosen, strict=True))
+    each = [share * of.recovered(spanned(known, pick)[0]) for share, pick in zip(shares, chosen, strict=True)]
+    true = torch.stack(each).sum(0)
     null_true = torch.zeros(len(SIZES), dtype=torch.float64)
     null_kept, run = np.zeros((N_NULLS, n, len(SIZES))), np.random.default_rng(seed).integers(ALL_NULLS, size=N_NULLS)
     for fold, share in enumerate(shares):
@@ -150,8 +153,8 @@ def on_the_same(known: Evidence, pick: Tensor, effect: np.ndarray, group_of: np.
     return np.asarray([i.low for i in intervals]), np.asarray([i.high for i in intervals])
 
 
-def _bounds(rows: object, name: str) -> Bounds:
-    return tuple(rows[f"{name}_{end}"].to_numpy(float) for end in ("low", "high"))
+def _bounds(rows: pd.DataFrame, name: str) -> Bounds:
+    return rows[f"{name}_low"].to_numpy(float), rows[f"{name}_high"].to_numpy(float)
 
 
 def _holds(bounds: Bounds, true: Tensor) -> np.ndarray:

@@ -311,6 +311,8 @@ def test_dead_features_are_counted_and_never_kept(model_of):
     )
     assert np.isnan(eff.check["random_sufficiency"][0])  # nothing was picked blindly
     assert eff.n_dead == 4
+    alive = [i for i in range(len(basis)) if i not in range(5, 9)]  # 92 of them: all are chosen, by their own numbers
+    assert [sorted(each) for each in eff.chosen.tolist()] == [alive, alive]
     assert not set(eff.order[:92].tolist()) & {5, 6, 7, 8}
     assert eff.check["sufficiency"][0] == pytest.approx(1, abs=1e-3)
     with pytest.raises(ConfigError, match="k=93 of 92"):
