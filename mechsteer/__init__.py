@@ -52,7 +52,7 @@ What an intervention does
 Whole studies
     study, studies       train, evaluate, attribute and report in one call (on the command line: mechsteer study)
     suite                many models on many tasks, one table and one page
-    records              the log of runs, a database of them, an index of prompts;  Recorder, RunLog, open_database
+    records              the log of runs, a database, an index;  Recorder, RunLog, open_database, PromptIndex
     report               sections, figures, heatmaps;  show: a result as a notebook shows it
     errors               every error has a message and a hint
 """
