@@ -173,4 +173,4 @@ def test_the_table_prints_these_intervals_for_kept_removed_and_beyond_nulls():
             best = np.argsort(-totals, axis=1)[:, :size]
             own_best = chosen[fold][0, :size].tolist()
             again += [len(set(own_best) & set(each)) / size for each in best.tolist()]
-        assert shown["chosen_again"][row] == pytest.approx(np.mean(again))
+        assert shown["chosen_again"].to_numpy(float)[row] == pytest.approx(np.mean(again))
