@@ -11,6 +11,7 @@ import mechsteer as ms
 from mechsteer.configs.settings import explicit
 from mechsteer.studies.graph import STAGES, Declaration
 from mechsteer.studies.run import Run, Stage, open_run
+from mechsteer.studies.study import complete
 from mechsteer.studies.study import opened as study_run
 
 MODEL = "the model's fingerprint"
@@ -60,14 +61,25 @@ SMALL = [
     *("layers=[0.5]", "evaluate.n_problems=12", "evaluate.n_random=2", "sae.n_tokens=6000", "sae.d_sae=64", "sae.k=8"),
     *("probe.n_boot=50", "probe.n_splits=3", "attribute.n_prompts=8", "attribute.k=[1,4]"),
     *("attribute.nulls=6", "attribute.nulls_run=2", "attribute.outcome_nulls=1", "attribute.n_paths=4", "sae.seeds=2"),
-    *("topology.n_points=16", "max_new_tokens=120"),
+    *("topology.n_points=16", "topology.n_permutations=49", "topology.n_steered=4", "topology.n_compared=12"),
+    *("topology.shares=[0.5,1.0]", "max_new_tokens=120", "falsify.n_texts=12", "falsify.n_boot=50"),
+    *("probe.n_steered=4", "probe.n_random=1", "probe.coeffs=[0.1]"),
     *("paired.n_problems=6", "paired.n_features=2", "paired.n_directions=2", "rank.n=2", "rank.n_dev=4"),
     *("rank.n_problems=4", "rank.n_random=2", "sheet.n_prompts=1", "sheet.max_new_tokens=8"),
 ]
 TEXTS = [  # the same on free texts
-    *(option for option in SMALL if not option.startswith(("max_new", "topology", "adapter.epochs"))),
+    *(option for option in SMALL if not option.startswith(("max_new", "topology.n_points", "adapter.epochs"))),
     *("adapter.epochs=6", "evaluate.n_problems=20", "max_new_tokens=24", "topology.n_points=8"),
 ]
+
+
+def run_stages(*overrides, all_stages=False):
+    """A study, and with `all_stages` what a study leaves out too; for a process of its own."""
+    with study_run(explicit(None, list(overrides))) as run:
+        complete(run)
+        for name, declared in STAGES.items():
+            if all_stages and declared.on_request:
+                run.result(name)
 
 
 def prompts_file(path):

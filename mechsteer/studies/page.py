@@ -188,7 +188,7 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
     if results.reasonscore is not None and results.sae is not None:
         scored = results.reasonscore
         quality = results.sae.quality
-        tested = results.falsify
+        tested = None if results.falsify is None else results.falsify.falsification
         found += features.features(
             scored.scores,
             seen=scored.top,
@@ -196,9 +196,9 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
             not_matched=scored.not_matched,
             quality=quality,
             dropped=scored.dropped,
-            falsified=None if tested is None else tested.falsification,
+            falsified=tested,
         )
-        found += [] if scored.ratios is None else features.ratios(scored.ratios)
+        found += [] if scored.ratios is None else features.ratios(scored.ratios, falsified=tested)
         found += layers.sae_training(results.sae.history, site=str(results.sae.site))
     if results.falsify is not None:
         found += falsified.falsified(results.falsify.falsification, dropped=results.falsify.dropped)

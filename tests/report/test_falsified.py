@@ -1,14 +1,17 @@
 """No feature is called one of reasoning without its class beside it."""
 
 import math
+import re
 
 import pytest
 import torch
 
+from mechsteer.evaluation import FeatureSweep, compare_paired
+from mechsteer.evaluation.feature_sweep import FeatureTried
 from mechsteer.features.falsification import Falsification, FalsifiedFeature, InjectionEffect
-from mechsteer.features.reason_score import FeatureScores
+from mechsteer.features.reason_score import FeatureScores, RatioScores
 from mechsteer.report import Report
-from mechsteer.report.sections import falsified, features
+from mechsteer.report.sections import falsified, features, steered
 from mechsteer.results import Interval
 
 
@@ -59,6 +62,24 @@ def test_each_has_its_class_beside_it(scores):
     text = written(features.features(scores, falsified=outcome_of("token-driven", "unclear")))
     assert "none is context-driven" in text
     assert text.count("not tested") == 1
+
+
+def test_so_it_is_where_features_are_ranked(scores):
+    """By the ratio prompt by prompt, and by what steering by them does."""
+    classes = outcome_of("token-driven", "context-driven")
+    ratio = RatioScores(score=scores.score, n_prompts=torch.tensor([9, 9, 9]), counts={"wait": 3}, k=4, n_with_words=9)
+    tried = tuple(FeatureTried(feature=i, score=0.5, difference=0.0, f_max=1.0) for i in range(3))
+    test = compare_paired([False, True] * 4, [True, True] * 4, n_boot=20)
+    sweep = FeatureSweep(
+        metric="accuracy", unit="", mode="add", gamma=1.0, n_dev=10, n_test=8, base_dev=0.5, tried=tried,
+        test=test, test_score=1.0, random_test_scores=(),
+    )  # fmt: skip
+    for ranked in (features.ratios(ratio, falsified=classes), steered.ranked(sweep, falsified=classes)):
+        text = written(ranked)
+        for i, kind in enumerate(("token-driven", "context-driven", "not tested")):
+            assert re.search(rf"\| \**f{i}\** \|.*\| \**{kind}\** \|", text)
+    assert written(features.ratios(ratio)).count("not tested") == 3
+    assert written(steered.ranked(sweep)).count("not tested") == 3
 
 
 def test_the_section_shows_tokens_and_runs_none():

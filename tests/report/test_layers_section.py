@@ -45,6 +45,7 @@ def test_layers_and_training_of_saes() -> None:
     assert "| resid_post@2 | 8.00 | 0.500 | 0.900 | 0.125 |" in text.replace("\\", "")
     assert "recover 0.800 of the loss" in text
     assert "| f7, f3 | 0.500 |" in text
+    assert "None of them was tested here" in text
     assert "| 1.00 (0.100) | 0.750 (0.200) |" in text
     assert "SAEs over layers" in text
     bare = replace(layer, score_quantiles=(), top=(), top_scores=())

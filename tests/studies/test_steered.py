@@ -45,6 +45,7 @@ def test_the_loop_counts_every_problem(run):
     page = (run / "report.md").read_text()
     assert "## Answers with and without the feature" in page
     assert "2 random features and 2 random directions" in page  # so few say nothing
+    assert "Its class: not tested." in page
     assert not (run / "stages" / "evaluate.json").exists()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from mechsteer.features.cards import NOT_TESTED
 from mechsteer.features.falsification import LARGE, SMALL, Falsification, FalsifiedFeature, InjectionEffect
 from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.report import Section
@@ -12,6 +13,11 @@ from mechsteer.report.tables import Table, number
 from mechsteer.results import Interval
 
 TITLE = "Are they features of reasoning, or of tokens?"
+
+
+def class_of(feature: int, result: Falsification | None) -> str:
+    """What stands beside a feature wherever it is chosen or ranked: its class, or that it was not tested."""
+    return (None if result is None else result.kind_of(feature)) or NOT_TESTED
 
 
 def falsified(result: Falsification | None, *, dropped: str = "") -> list[Section]:

@@ -19,6 +19,7 @@ from mechsteer.report import figures
 from mechsteer.report.blocks import Block, Details, Note, Text
 from mechsteer.report.heatmaps import Heatmap
 from mechsteer.report.report import Section
+from mechsteer.report.sections.falsified import class_of
 from mechsteer.report.sections.words import count, listed, p_value, spoken
 from mechsteer.report.tables import Table, number
 
@@ -27,7 +28,6 @@ QUANTILE = 0.997
 ALPHA = 0.05
 DETECTS = 0.9  # of a feature's mass on five tokens
 NEVER = "never, on these traces"
-NOT_TESTED = "not tested"
 
 
 def features(
@@ -80,10 +80,15 @@ def features(
     return [Section(TITLE, blocks)]
 
 
-def ratios(scores: RatioScores) -> list[Section]:
-    """The per-prompt variant."""
+def ratios(scores: RatioScores, *, falsified: Falsification | None = None) -> list[Section]:
+    """The per-prompt variant; each feature with its class."""
     rows = [
-        {"feature": f"f{i}", "ratio": float(scores.score[i]), "prompts": int(scores.n_prompts[i])}
+        {
+            "feature": f"f{i}",
+            "ratio": float(scores.score[i]),
+            "class": class_of(i, falsified),
+            "prompts": int(scores.n_prompts[i]),
+        }
         for i in scores.top(8).tolist()
     ]
     caption = (
@@ -233,7 +238,7 @@ def _row(
     row: dict[str, object] = {"feature": f"f{i}", "ReasonScore": float(scores.score[i])}
     if matched is not None:
         row["p, all features"] = p_value(float(matched.p_any[i]))
-    row["class"] = (falsified.kind_of(i) if falsified is not None else None) or NOT_TESTED
+    row["class"] = class_of(i, falsified)
     if feature is None:
         return row
     return row | {

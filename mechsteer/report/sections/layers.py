@@ -41,7 +41,11 @@ def layers(result: LayersCompared) -> list[Section]:
     if result.not_scored:
         return [Section(TITLE, [*blocks, Note(f"No ReasonScore: {result.not_scored}.")])]
     blocks.append(
-        Table(_scores(result), caption="ReasonScore of each site: quantiles over features, the best features")
+        Table(
+            _scores(result),
+            caption="ReasonScore of each site: quantiles over features, the features with the highest. None of them was "
+            "tested here by putting its tokens into neutral text, so none is called a feature of reasoning",
+        )
     )
     if len(rows) > 1:
         blocks.append(_overlap(result))

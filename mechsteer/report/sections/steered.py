@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from mechsteer.evaluation import LEAST_CONTROLS, FeatureSweep, Outcome, PairedOutcomes, Sheet
+from mechsteer.features.falsification import Falsification
 from mechsteer.report.blocks import Block, Code, Details, Note, Text
 from mechsteer.report.comparing import ComparedTexts
 from mechsteer.report.rating import strength
 from mechsteer.report.report import Section
+from mechsteer.report.sections.falsified import class_of
 from mechsteer.report.sections.units import unit_of
 from mechsteer.report.sections.words import Cells, p_value
 from mechsteer.report.tables import Table, decimal, number
@@ -137,11 +139,16 @@ def _signed(value: Interval) -> str:
 
 
 def ranked(
-    result: FeatureSweep, *, scores: Mapping[int, float] | None = None, where: str = "", never_fire: Sequence[int] = ()
+    result: FeatureSweep,
+    *,
+    scores: Mapping[int, float] | None = None,
+    where: str = "",
+    never_fire: Sequence[int] = (),
+    falsified: Falsification | None = None,
 ) -> list[Section]:
     """Candidates by the dev score under each, and the best on held-out problems beside random features.
 
-    `scores`: ReasonScore of each; `never_fire`: candidates that were left out.
+    `scores`: ReasonScore of each; `never_fire`: candidates that were left out; `falsified`: where their classes stand.
     """
     unit, best = unit_of(result.metric, result.unit), result.best
     n = len(result.random_test_scores)
@@ -167,6 +174,7 @@ def ranked(
         ).partition(" [")[0]
         if known:
             cells["ReasonScore"] = known.get(row.feature, math.nan)
+        cells["class"] = class_of(row.feature, falsified)
         rows.append(cells | {"f_max": row.f_max})
     blocks: list[Block] = [
         Text(told),
