@@ -114,9 +114,10 @@ def encode_sparse(sae: AnySAE, acts: Float[Tensor, "*rows d_in"]) -> SparseActs:
 
 
 def _require_width(sae: Any, acts: Tensor) -> None:
-    if acts.ndim == 0 or acts.shape[-1] != sae.cfg.d_in:
+    d_in = sae.W_dec.shape[-1]
+    if acts.ndim == 0 or acts.shape[-1] != d_in:
         raise ShapeError(
-            f"activations {tuple(acts.shape)} for an SAE that reads d_in {sae.cfg.d_in}",
+            f"activations {tuple(acts.shape)} for an SAE that reads d_in {d_in}",
             "give activations [... d_in] of the model and site that it was trained on",
         )
 

@@ -15,9 +15,7 @@ KEPT = {
     "sufficiency": "kept alone",
     "null_sufficiency": "meaningless, kept",
     "beyond_null": "own − meaningless",
-    "recorded_null": "meaningless, by gradients",
     "random_sufficiency": "random directions, kept",
-    "chosen_again": "chosen again",
     "p": "p",
     "p_holm": "p (Holm)",
 }
@@ -26,18 +24,27 @@ REMOVED = {
     "necessity": "removed",
     "null_necessity": "meaningless, removed",
     "necessity_beyond_null": "own − meaningless",
-    "recorded": "kept, by gradients",
     "off": "distance from the whole",
+}
+CHOSEN = {
+    "k": "k",
     "energy": "share of energy",
+    "recorded": "kept, by gradients",
+    "recorded_null": "meaningless, by gradients",
+    "chosen_again": "chosen again",
 }
 
 
 def check_tables(check: pd.DataFrame, caption: str) -> list[Table]:
-    """The check of an attributed effect, what is kept and what is removed apart."""
+    """The check of an attributed effect: what is kept, what is removed, and how they were chosen."""
     told = f"{caption} with 95 % intervals of these directions, on new contexts"
     return [
         Table(in_words(check, KEPT), caption=f"{told}: the top k kept alone (sufficiency)"),
         Table(in_words(check, REMOVED), caption=f"{told}: the top k removed (necessity)"),
+        Table(
+            in_words(check, CHOSEN),
+            caption=f"{caption}: how the top k were chosen, and the share of them chosen again on other contexts",
+        ),
     ]
 
 
