@@ -11,6 +11,7 @@ import mechsteer as ms
 from mechsteer.configs.settings import explicit
 from mechsteer.studies.graph import STAGES, Declaration
 from mechsteer.studies.run import Run, Stage, open_run
+from mechsteer.studies.study import complete
 from mechsteer.studies.study import opened as study_run
 
 MODEL = "the model's fingerprint"
@@ -70,6 +71,15 @@ TEXTS = [  # the same on free texts
     *(option for option in SMALL if not option.startswith(("max_new", "topology.n_points", "adapter.epochs"))),
     *("adapter.epochs=6", "evaluate.n_problems=20", "max_new_tokens=24", "topology.n_points=8"),
 ]
+
+
+def run_stages(*overrides, all_stages=False):
+    """A study, and with `all_stages` what a study leaves out too; for a process of its own."""
+    with study_run(explicit(None, list(overrides))) as run:
+        complete(run)
+        for name, declared in STAGES.items():
+            if all_stages and declared.on_request:
+                run.result(name)
 
 
 def prompts_file(path):

@@ -9,7 +9,7 @@ from mechsteer.models.dispatch import backend_of
 from mechsteer.models.fingerprint import checkpoint_fingerprint, model_fingerprint, model_name, require_fingerprint
 from mechsteer.models.library import has_hooked
 from mechsteer.models.likeness import Differences, Look, differences
-from mechsteer.models.load import Truncate, load_model, tokenize, tokenize_continuation
+from mechsteer.models.load import Truncate, load_counter, load_model, tokenize, tokenize_continuation
 from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
 from mechsteer.models.record import ModelRecord, record_of
 from mechsteer.models.saving import save_folder
@@ -34,6 +34,7 @@ __all__ = [
     "checkpoint_fingerprint",
     "differences",
     "has_hooked",
+    "load_counter",
     "load_model",
     "model_fingerprint",
     "model_name",

@@ -83,6 +83,25 @@ def load_model(
     return model
 
 
+def load_counter(name: str | os.PathLike[str]) -> Any:
+    """A model of a name or folder whose weights are not read: it makes tokens of texts as the model does.
+
+    For counting them (`PromptSet.of_length`), where reading the weights would be for nothing; whether a BOS is put in
+    front is decided by the bridge, so that a tokenizer alone does not tell. Nothing else of it works.
+
+    Raises ModelLoadError: nothing found, unreadable files, a folder without a tokenizer.
+    """
+    source = str(find_model(str(name)))
+    if Path(source).is_dir() and not has_tokenizer(source):
+        raise ModelLoadError(f"{source} has no tokenizer", "give a folder with a tokenizer.json")
+    with quiet(), _readable(source):
+        try:
+            with torch.device("meta"):
+                return library.TransformerBridge.boot_transformers(source, load_weights=False)
+        except RuntimeError:  # a family whose weights are taken apart at once (GPT-2): made-up ones, the file unread
+            return library.TransformerBridge.boot_transformers(source, load_weights=False)
+
+
 @torch.no_grad()
 def _warn_unless_additive(model: Any) -> None:
     """Warn where resid_pre + attn_out + mlp_out is not resid_post: writing there then misses what the block does."""

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 
 from mechsteer.errors import ConfigError, closest
 from mechsteer.files import write_atomically
-from mechsteer.models import load_model
+from mechsteer.models import load_counter, load_model
 from mechsteer.prompts import PromptSet
 from mechsteer.records import library
 from mechsteer.records.embedders import Embedder, EndpointEmbedder, ResidualEmbedder
@@ -71,11 +71,9 @@ def prompts_command(words: Sequence[str]) -> str:
     whole = PromptSet.read(how.source, how.text, group=how.group, label=how.label)
     prompts = whole.dedupe()
     told = [f"{len(whole)} prompts, {len(prompts)} of them different"]
-    model = None
-    if how.min_tokens > 1 or how.max_tokens is not None or (how.like is not None and how.endpoint is None):
-        model = load_model(how.model)
+    model = load_model(how.model) if how.like is not None and how.endpoint is None else None
     if how.min_tokens > 1 or how.max_tokens is not None:
-        prompts = prompts.of_length(model, how.min_tokens, how.max_tokens)
+        prompts = prompts.of_length(model or load_counter(how.model), how.min_tokens, how.max_tokens)
         told.append(f"{len(prompts)} of them of such a length")
     if how.like is not None:
         prompts = _like(how, prompts, model)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import mechsteer as ms
 from mechsteer.errors import DataError, ModelLoadError
-from mechsteer.models import backend_of, bundled_models, has_hooked, tokenize
+from mechsteer.models import backend_of, bundled_models, has_hooked, load_counter, tokenize
 
 TOKENS = torch.tensor(toys.prompts(9, 9))
 
@@ -29,6 +29,21 @@ def test_a_folder_gives_hugging_faces_logits(family, backend):
     torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-5)
     assert backend_of(model).kind == backend
     assert model.tokenizer.decode(model.to_tokens("hi", prepend_bos=False)[0]) == "hi"
+
+
+@pytest.mark.parametrize("family", toys.FAMILIES)
+def test_what_counts_tokens_reads_no_weights(family, tmp_path):
+    model = toys.shared(family)
+    shutil.copytree(toys.folder(family), tmp_path / family, ignore=shutil.ignore_patterns("*.safetensors"))
+    counter = load_counter(tmp_path / family)
+    for text in ("one and two", " a", "[3]"):
+        assert counter.to_tokens(text, truncate=False).tolist() == model.to_tokens(text, truncate=False).tolist()
+    if family != "gpt2":  # its bridge splits the one map of q, k and v into three, for which it must be there
+        assert {p.device.type for p in counter.parameters()} == {"meta"}
+    (tmp_path / family / "tokenizer.json").unlink()
+    (tmp_path / family / "tokenizer_config.json").unlink()
+    with pytest.raises(ModelLoadError, match="has no tokenizer"):
+        load_counter(tmp_path / family)
 
 
 @pytest.mark.parametrize("kind", toys.KINDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import extras
 import pytest
 import study_toys
 from study_toys import SMALL, stage_result
@@ -27,6 +28,7 @@ from mechsteer.tasks import read_traces
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run with traces, activations, an SAE with scores, and an evaluation."""
+    extras.require_sae_lens()
     folder = tmp_path_factory.mktemp("recorded") / "run"
     said = []
     given = explicit(None, [f"out={folder}", *SMALL, "records.database=postgresql://me@127.0.0.1:9/x"])

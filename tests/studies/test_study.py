@@ -4,17 +4,15 @@ import contextlib
 import dataclasses
 import inspect
 import json
+import multiprocessing
 import shutil
-import signal
-import subprocess
-import sys
 import time
 import typing
 
 import extras
 import pytest
 import torch
-from study_toys import SMALL, desk_of, files, prompts_file, stage_result
+from study_toys import SMALL, desk_of, files, prompts_file, run_stages, stage_result
 
 import mechsteer as ms
 from mechsteer import cli
@@ -163,29 +161,24 @@ def test_batches_of_traces_are_drawn_apart(tmp_path):
     assert texts[:4] != texts[4:]  # the same prompt: equal draws would give equal texts
 
 
-COMMANDS = """
-import sys
-from mechsteer import cli
-for command in sys.argv[2:]:
-    assert cli.main([command, f"out={sys.argv[1]}"]) == 0, command
-"""
-
-
 def test_killed_and_resumed_equals_undisturbed(undisturbed, tmp_path):
     folder = tmp_path / "run"
-    command = [sys.executable, "-m", "mechsteer", "study", f"out={folder}", *SMALL]
+    fresh = multiprocessing.get_context("forkserver")  # processes of their own, which need not import all that again
+    fresh.set_forkserver_preload(["mechsteer.studies.study", "mechsteer.features.sae", "transformer_lens"])
     # kill -9 between two batches of traces, in the capture, after the first arm
     for sign in ("checkpoints/traces-*/*.json", "stages/traces.json", "checkpoints/evaluate-*/*.json"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = fresh.Process(target=run_stages, args=(f"out={folder}", *SMALL))
+        process.start()
         while not list(folder.glob(sign)):
-            assert process.poll() is None
+            assert process.is_alive()
             time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.kill()
+        process.join()
     assert not (folder / "results.json").exists()
-    # a process of its own, but one for all commands: starting takes longer than most of these stages
-    commands = ["study", *(name for name, declared in STAGES.items() if declared.on_request)]
-    subprocess.run([sys.executable, "-c", COMMANDS, str(folder), *commands], check=True, capture_output=True)
+    process = fresh.Process(target=run_stages, args=(f"out={folder}",), kwargs={"all_stages": True})
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     mine, theirs = files(folder), files(undisturbed)
     assert mine.keys() == theirs.keys()
     assert [name for name in mine if mine[name] != theirs[name]] == []
