@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.bases import as_sae
+from mechsteer.errors import ShapeError
 from mechsteer.features.shuffling import first_rows
 from mechsteer.features.sparse import SparseActs, join, sparsified
 from mechsteer.features.streams import Activations, Batches, as_batches
@@ -79,8 +80,12 @@ def evaluate_sae(sae: AnySAE, batches: Batches | Activations, *, max_tokens: int
 
 
 def encode(sae: AnySAE, acts: Float[Tensor, "*rows d_in"]) -> Float[Tensor, "*rows d_sae"]:
-    """Feature activations times the norm of their decoder rows: the size of what each adds to the reconstruction."""
+    """Feature activations times the norm of their decoder rows: the size of what each adds to the reconstruction.
+
+    Raises ShapeError for activations that are not as wide as what the SAE reads.
+    """
     sae = as_sae(sae)
+    _require_width(sae, acts)
     return sae.encode(acts) * _decoder_scale(sae)
 
 
@@ -93,9 +98,10 @@ def encode_sparse(sae: AnySAE, acts: Float[Tensor, "*rows d_in"]) -> SparseActs:
     """`encode` by the active features alone, equal to it to rounding. Rows are encoded piece by piece.
 
     A TopK SAE gives its k features per token and no dense activations are made; of any other those of one piece are, and
-    k is the largest number of active features that a token has.
+    k is the largest number of active features that a token has. Raises ShapeError as `encode` does.
     """
     sae = as_sae(sae)
+    _require_width(sae, acts)
     flat, scale = acts.reshape(-1, acts.shape[-1]), _decoder_scale(sae)
     by_k = _architecture(sae) == "topk" and hasattr(sae, "process_sae_in")
     found = join(
@@ -105,6 +111,14 @@ def encode_sparse(sae: AnySAE, acts: Float[Tensor, "*rows d_in"]) -> SparseActs:
         ]
     )
     return found.reshaped(acts.shape[:-1])
+
+
+def _require_width(sae: Any, acts: Tensor) -> None:
+    if acts.ndim == 0 or acts.shape[-1] != sae.cfg.d_in:
+        raise ShapeError(
+            f"activations {tuple(acts.shape)} for an SAE that reads d_in {sae.cfg.d_in}",
+            "give activations [... d_in] of the model and site that it was trained on",
+        )
 
 
 def _largest(sae: Any, x: Tensor, scale: Tensor | float) -> SparseActs:

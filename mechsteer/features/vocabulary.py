@@ -100,6 +100,8 @@ def _checked(parsed: Any, source: str) -> Mapping[str, Sequence[Any]]:
     for name, members in parsed.items():
         if not isinstance(name, str) or not isinstance(members, Sequence) or isinstance(members, str):
             raise DataError(f"{source}: group {name!r} is not a named list: {members!r}", _HINT)
+        if not members:
+            raise DataError(f"{source}: group {name!r} has no words", "give it some, or leave the group out")
         for member in members:
             if not isinstance(member, str) or not member.strip():
                 _ids(f"{source}: {name}", member)

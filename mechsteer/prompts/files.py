@@ -92,10 +92,10 @@ def why_not_json(error: ValueError | RecursionError) -> str:
     return f"not JSON: {error.msg}" if isinstance(error, JSONDecodeError) else f"cannot be read: {error}"
 
 
-def malformed(path: str | os.PathLike[str], line: int, why: str) -> DataError:
+def malformed(path: str | os.PathLike[str], line: int, why: str, hint: str = "correct or remove this row") -> DataError:
     """The error for one bad row; the caller raises it."""
     is_table = str(path) == IN_MEMORY or Path(path).suffix in SUFFIXES
-    return DataError(f"{path}, {'row' if is_table else 'line'} {line}: {why}", "correct or remove this row")
+    return DataError(f"{path}, {'row' if is_table else 'line'} {line}: {why}", hint)
 
 
 # Lines end at "\n" alone: splitlines would also break at U+2028 and others that a text may hold.
@@ -189,7 +189,8 @@ def field_of(row: Row, name: str, path: str | os.PathLike[str]) -> Any:
         elif isinstance(value, list) and part.isdecimal() and int(part) < len(value):
             value = value[int(part)]
         else:
-            raise malformed(path, row.line, f"there is no field {name!r}; there are {list(row.data)}")
+            why = f"there is no field {name!r}; there are {list(row.data)}"
+            raise malformed(path, row.line, why, "name one that is there, or correct this row")
     return value
 
 

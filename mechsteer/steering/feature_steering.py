@@ -49,8 +49,9 @@ def feature_steering(
     in the file), or ("threshold") the feature alone, against the mean over the corpus of the value that separates the k
     largest from the rest, an approximation. `mechsteer.adapters.feature` has the equations.
 
-    Raises ConfigError (no such feature, no site, neither corpus nor f_max, an SAE that normalises what it reads, or that
-    reads otherwise than any kind known here), DataError where the feature never fires on the corpus.
+    Raises ConfigError (no such feature, no site, activations of another one, neither corpus nor f_max, an SAE that
+    normalises what it reads, or that reads otherwise than any kind known here), DataError where the feature never fires on
+    the corpus.
     """
     sae = as_sae(sae)
     require_features(sae, [index])
@@ -59,6 +60,9 @@ def feature_steering(
         raise ConfigError("the SAE records no site", "say where it reads: site=...")
     if corpus is None and (f_max is None or topk == "threshold"):
         raise ConfigError("there is no corpus to measure the feature on", "give activations of its site, or f_max=")
+    of = getattr(corpus, "site", None)  # known of Activations alone
+    if site is None and of is not None and str(of) != str(where):
+        raise ConfigError(f"the activations are those of {of}, the SAE reads {where}", f"give acts[{str(where)!r}]")
     if f_max is None:
         f_max = feature_max(sae, corpus, [index], max_tokens=max_tokens)[index]
         if not f_max > 0:

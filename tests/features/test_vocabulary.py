@@ -59,6 +59,7 @@ def test_refusals(tmp_path):
         ("", "no groups"),
         ("a: b", "'a'"),
         ("no: [no]", "named list"),
+        ("a: []", "group 'a' has no words"),
         ("a: [-1]", "-1"),
     ]:
         (tmp_path / "bad.yaml").write_text(text)

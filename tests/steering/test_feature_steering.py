@@ -1,12 +1,14 @@
 """A feature that steers, against the whole autoencoder spliced in; and what it refuses."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import toys
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, DataError, ShapeError
-from mechsteer.features.encoding import encode, splice_fn
+from mechsteer.features.encoding import encode, encode_sparse, splice_fn
 from mechsteer.features.feature_size import feature_max, sae_fingerprint
 from mechsteer.features.sae_reader import ReadSAE, SAEConfig
 from mechsteer.models import backend_of
@@ -173,6 +175,12 @@ def test_refusals(corpus):
         ms.steering.feature_steering(autoencoder(metadata={}), 0, corpus)
     with pytest.raises(ConfigError, match="normalises its input"):
         ms.steering.feature_steering(autoencoder(normalize_activations="layer_norm"), 0, corpus)
+    elsewhere = SimpleNamespace(site=ms.Site(0, "resid_pre"))
+    with pytest.raises(ConfigError, match=r"are those of resid_pre@0, the SAE reads resid_post@\d"):
+        ms.steering.feature_steering(sae, 0, elsewhere)
+    for encoded in (encode, encode_sparse):
+        with pytest.raises(ShapeError, match=r"activations \(3, 7\) for an SAE that reads d_in"):
+            encoded(sae, torch.zeros(3, 7))
     odd = Odd(sae.cfg, dict(sae.named_parameters()))
     with pytest.raises(ConfigError, match="differs from the SAE's own"):
         ms.steering.feature_steering(odd, living(sae, corpus), corpus)
