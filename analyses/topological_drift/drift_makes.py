@@ -50,6 +50,7 @@ BATCH = 256  # problems answered at once
 N_KL = 64  # dev prompts on which a divergence is measured
 N_DEV = 60  # dev samples that decide when training stops
 N_GATE = 64  # problems on which the gate is read
+NOTHING = 1e-6  # nats
 N_PREDICTED = 200  # traces that the topology predictor learns from
 HORIZON, TOP_K = 8, 64
 LOW = 0.1  # quantile of the traces' entropies that the topology loss pulls to
@@ -161,6 +162,8 @@ class Workshop:
         if name in (CONTROLLER, WITH_TOPOLOGY):
             return 1.0
         target = self.divergence(CONTROLLER, seed)
+        if target < NOTHING:  # no epoch of the controller was better than none: it is the model as it is
+            return 0.0
 
         def compute() -> dict[str, Any]:
             try:

@@ -171,6 +171,13 @@ def test_overhead_is_the_controllers_matrices_and_signals():
     assert "0.1" in there  # per cent, of a model six hundred times as large
 
 
+def test_beside_a_controller_that_learnt_nothing_a_vector_is_nothing():
+    shop = object.__new__(drift_makes.Workshop)
+    shop.divergence = lambda name, seed: 0.0
+    assert shop.strength(drift_makes.ONE, 0) == 0.0
+    assert shop.strength(drift_makes.CONTROLLER, 0) == 1.0
+
+
 def test_nothing_trained_is_not_run():
     findings, tables, figures = drift_found.untrained(Shop())
     measured = {key for key, finding in findings.items() if math.isfinite(finding.value)}
