@@ -160,6 +160,7 @@ _SECTIONS = {
     "ShapeComparison": ("shapes", "shapes"),
     "DiagramGap": ("shapes", "gap"),
     "TopologyOverLayers": ("shapes", "layers"),
+    "BeforeAfter": ("gates", "change"),
     "EarlyDetection": ("shapes", "early"),
     "FitResult": ("training", "training"),
     "Generation": ("generation", "generation"),

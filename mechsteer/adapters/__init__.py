@@ -13,6 +13,7 @@ from mechsteer.adapters.gated import Gated
 from mechsteer.adapters.gru import Gru
 from mechsteer.adapters.loreft import LoReft
 from mechsteer.adapters.networks import n_parameters, size
+from mechsteer.adapters.online_probe import OnlineProbe
 from mechsteer.adapters.prototypes import Prototypes
 from mechsteer.adapters.registry import ADAPTERS, OBSERVERS, name_of, named, named_observer, register
 from mechsteer.adapters.sadi import Sadi
@@ -35,6 +36,7 @@ __all__ = [
     "Gru",
     "LoReft",
     "MagnitudeOnly",
+    "OnlineProbe",
     "Prototypes",
     "Sadi",
     "Singular",

@@ -21,6 +21,7 @@ from mechsteer.adapters.feature import Feature
 from mechsteer.adapters.gated import Gated
 from mechsteer.adapters.gru import Gru
 from mechsteer.adapters.loreft import LoReft
+from mechsteer.adapters.online_probe import OnlineProbe
 from mechsteer.adapters.prototypes import Prototypes
 from mechsteer.adapters.sadi import Sadi
 from mechsteer.adapters.singular import Singular
@@ -67,7 +68,7 @@ ADAPTERS: _Registry[type[Adapter]] = _Registry(
         "singular": Singular,
     },
 )
-OBSERVERS: _Registry[type[Observer]] = _Registry(Observer, {})
+OBSERVERS: _Registry[type[Observer]] = _Registry(Observer, {"online_probe": OnlineProbe})
 
 
 def register(name: str, cls: type[Adapter] | type[Observer]) -> None:

@@ -1,12 +1,12 @@
 """Probes: scikit-learn estimators on activations, and what it takes to believe them."""
 
+from mechsteer.adapters import OnlineProbe
 from mechsteer.probes.calibration import CalibrationBin, CalibrationCurve, calibration_curve
 from mechsteer.probes.classes import ClassesEvaluation, OneVsRestProbe, evaluate_classes
 from mechsteer.probes.columns import TokenCounts
 from mechsteer.probes.evaluation import TOGETHER, ProbeEvaluation, evaluate_probe
 from mechsteer.probes.linear import LinearProbe, mlp_probe
 from mechsteer.probes.loading import TrajectoryBatch, trajectories
-from mechsteer.probes.online import OnlineProbe
 from mechsteer.probes.partial import PartialEffect, partial_effect
 from mechsteer.probes.scores import ProbeScores, grouped_folds, ordered_blocks, weighted_auroc
 from mechsteer.probes.sweep import ProbeSweep, States, pooled_states, probe_sweep

@@ -31,6 +31,14 @@ def test_each_pair_is_compared_at_one_length():
     assert result.of("length (tokens)", matched=False).after.tolist() == [20, 22, 18, 19]
 
 
+def test_it_shows_itself_with_what_was_matched():
+    result = topology_before_after(walks([15] * 4), walks([14] * 4, seed=1), site="<i>x</i>", n_points=12)
+    shown = result._repr_html_()
+    assert "Topology before and after" in shown
+    assert "both resampled to 12 tokens" in shown
+    assert "<i>x" not in shown
+
+
 def test_shorter_texts_lower_raw_entropy_alone():
     """The trap: the same process, cut earlier."""
     before, after = walks([60] * 12), walks([20] * 12, seed=1)

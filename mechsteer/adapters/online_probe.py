@@ -30,7 +30,7 @@ class OnlineProbe(Observer):
 
     `output`: "logit" (0 is undecided) or "probability". `since`: a mean begins with the first generated token, or with
     the second token of the row ("all": an attention sink's norm would hide everything else); tokens before have none
-    (NaN). Register it to save it in a steering file: `mechsteer.adapters.register("online_probe", OnlineProbe)`.
+    (NaN). In a steering file it is the observer "online_probe".
 
     Raises ConfigError (what is no setting), ShapeError (the direction is no vector).
     """

@@ -78,13 +78,13 @@ def test_it_streams_step_by_step():
 
 def test_it_changes_nothing_and_has_a_file(tmp_path):
     model, prompts = toys.load("llama"), toys.prompts(5)
-    ms.adapters.register("online_probe", OnlineProbe)
     probe = OnlineProbe(DIRECTION, 0.25, pooling="mean", output="probability")
     out, scores = observed(model, prompts, probe)
     assert out.tokens == ms.generate(model, prompts, max_new_tokens=6, stop_tokens=()).tokens
     steering = ms.Steering([ms.Intervention(ms.adapters.Static(toys.vector()), 0), ms.Observation(probe, 1)], coeff=0.0)
     ms.save_steering(steering, tmp_path / "s.safetensors", model)
     again = ms.load_steering(tmp_path / "s.safetensors", model).interventions[1]
+    assert type(again.observer) is OnlineProbe  # nobody registered it
     _, read = observed(model, prompts, again.observer)
     torch.testing.assert_close(read, scores, equal_nan=True)
 
