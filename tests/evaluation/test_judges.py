@@ -1,11 +1,10 @@
 """Judges: verdicts, failures that are no failures of the text, an endpoint on this machine."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from endpoint_toys import serving
 
 from mechsteer.errors import ConfigError, DataError, JudgeError
 from mechsteer.evaluation import ChatJudge, judge_texts, verifier
@@ -61,27 +60,9 @@ def test_what_is_no_answer_is_an_error():
 def endpoint(monkeypatch):
     """An OpenAI-compatible server; `replies` are (status, body) to be given in turn, the last one for ever."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    asked, replies = [], []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append((self.path, self.headers.get("Authorization"), body))
-            status, answer = replies.pop(0) if len(replies) > 1 else replies[0]
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/v1", asked, replies
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    replies = []
+    with serving(lambda _: replies.pop(0) if len(replies) > 1 else replies[0]) as (address, asked):
+        yield f"{address}/v1", asked, replies
 
 
 def says(text):

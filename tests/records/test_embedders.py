@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 import toys
+from endpoint_toys import serving
 
 import mechsteer as ms
 from mechsteer.errors import ConfigError, EmbeddingError
@@ -34,27 +33,9 @@ def test_residuals_are_the_mean_over_a_prompts_own_tokens():
 def endpoint(monkeypatch):
     """A server of embeddings; `answer(path, body)` is what it says."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    asked, says = [], {}
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append((self.path, self.headers.get("Authorization"), body))
-            status, answer = says["answer"](body)
-            self.send_response(status)
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", asked, says
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    says = {}
+    with serving(lambda body: says["answer"](body)) as (address, asked):
+        yield address, asked, says
 
 
 def lengths(texts):
