@@ -175,10 +175,13 @@ def _helped(shop: Workshop, base: Scored, scores: Sequence[Scored]) -> Finding:
         if k <= n
     ]
     return Finding(
-        value=float(np.mean(helped)), low=low, high=high, n_seeds=len(shop.seeds),
+        value=float(np.mean(helped)),
+        low=low,
+        high=high,
+        n_seeds=len(shop.seeds),
         null="random vectors at KL .005, looked at on the test problems, " + ", ".join(told),
         words=f"{sum(helped)} of {len(helped)} adapters of {len(helped) // len(shop.seeds)} kinds",
-    )  # fmt: skip
+    )
 
 
 def _mean(scores: Sequence[Scored]) -> float:

@@ -112,11 +112,23 @@ CLAIMS = (
 )
 
 PUBLISHED = (  # (claim, what, figure and where it is from)
-    ("steering helps", "accuracy, amplified − base", "+2.2 %, DeepSeek-R1-Distill-Llama-8B, reasoning benchmarks (2503.18878)"),
+    (
+        "steering helps",
+        "accuracy, amplified − base",
+        "+2.2 %, DeepSeek-R1-Distill-Llama-8B, reasoning benchmarks (2503.18878)",
+    ),
     ("longer", "length of the reasoning", "+20.5 %, the same (2503.18878)"),
-    ("tokens drive them", "features that a few of their tokens make fire", "45 to 90 %, 22 configurations (2601.05679)"),
-    ("more than random", "accuracy beside controls", "minimal changes, a small study (2601.05679); none beside random features"),
-)  # fmt: skip
+    (
+        "tokens drive them",
+        "features that a few of their tokens make fire",
+        "45 to 90 %, 22 configurations (2601.05679)",
+    ),
+    (
+        "more than random",
+        "accuracy beside controls",
+        "minimal changes, a small study (2601.05679); none beside random features",
+    ),
+)
 
 
 def parity(findings: Mapping[str, Finding]) -> list[dict[str, Any]]:

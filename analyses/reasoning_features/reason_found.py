@@ -52,10 +52,14 @@ def words(shop: Workshop) -> tuple[dict[str, Finding], Tables]:
     kinds = Counter(row["class"] for row in rows)
     told = ", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items()))
     findings = {
-        "words stand out": pooled([(each["p_best"], 0.0) for each in scored], n, f"the best list of ordinary words scores {lists}; the vocabulary {best}"),
+        "words stand out": pooled(
+            [(each["p_best"], 0.0) for each in scored],
+            n,
+            f"the best list of ordinary words scores {lists}; the vocabulary {best}",
+        ),
         "survive falsification": _told(pooled(survive, n, random), f"of {len(rows)} features: {told}"),
         "tokens drive them": pooled(driven, n, random),
-    }  # fmt: skip
+    }
     return findings, {"The features that score highest": rows}
 
 
@@ -80,20 +84,34 @@ def steered(shop: Workshop) -> tuple[dict[str, Finding], Tables]:
     findings = {
         "steering helps": pooled(gains, n, f"mean accuracy change of {controls}"),
         "more than random": _told(
-            pooled([(gain - null, error) for (gain, error), null in zip(gains, stronger, strict=True)], n, f"mean of {controls}"),
+            pooled(
+                [(gain - null, error) for (gain, error), null in zip(gains, stronger, strict=True)],
+                n,
+                f"mean of {controls}",
+            ),
             f"p of the lower kind of control, seed by seed: {p_nets}",
         ),
         "longer": pooled(lengths, n, f"mean relative change of length of {longer}"),
-        "longer than random": pooled([(own - null, error) for (own, error), null in zip(lengths, lengthier, strict=True)], n, f"mean of {longer}"),
-        "score predicts effect": pooled([(r, 1 / math.sqrt(len(sweep.tried) - 3)) for sweep, r in swept], n, "no relation: 0"),
+        "longer than random": pooled(
+            [(own - null, error) for (own, error), null in zip(lengths, lengthier, strict=True)], n, f"mean of {longer}"
+        ),
+        "score predicts effect": pooled(
+            [(r, 1 / math.sqrt(len(sweep.tried) - 3)) for sweep, r in swept], n, "no relation: 0"
+        ),
         "outcome chooses better": pooled(better, n, "the feature with the highest score: 0"),
-    }  # fmt: skip
+    }
     rows = [_row(shop, seed, *found[seed]) for seed in shop.seeds]
     ranked = [
-        {"seed": seed, "feature": f"f{row.feature}", "ReasonScore": shop.scored(seed)["score"][row.feature],
-         "accuracy on dev": row.score, "change": row.difference}
-        for seed in shop.seeds for row in swept[seed][0].tried
-    ]  # fmt: skip
+        {
+            "seed": seed,
+            "feature": f"f{row.feature}",
+            "ReasonScore": shop.scored(seed)["score"][row.feature],
+            "accuracy on dev": row.score,
+            "change": row.difference,
+        }
+        for seed in shop.seeds
+        for row in swept[seed][0].tried
+    ]
     return findings, {"The best-scoring feature amplified": rows, "Features by what they do": ranked}
 
 
@@ -155,9 +173,15 @@ def probes(shop: Workshop, capture: CaptureResult) -> tuple[dict[str, Finding], 
     """Probes out of distribution."""
     found = [transfer(shop, capture, seed) for seed in shop.seeds]
     rows = [
-        {"seed": seed, "probe of": name, "one and two steps, held out": each["within"][name], "three and four": each["far"][name]}
-        for seed, each in zip(shop.seeds, found, strict=True) for name in each["far"]
-    ]  # fmt: skip
+        {
+            "seed": seed,
+            "probe of": name,
+            "one and two steps, held out": each["within"][name],
+            "three and four": each["far"][name],
+        }
+        for seed, each in zip(shop.seeds, found, strict=True)
+        for name in each["far"]
+    ]
     finding = pooled(
         [(each["difference"], each["error"]) for each in found],
         len(found),
@@ -167,7 +191,9 @@ def probes(shop: Workshop, capture: CaptureResult) -> tuple[dict[str, Finding], 
 
 
 def _told(finding: Finding, told: str) -> Finding:
-    return Finding(value=finding.value, low=finding.low, high=finding.high, n_seeds=finding.n_seeds, null=finding.null, words=told)  # fmt: skip
+    return Finding(
+        value=finding.value, low=finding.low, high=finding.high, n_seeds=finding.n_seeds, null=finding.null, words=told
+    )
 
 
 def _share(kinds: Sequence[str], wanted: Sequence[str]) -> tuple[float, float]:

@@ -32,15 +32,63 @@ CLAIMS = (
         -LEAST,
         at_most=True,
     ),
-    _observed("beyond length", "Low H0 entropy means a right answer beyond what length says", f"H0 entropy at matched length, {_BESIDE}", -LEAST, at_most=True),
-    _observed("any summary", "Some summary of the shape tells right from wrong beyond length", "AUROC on later problems, within problems, of all summaries and length together less length alone: at least .02", MORE, tolerance=0.03),
-    _observed("more loops when wrong", "Wrong answers have more H1 loops", f"H1 total persistence at matched length, {_BESIDE}", -LEAST, at_most=True),
-    _observed("drift by cosine", "1 - mean cosine of neighbouring tokens is larger where the answer will be wrong", f"its mean over the trace, {_BESIDE}", -LEAST, at_most=True),
-    _observed("deeper layers", "Right and wrong differ more in deeper layers", "AUROC of the shape within problems, mean of the later half of the layers less mean of the earlier: above 0", 0.0, tolerance=0.03),
-    _observed("early", "The first half of a trace already tells", "the same as any summary from the first half of each trace: at least .02", MORE, tolerance=0.03),
-    _observed("step entropy ranks", "The entropy of step lengths ranks trajectories as exact windowed H0 entropy does", "Spearman's correlation of means over traces: at least .8", 0.8, tolerance=0.03),
+    _observed(
+        "beyond length",
+        "Low H0 entropy means a right answer beyond what length says",
+        f"H0 entropy at matched length, {_BESIDE}",
+        -LEAST,
+        at_most=True,
+    ),
+    _observed(
+        "any summary",
+        "Some summary of the shape tells right from wrong beyond length",
+        "AUROC on later problems, within problems, of all summaries and length together less length alone: at least .02",
+        MORE,
+        tolerance=0.03,
+    ),
+    _observed(
+        "more loops when wrong",
+        "Wrong answers have more H1 loops",
+        f"H1 total persistence at matched length, {_BESIDE}",
+        -LEAST,
+        at_most=True,
+    ),
+    _observed(
+        "drift by cosine",
+        "1 - mean cosine of neighbouring tokens is larger where the answer will be wrong",
+        f"its mean over the trace, {_BESIDE}",
+        -LEAST,
+        at_most=True,
+    ),
+    _observed(
+        "deeper layers",
+        "Right and wrong differ more in deeper layers",
+        "AUROC of the shape within problems, mean of the later half of the layers less mean of the earlier: above 0",
+        0.0,
+        tolerance=0.03,
+    ),
+    _observed(
+        "early",
+        "The first half of a trace already tells",
+        "the same as any summary from the first half of each trace: at least .02",
+        MORE,
+        tolerance=0.03,
+    ),
+    _observed(
+        "step entropy ranks",
+        "The entropy of step lengths ranks trajectories as exact windowed H0 entropy does",
+        "Spearman's correlation of means over traces: at least .8",
+        0.8,
+        tolerance=0.03,
+    ),
     _observed("cosine ranks", "1 - mean cosine ranks them so", "the same: at least .5", 0.5, tolerance=0.05),
-    _observed("in solutions", "In solutions of GSM8K by other models, too, low H0 entropy means a right answer beyond length", f"H0 entropy at matched length, {_BESIDE}", -LEAST, at_most=True),
+    _observed(
+        "in solutions",
+        "In solutions of GSM8K by other models, too, low H0 entropy means a right answer beyond length",
+        f"H0 entropy at matched length, {_BESIDE}",
+        -LEAST,
+        at_most=True,
+    ),
     Claim(
         key="controller helps",
         text="A recurrent controller that learns from a teacher solves more",
@@ -105,7 +153,7 @@ CLAIMS = (
         tolerance=0.001,
         least_seeds=1,
     ),
-)  # fmt: skip
+)
 
 
 def parity(findings: Mapping[str, Finding], figures: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -46,12 +46,16 @@ def steered(shop: Workshop) -> tuple[Findings, Tables, dict[str, Any]]:
         "beats vectors": _pooled(scores[PER_LAYER], own, "bias_only"),
         "beats one vector": _pooled(scores[ONE], own, "static"),
         "beats random": _pooled(scores[RANDOM], own, "a random direction as long"),
-        "opens seldom": pooled([(gate, 0.0) for gate in gates], len(gates), f"trained to {shop.settings['open_rate']}; untrained 0.1"),
-        "entropy falls": _told(pooled(matched, len(matched), "no change: 0"), f"raw, which follows length: {raw:.3f} nats"),
+        "opens seldom": pooled(
+            [(gate, 0.0) for gate in gates], len(gates), f"trained to {shop.settings['open_rate']}; untrained 0.1"
+        ),
+        "entropy falls": _told(
+            pooled(matched, len(matched), "no change: 0"), f"raw, which follows length: {raw:.3f} nats"
+        ),
         "topology loss helps": _told(_pooled(own[: len(first)], scores[WITH_TOPOLOGY], "without"), loss_words)
         if first
         else none("not run: topology_seeds=0"),
-    }  # fmt: skip
+    }
     rows = [_row(shop, base, name, of) for name, of in scores.items() if of]
     rows.insert(0, {"arm": "base", "accuracy": base.score})
     rows.append({"arm": "the teacher alone", "accuracy": teacher.score})

@@ -63,8 +63,14 @@ class Workshop:
     """What all trainings and scorings of a run share."""
 
     def __init__(
-        self, desk: Desk, problems: Problems, kept: Kept, capture: CaptureResult, settings: Mapping[str, Any], cells: Cells
-    ) -> None:  # fmt: skip
+        self,
+        desk: Desk,
+        problems: Problems,
+        kept: Kept,
+        capture: CaptureResult,
+        settings: Mapping[str, Any],
+        cells: Cells,
+    ) -> None:
         self.desk, self.problems, self.kept, self.capture = desk, problems, kept, capture
         self.settings, self.cells, self.model = settings, cells, desk.model
         self.folder = Path(settings["study"]) / "steerings"
@@ -241,6 +247,8 @@ class Workshop:
         scoring = sized(self.problems.scoring(self.task), BATCH)
         return scoring.score(self.model, arm, self.task.items).without_texts().to_dict()
 
-    def cell(self, name: str, seed: int, more: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:  # fmt: skip
+    def cell(
+        self, name: str, seed: int, more: Mapping[str, Any], compute: Callable[[], Mapping[str, Any]]
+    ) -> dict[str, Any]:
         """What `compute` gives, computed once for a steering and `more`."""
         return self.cells.of(self.key | {"name": name, "seed": seed, "layer": self.settings["layer"], **more}, compute)

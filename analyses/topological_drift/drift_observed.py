@@ -68,7 +68,9 @@ class Observed(Result):
         return next(each for each in self.whole if each.site == self.site)
 
 
-def observed(desk: Desk, kept: Kept, capture: CaptureResult, settings: Mapping[str, Any], cells: Cells, name: str) -> Observed:  # fmt: skip
+def observed(
+    desk: Desk, kept: Kept, capture: CaptureResult, settings: Mapping[str, Any], cells: Cells, name: str
+) -> Observed:
     """All of it for the traces of a study, computed once."""
     used = ("layer", "n_points", "n_boot", "n_traces", "n_solutions", "preset", "data", "solutions")
     key = {"observed": desk.fingerprint, "name": name, **{each: settings[each] for each in used}}

@@ -48,19 +48,29 @@ def traces(own: Observed, other: Observed | None, solutions: Observed | None) ->
         "drift by cosine": of_interval(_signal(own, "coherence").effect, beside),
         "deeper layers": deeper(own, [] if other is None else [other]),
         "early": early(own, other),
-        "step entropy ranks": of_interval(_signal(own, "step_entropy").correlation, "no relation: 0", _ranks(seen, "step_entropy")),
+        "step entropy ranks": of_interval(
+            _signal(own, "step_entropy").correlation, "no relation: 0", _ranks(seen, "step_entropy")
+        ),
         "cosine ranks": of_interval(_signal(own, "coherence").correlation, "no relation: 0", _ranks(seen, "coherence")),
         "in solutions": _in_solutions(solutions),
-    }  # fmt: skip
+    }
     tables = {
-        "What the shape says of right answers, log-odds per standard deviation": [row for each in seen for row in _effects(each)],
+        "What the shape says of right answers, log-odds per standard deviation": [
+            row for each in seen for row in _effects(each)
+        ],
         "Over layers": [row for each in seen for row in _layers(each)],
         "How early: AUROC": [row for each in seen for row in _shares(each)],
         "Signals beside exact windowed H0 entropy": [
-            {"model": each.model, "signal": s.name, "Spearman": str(s.correlation), "right answers, beside length": str(s.effect)}
-            for each in seen for s in each.signals
+            {
+                "model": each.model,
+                "signal": s.name,
+                "Spearman": str(s.correlation),
+                "right answers, beside length": str(s.effect),
+            }
+            for each in seen
+            for s in each.signals
         ],
-    }  # fmt: skip
+    }
     return findings, tables
 
 

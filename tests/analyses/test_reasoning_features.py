@@ -112,10 +112,14 @@ def test_a_probe_is_trained_on_short_problems_and_asked_about_longer_ones(monkey
     monkeypatch.setattr(reason_probes, "judged", lambda *_: (traces, [each[:, :1] for each in acts]))
     monkeypatch.setattr(reason_probes, "encode", lambda _sae, x: sae_of[x.data_ptr()])
     shop = SimpleNamespace(
-        kept=None, site=None, desk=SimpleNamespace(settings=SimpleNamespace(traces=SimpleNamespace(n_problems=1))),
-        problems=SimpleNamespace(items=lambda *_: items), sae=lambda _: SimpleNamespace(sae=None),
-        drawn=lambda *_: 0, cell=lambda _what, _more, compute: compute(),
-    )  # fmt: skip
+        kept=None,
+        site=None,
+        desk=SimpleNamespace(settings=SimpleNamespace(traces=SimpleNamespace(n_problems=1))),
+        problems=SimpleNamespace(items=lambda *_: items),
+        sae=lambda _: SimpleNamespace(sae=None),
+        drawn=lambda *_: 0,
+        cell=lambda _what, _more, compute: compute(),
+    )
     given, sae_of = [], {}
     for each in acts:
         state = each[:, :1].contiguous()

@@ -69,7 +69,9 @@ def test_uneven_steps_were_planted_as_right():
 def test_short_traces_are_left_out():
     short = [on_a_line(1.0, seed, n=5) for seed in range(3)]
     acts = [*short, *(on_a_line(s, i) for i, s in enumerate(np.linspace(0.1, 2, 24)))]
-    found = drift_observed.signal_ranks(acts, [i % 2 == 0 for i in range(27)], [str(i) for i in range(27)], SETTINGS, limit=100)  # fmt: skip
+    found = drift_observed.signal_ranks(
+        acts, [i % 2 == 0 for i in range(27)], [str(i) for i in range(27)], SETTINGS, limit=100
+    )
     assert all(math.isfinite(each.correlation.value) for each in found)
 
 

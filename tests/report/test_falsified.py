@@ -71,9 +71,18 @@ def test_so_it_is_where_features_are_ranked(scores):
     tried = tuple(FeatureTried(feature=i, score=0.5, difference=0.0, f_max=1.0) for i in range(3))
     test = compare_paired([False, True] * 4, [True, True] * 4, n_boot=20)
     sweep = FeatureSweep(
-        metric="accuracy", unit="", mode="add", gamma=1.0, n_dev=10, n_test=8, base_dev=0.5, tried=tried,
-        test=test, test_score=1.0, random_test_scores=(),
-    )  # fmt: skip
+        metric="accuracy",
+        unit="",
+        mode="add",
+        gamma=1.0,
+        n_dev=10,
+        n_test=8,
+        base_dev=0.5,
+        tried=tried,
+        test=test,
+        test_score=1.0,
+        random_test_scores=(),
+    )
     for ranked in (features.ratios(ratio, falsified=classes), steered.ranked(sweep, falsified=classes)):
         text = written(ranked)
         for i, kind in enumerate(("token-driven", "context-driven", "not tested")):

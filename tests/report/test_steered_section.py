@@ -77,9 +77,18 @@ def test_a_ranking_names_the_best_and_what_it_is_held_against():
     tried = tuple(FeatureTried(feature=i, score=s, difference=s - 0.5, f_max=1.0) for i, s in ((7, 0.9), (2, 0.5)))
     test = compare_paired([False, True] * 4, [True, True] * 4, n_boot=20)
     found = FeatureSweep(
-        metric="accuracy", unit="", mode="add", gamma=1.0, n_dev=10, n_test=8, base_dev=0.5, tried=tried,
-        test=test, test_score=1.0, random_test_scores=(0.5, 1.0),
-    )  # fmt: skip
+        metric="accuracy",
+        unit="",
+        mode="add",
+        gamma=1.0,
+        n_dev=10,
+        n_test=8,
+        base_dev=0.5,
+        tried=tried,
+        test=test,
+        test_score=1.0,
+        random_test_scores=(0.5, 1.0),
+    )
     _, text = written(steered.ranked(found, scores={7: 0.25, 2: 0.125}, never_fire=[4]))
     assert "The best of them is f7: 90.0 % there, base 50.0 %" in text
     assert "1 of 2 random features" in text

@@ -17,9 +17,11 @@ from mechsteer.training import FitConfig, Separation, SeparationLoss, TrustRegio
 from mechsteer.training.objectives.contrast import monotone_hinge
 from mechsteer.training.parts import Forwards
 
-PAIRS = [(f"I {a} {x}; let me tell you about {x}", f"I {b} {x}; let me tell you about {x}")
-         for x in ("cheese", "old trains", "rain", "my own dog")
-         for a, b in (("love", "hate"), ("really love", "really hate"))]  # fmt: skip
+PAIRS = [
+    (f"I {a} {x}; let me tell you about {x}", f"I {b} {x}; let me tell you about {x}")
+    for x in ("cheese", "old trains", "rain", "my own dog")
+    for a, b in (("love", "hate"), ("really love", "really hate"))
+]
 CONFIG = FitConfig(batch_size=16, lr=0.02, epochs=8)
 
 
@@ -133,8 +135,17 @@ def test_training_separates_both_ways_and_stays_within_the_trust_region(model):
     assert result.learning_rates[0] == 0.02
     tight = Separation(PAIRS, loss_layers=[2], loss=objective.loss, coherence_weight=1e3)
     held = fit(model, trained_from(model, size=0.0), tight, CONFIG, progress=False).history[-1].train
-    free = fit(model, trained_from(model, size=0.0), Separation(
-        PAIRS, loss_layers=[2], loss=objective.loss, coherence_weight=0.0), CONFIG, progress=False).history[-1].train  # fmt: skip
+    free = (
+        fit(
+            model,
+            trained_from(model, size=0.0),
+            Separation(PAIRS, loss_layers=[2], loss=objective.loss, coherence_weight=0.0),
+            CONFIG,
+            progress=False,
+        )
+        .history[-1]
+        .train
+    )
     assert held["coherence"] < 0.5 * free["coherence"]
     assert held["sep plus 2"] < free["sep plus 2"]
 

@@ -54,9 +54,15 @@ class Answers:
 
 
 def sample_answers(
-    model: Any, prompts: Sequence[list[int]], items: Sequence[Item], steering: Interventions, reward: Reward,
-    how: Drawing, *, seed: int,
-) -> Answers:  # fmt: skip
+    model: Any,
+    prompts: Sequence[list[int]],
+    items: Sequence[Item],
+    steering: Interventions,
+    reward: Reward,
+    how: Drawing,
+    *,
+    seed: int,
+) -> Answers:
     """Sample under the steering and reward. The draws of an answer depend on the seed, its problem's place and its own.
 
     Raises ConfigError for a model without a tokenizer (there is no text to judge), DataError for a reward that is no
