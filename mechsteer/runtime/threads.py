@@ -2,10 +2,9 @@
 
 Operations on a small model are too short to be shared out: where both processors are busy elsewhere, two torch threads
 spin while they wait for each other, and a piece takes four to twenty times as long. Pieces that write texts or train
-(arms, batches of prompts, trainings), each on one thread, wait for nobody, give the same bits however many run, and
-take about as long as in a row when nothing else runs; an odd one out leaves a processor idle (`python scripts/bench.py
-threads` measures all of this). Short passes through hooked models, as attribution makes them, gain nothing: Python is
-most of their time, and it takes turns.
+(arms, batches of prompts, trainings), each on one thread of a process of its own, wait for nobody, give the same bits
+however many run, and take less time than in a row when nothing else runs (`python scripts/bench.py threads` measures all
+of this).
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -21,11 +20,15 @@ from typing import Any, TypeVar
 import torch
 from threadpoolctl import threadpool_limits
 
+from mechsteer.runtime.forks import can_fork, forked
+
 T = TypeVar("T")
 R = TypeVar("R")
 
 SMALL = 512
 """d_model up to which pieces run side by side; measured at 128 (the pocket models), nothing above it has been tried"""
+
+_FEW = 3
 
 _WORKERS: ContextVar[int] = ContextVar("mechsteer_workers", default=1)
 
@@ -62,24 +65,45 @@ def _is_small(model: Any) -> bool:
 def each_of(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`function(item)` for every item, in the order of the items; inside `side_by_side` several at once.
 
-    A piece runs in a copy of the context of this call (open `steer` blocks and hints hold in it) with its gradient
-    mode. Few items are drawn ahead. The first error, in the order of the items, is raised here, once the pieces that
-    run have ended; what had not begun does not begin.
+    In forked processes where that is safe (`mechsteer.runtime.forks`), else in threads. A piece runs in the context of
+    this call (open `steer` blocks and hints hold in it) with its gradient mode. What it changes but on disk may be
+    lost. The first error, in the order of the items, is raised here; what had not begun does not begin.
     """
-    n_workers = _WORKERS.get()
-    if n_workers == 1:
-        yield from map(function, items)
-        return
-    with_gradients, is_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    n_workers, every = _WORKERS.get(), list(items)
+    if n_workers == 1 or len(every) < 2:
+        yield from map(function, every)
+    elif can_fork():
+        # of a few pieces all run at once: of three on two processors none is left to run alone at the end
+        n_at_once = len(every) if len(every) <= _FEW * n_workers else n_workers
+        yield from forked(_in_a_row(function), every, n_at_once)
+    else:
+        yield from _in_threads(function, every, n_workers)
+
+
+def _in_a_row(function: Callable[[T], R]) -> Callable[[T], R]:
+    """The same, whose own pieces run one after another."""
 
     def piece(item: T) -> R:
-        _WORKERS.set(1)  # of the copy: what a piece does runs in a row
-        with torch.inference_mode(is_inference), torch.set_grad_enabled(with_gradients):
+        token = _WORKERS.set(1)
+        try:
             return function(item)
+        finally:
+            _WORKERS.reset(token)
 
-    left = iter(items)
+    return piece
+
+
+def _in_threads(function: Callable[[T], R], items: Sequence[T], n_workers: int) -> Iterator[R]:
+    with_gradients, is_inference = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    alone = _in_a_row(function)
+
+    def piece(item: T) -> R:
+        with torch.inference_mode(is_inference), torch.set_grad_enabled(with_gradients):
+            return alone(item)
+
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="mechsteer")
-    running: deque[Future[R]] = deque()
+    left, running = iter(items), deque[Future[R]]()
     try:
         while True:
             while len(running) < 2 * n_workers and (more := next(left, _END)) is not _END:
