@@ -27,6 +27,7 @@ from mechsteer.models import Engine, Forward, backend_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.applying import apply, flatten_heads, is_carried, observe
 from mechsteer.runtime.context import Context
+from mechsteer.runtime.devices import require_device
 from mechsteer.runtime.padding import with_inferred_mask
 from mechsteer.runtime.reachable import Bounds, require_reachable
 from mechsteer.runtime.recording import Recording
@@ -98,6 +99,7 @@ class Session:
         self.fired = [0] * len(self.interventions)
         self.has_touched = [False] * len(self.interventions)
         self.forwards = 0
+        require_device(self.interventions, backend.device)
         require_reachable(self.interventions, Bounds(d_vocab=self.owner.cfg.d_vocab, n_positions=self.owner.cfg.n_ctx))
         self.is_open = self.is_block = False
         self._runs: dict[int, tuple[weakref.ref, Run]] = {}
