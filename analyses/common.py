@@ -29,13 +29,14 @@ import numpy as np
 import yaml
 
 from mechsteer.errors import ConfigError, FileFormatError, closest
+from mechsteer.evaluation import WithinStyles
 from mechsteer.files import digest_of, read_record, write_record
 from mechsteer.results import Result, from_json
 from mechsteer.studies.study import versions
 
 HERE = Path(__file__).resolve().parent
 OWN = {"quick": False, "commit": False, "out": ""}  # keys of every analysis, no part of what is measured
-Outcome = Literal["holds", "does not hold", "undecided at this power", "not testable here"]
+Outcome = Literal["holds", "does not hold", "undecided at this power", "not testable here", "not run yet"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 
 
@@ -135,6 +136,12 @@ class Answer(Result):
     figures: dict[str, Any]
 
 
+def unanswered(claim: Claim) -> Settled:
+    """A claim that was written after the last run: it stands in answer.json, without a value, until the next one."""
+    nothing = Finding(value=math.nan, low=math.nan, high=math.nan, n_seeds=0, null="not run yet", outcome="not run yet")
+    return Settled.of(claim, nothing)
+
+
 class Cells:
     """Parts of a run that are computed once: a file each, named by its key, read back when the run is started again."""
 
@@ -230,6 +237,18 @@ def pooled(values: Sequence[tuple[float, float]], n_seeds: int, null: str) -> Fi
     half = 1.96 * math.sqrt(np.mean([error**2 for _, error in values]) + between)
     value = float(means.mean())
     return Finding(value=value, low=value - half, high=value + half, n_seeds=n_seeds, null=null)
+
+
+def within_and_switch(within: WithinStyles | None) -> tuple[tuple[float, float], tuple[float, float]]:
+    """((within styles, its standard error), (switch of style, the same)): means over both references; nan without styles."""
+    if within is None:
+        return (math.nan, math.nan), (math.nan, math.nan)
+    found = []
+    for name in ("beyond", "switch"):
+        intervals = [getattr(part, name) for part in within.parts]
+        error = max((each.high - each.low) / (2 * 1.645) for each in intervals)  # they are of 90 %
+        found.append((float(np.mean([each.value for each in intervals])), error))
+    return found[0], found[1]
 
 
 def read_answer(path: Path) -> Answer:

@@ -85,7 +85,7 @@ def report(answer: Answer, found: Found) -> Report:
     arms = [
         Arm(s.claim.key, s.finding.value, (s.finding.low, s.finding.high), f"{s.outcome}; bound {s.claim.bound:g}")
         for s in answer.settled
-        if s.outcome != "not testable here"
+        if s.outcome not in ("not testable here", "not run yet")
     ]
     sections = [
         Section(

@@ -6,7 +6,8 @@
 
 same          the same outcome, and the value within the claim's tolerance
 different     another outcome or value, on the same processor and versions, or beyond both intervals
-undecidable   it differs, and so do processor or versions, while the intervals meet: that amplifies last bits
+undecidable   it differs, and so do processor or versions, while the intervals meet: that amplifies last bits; or the
+              claim has no answer yet
 
 Everything is computed again, in runs/analyses/NAME-again; only a verification that was interrupted goes on where it stopped.
 Exit status: 0 all the same, 1 something is different, 3 something is undecidable.
@@ -34,6 +35,8 @@ from mechsteer.errors import ConfigError, MechsteerError
 def compare(before: Settled, after: Settled, *, same_machine: bool) -> str:
     """ "same", "different" or "undecidable": see the module."""
     old, new = before.finding, after.finding
+    if before.outcome == "not run yet":
+        return "undecidable"
     undefined = old.value != old.value and new.value != new.value
     close = undefined or abs(old.value - new.value) <= before.claim.tolerance
     if close and before.outcome == after.outcome:

@@ -51,6 +51,20 @@ CLAIMS = (
         tolerance=0.1,
     ),
     Claim(
+        key="skill",
+        text="What the best booster gains is reasoning: within one and the same style of writing, too, it solves more",
+        source=DRAB,
+        decides="best booster on dev − base within styles (both written in the same style), pooled over seeds: at least .03",
+        bound=MARGIN,
+    ),
+    Claim(
+        key="style",
+        text="It makes the model write in its more careful style more often, and that alone solves more",
+        source="doubt about the claim above",
+        decides="best booster on dev − base less the effect within styles, pooled over seeds: at least .03",
+        bound=MARGIN,
+    ),
+    Claim(
         key="quiet",
         text="What a mixture adds is small on tokens without reasoning",
         source=DRAB,

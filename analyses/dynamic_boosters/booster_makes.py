@@ -18,10 +18,12 @@ from mechsteer import adapters
 from mechsteer.activations import capture
 from mechsteer.directions.methods import mean_difference
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.evaluation import Arm, Scored, magnitude_only_arm, shuffled_router_arm
+from mechsteer.evaluation import Arm, Scored, Scoring, magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.harm import neutral_losses
+from mechsteer.evaluation.within_styles import Answers
 from mechsteer.files import digest_of
 from mechsteer.models.sites import Site
+from mechsteer.results import Result
 from mechsteer.runtime.batches import Sample
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.runtime.threads import each_of, side_by_side
@@ -54,6 +56,19 @@ class Make:
     args: Mapping[str, Any] = field(default_factory=dict)
     n_samples: int
     takes: str = "all"  # which problems: a key of Workshop.which
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered(Result):
+    """What an arm made of the held-out problems, and the style of each text; None where texts have none."""
+
+    scored: Scored
+    styles: tuple[str, ...] | None
+
+    @property
+    def answers(self) -> Answers:
+        """For comparisons within styles."""
+        return Answers(scores=self.scored.scores, styles=None if self.styles is None else np.array(self.styles))
 
 
 class Workshop:
@@ -200,13 +215,25 @@ class Workshop:
 
     def scored(self, make: Make, seed: int, coeff: float, takes: str = "all") -> Scored:
         """On the held-out problems meant, at a coefficient."""
+        return self.answered(make, seed, coeff, takes).scored
+
+    def answered(
+        self, make: Make | None, seed: int, coeff: float = 1.0, takes: str = "all", opening: str = ""
+    ) -> Answered:
+        """The same with styles; of the model as it is without a make. `opening`: words that every text goes on from."""
 
         def compute() -> dict[str, Any]:
-            steering = self.trained(make, seed).with_coeff(coeff)
-            return self._scored(steering, self.items(takes), self.task).to_dict()
+            steering = () if make is None else self.trained(make, seed).with_coeff(coeff)
+            arm = Arm(name="booster", steering=steering, prefix=opening)
+            scored = self._scoring(self.task).score(self.model, arm, self.items(takes))
+            styles = Answers.of(scored).styles
+            told = None if styles is None else tuple(styles.tolist())
+            return Answered(scored=scored.without_texts(), styles=told).to_dict()
 
-        more = {"scored": takes, "coeff": coeff, "n": self.settings["n_problems"]}
-        return Scored.from_dict(self.cell(make, seed, more, compute))
+        more = {"answered": takes, "opening": opening, "n": self.settings["n_problems"]}
+        if make is None:
+            return Answered.from_dict(self.cells.of(self.key | more, compute))
+        return Answered.from_dict(self.cell(make, seed, more | {"coeff": coeff}, compute))
 
     def control(self, make: Make, seed: int, coeff: float, kind: str) -> Scored:
         """The same with its router shuffled, or with its size alone in a random direction."""
@@ -224,8 +251,7 @@ class Workshop:
 
     def base(self, takes: str = "all") -> Scored:
         """The model as it is on the same problems."""
-        key = self.key | {"base": takes, "n": self.settings["n_problems"]}
-        return Scored.from_dict(self.cells.of(key, lambda: self._scored((), self.items(takes), self.task).to_dict()))
+        return self.answered(None, 0, takes=takes).scored
 
     def vector(self, number: int, target: float) -> Scored:
         """A random vector that spends next to nothing, on the held-out problems."""
@@ -275,8 +301,11 @@ class Workshop:
         return self._scored(steering, items, task).score
 
     def _scored(self, steering: Any, items: Sequence[Item], task: Task) -> Scored:
-        scoring = sized(self.problems.scoring(task), BATCH)
-        return scoring.score(self.model, Arm(name="booster", steering=steering), items).without_texts()
+        arm = Arm(name="booster", steering=steering)
+        return self._scoring(task).score(self.model, arm, items).without_texts()
+
+    def _scoring(self, task: Task) -> Scoring:
+        return sized(self.problems.scoring(task), BATCH)
 
     def cell(
         self, make: Make, seed: int, more: Mapping[str, Any], compute: Callable[[], dict[str, Any]]

@@ -2,8 +2,8 @@
 
 python analyses/dynamic_boosters/run.py seeds=5 model=pocket
 
-The parts: booster_claims (what is claimed), booster_makes (training and scoring), booster_scores (accuracy), booster_readings
-and booster_found (what adapters do where).
+The parts: booster_claims (what is claimed), booster_makes (training and scoring), booster_scores (accuracy), booster_styles
+(style or skill), booster_readings and booster_found (what adapters do where).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from booster_claims import CLAIMS
 from booster_found import attributed, readings
 from booster_makes import Workshop
 from booster_scores import BOOSTERS, accuracies, makes, strengths
+from booster_styles import style_or_skill
 from common import Cells, Found
 from running import main
 
@@ -54,12 +55,13 @@ def measure(settings: Mapping[str, Any], cells: Cells) -> Found:
         more, told = readings(shop, every, coeffs)
         chosen = coeffs["chosen"]
         winner = max(BOOSTERS, key=lambda name: np.mean([each["score"] for each in chosen[name]]))
+        of_styles, styles = style_or_skill(shop, every, chosen, winner)
         few, parts = attributed(shop, every[winner], [each["coeff"] for each in chosen[winner]], results["sae"].site)
         model = run.fingerprint
         finish(run)
-    tables |= told | parts
+    tables |= styles | told | parts
     return Found(
-        findings=findings | more | few,
+        findings=findings | of_styles | more | few,
         model=model,
         data={"neutral": Path(settings["neutral"]).name or "the bundled statements"},
         links=("study/report.html",),

@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from common import Cells, Claim, Finding, Found, pooled
+from common import Cells, Claim, Finding, Found, pooled, within_and_switch
 from running import main
 
 from mechsteer.attribution import EffectAttribution, attribute_effect
@@ -125,7 +123,7 @@ def _findings(found: Sequence[tuple[Evaluation, EffectAttribution]], settings: M
     evaluations, attributions, n = [e for e, _ in found], [a for _, a in found], len(found)
     treated = [each.treated.scored for each in evaluations if each.treated is not None]
     whole = pool_seeds([each.base.scored for each in evaluations], treated).mean
-    parts = [_within(each) for each in evaluations]
+    parts = [_parts(each) for each in evaluations]
     beyond, switch = ([part[i] for part in parts] for i in (0, 1))
     rows = [each.check.set_index("k").loc[settings["k"]] for each in attributions if not each.nothing_to_attribute]
     more = [(row["beyond_null"], (row["beyond_null_high"] - row["beyond_null_low"]) / 3.92) for row in rows]
@@ -148,23 +146,14 @@ def _findings(found: Sequence[tuple[Evaluation, EffectAttribution]], settings: M
     }
 
 
-def _within(evaluation: Evaluation) -> tuple[tuple[float, float], tuple[float, float]]:
-    """((within styles, its standard error), (switch, the same)): means over both references."""
-    within = None if evaluation.verdict is None else evaluation.verdict.within
-    if within is None:
-        return (math.nan, math.nan), (math.nan, math.nan)
-    found = []
-    for name in ("beyond", "switch"):
-        intervals = [getattr(part, name) for part in within.parts]
-        error = max((each.high - each.low) / (2 * 1.645) for each in intervals)
-        found.append((float(np.mean([each.value for each in intervals])), error))
-    return found[0], found[1]
+def _parts(evaluation: Evaluation) -> tuple[tuple[float, float], tuple[float, float]]:
+    return within_and_switch(None if evaluation.verdict is None else evaluation.verdict.within)
 
 
 def _rows(found: Sequence[tuple[Evaluation, EffectAttribution]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for i, (evaluation, attribution) in enumerate(found):
-        (beyond, _), (switch, _) = _within(evaluation)
+        (beyond, _), (switch, _) = _parts(evaluation)
         check = attribution.check.set_index("k").loc[settings["k"]]
         rows.append(
             {

@@ -72,7 +72,7 @@ class Booster(Adapter):
     def beside_prompt(self, acts: Tensor, ctx: Context) -> Tensor:
         """[h ; p] [batch pos 2·d] of every token."""
         prompt = self.prompt_vector(acts.shape[-1], ctx, acts.dtype)
-        return torch.cat([acts, prompt[:, None].expand_as(acts)], -1)
+        return torch.cat([acts, prompt.unsqueeze(1).expand_as(acts)], -1)
 
 
 def _defaults(cls: type[Booster]) -> dict[str, Any]:
@@ -92,4 +92,5 @@ def summary_of(pooling: Pooled, bos: bool) -> PromptSummary:
 
 def as_activation(boost: Tensor, acts: Tensor) -> Tensor:
     """A delta [batch pos d] of `boost` [batch (1 or pos) d]: every token's, in the dtype of `acts`."""
-    return boost.to(acts.dtype).expand(*acts.shape[:2], -1)
+    boost = boost.to(acts.dtype)
+    return boost if boost.shape[1] == acts.shape[1] else boost.expand(-1, acts.shape[1], -1)

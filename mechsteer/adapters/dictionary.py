@@ -96,7 +96,7 @@ class Dictionary(Booster):
     def _mixed(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(w [batch (1 or pos) n_atoms], Σ_k e_k w_k b_k [batch (1 or pos) d_write]) of the router's input."""
         if self.normalise == "rms":  # h and p each
-            apart = x.unflatten(-1, (1 + self.look_back, -1))
+            apart = x.view(*x.shape[:-1], 1 + self.look_back, -1)
             x = F.rms_norm(apart, apart.shape[-1:], eps=EPS).flatten(-2)
         scores = self.router(x)
         weights = torch.sigmoid(scores) if self.weighting == "sigmoid" else scores.softmax(-1)

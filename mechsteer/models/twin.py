@@ -10,6 +10,7 @@ both. Default attention (sdpa) differs from eager by about 3e-5 in float32 log-p
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +22,9 @@ from mechsteer.models.backend import Engine
 from mechsteer.models.bridge import BridgeNames, clean_name, is_compatible, unembedding_bias
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.names import Names
-from mechsteer.models.protocol import Begin, End, Hook, Remove
+from mechsteer.models.protocol import Begin, End, Forward, Hook, Remove
 from mechsteer.models.record import record_of
-from mechsteer.models.runner import Runner, in_this_context, watch_module
+from mechsteer.models.runner import Runner, in_this_context, is_generating
 
 
 class TwinRunner(Runner):
@@ -31,6 +32,7 @@ class TwinRunner(Runner):
 
     def __init__(self, names: Names, hf: nn.Module) -> None:
         self.names, self.hf = names, hf
+        self._watches: list[tuple[Callable[[], bool], Begin, End]] = []
 
     def supports(self, hook_name: str) -> bool:
         """The hook lies at the input or output of a module that the twin has too."""
@@ -61,16 +63,14 @@ class TwinRunner(Runner):
         d_head = self.names.cfg.d_head
         is_here, leave = in_this_context()
 
-        def run(acts: Tensor) -> Tensor | None:
-            if not is_here():
-                return None
-            if not by_head:
-                return fn(acts)
+        def by_heads(acts: Tensor) -> Tensor | None:
             new = fn(acts.unflatten(-1, (-1, d_head)))
             return None if new is None else new.flatten(-2)
 
+        run = by_heads if by_head else fn
+
         def on_input(module: nn.Module, args: tuple, kwargs: dict | None = None) -> tuple[tuple, dict] | None:
-            if kwargs is None:  # removed by its thread while torch calls it in another: see watch_module
+            if kwargs is None or not is_here():  # None: removed by its thread while torch calls it in another
                 return None
             new = run(args[0] if args else kwargs["hidden_states"])
             if new is None:
@@ -78,6 +78,8 @@ class TwinRunner(Runner):
             return ((new, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": new})
 
         def on_output(module: nn.Module, args: tuple, output: Any) -> Any:
+            if not is_here():
+                return None
             if isinstance(output, tuple):
                 new = run(output[0])
                 return None if new is None else (new, *output[1:])
@@ -95,7 +97,16 @@ class TwinRunner(Runner):
         return remove
 
     def watch(self, begin: Begin, end: End) -> Remove:
-        return watch_module(self.hf, begin, end)
+        # Nobody but `forward` runs the plain module, so it tells by itself: a hook on the module takes longer at every token.
+        is_here, leave = in_this_context()
+        watch = (is_here, begin, end)
+        self._watches.append(watch)
+
+        def remove() -> None:
+            leave()
+            self._watches[:] = [each for each in self._watches if each is not watch]
+
+        return remove
 
     def forward(
         self,
@@ -111,8 +122,30 @@ class TwinRunner(Runner):
             positions = attention_mask.long().cumsum(-1) - 1
             kwargs["position_ids"] = positions.clamp(min=0)[:, -tokens.shape[1] :]
             kwargs["attention_mask"] = attention_mask
+        watches = [(begin, end) for is_here, begin, end in self._watches if is_here()]
+        keeps_cache = use_cache or cache is not None
+        if watches:
+            told = _told(tokens, attention_mask, cache, keeps_cache=keeps_cache)
+            for begin, _ in watches:
+                begin(told)
         out = self.hf(input_ids=tokens, past_key_values=cache, use_cache=use_cache, **kwargs)
+        for _, end in watches:
+            end(out.past_key_values if keeps_cache else None)
         return out.logits, out.past_key_values
+
+
+def _told(tokens: Tensor, attention_mask: Tensor | None, cache: Any, *, keeps_cache: bool) -> Forward:
+    """What a watch is told of a forward."""
+    return Forward(
+        shape=(tokens.shape[0], tokens.shape[1]),
+        device=tokens.device,
+        tokens=tokens,
+        attention_mask=attention_mask,
+        cache=cache,
+        is_filled=cache is not None and int(cache.get_seq_length()) > 0,
+        keeps_cache=keeps_cache,
+        in_generate=is_generating(),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

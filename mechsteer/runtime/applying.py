@@ -21,8 +21,9 @@ def apply(
     `sources` are the activations at the sites that `iv` reads, `acts` is the one it changes.
     """
     flat = flatten_heads(acts, iv.site, ctx)
-    is_asked = iv.adapter.summary is not None and not is_carried(iv.adapter, state)
-    if is_asked and ctx.summary is None:  # the rest of some prompt is still to come
+    if (
+        iv.adapter.summary is not None and ctx.summary is None and not is_carried(iv.adapter, state)
+    ):  # the rest of some prompt is still to come
         if touched is True or (isinstance(touched, Tensor) and bool(touched.any())):
             raise ScopeError(
                 f"{iv.scope!r} touches tokens before the whole prompt is known, and {type(iv.adapter).__name__} needs its summary",
@@ -30,7 +31,10 @@ def apply(
             )
         if not iv.adapter.stateful:
             return None, torch.zeros_like(acts), state
-    read = [flatten_heads(source, site, ctx) for source, site in zip(sources, iv.reads, strict=True)]
+    read = [
+        flat if source is acts else flatten_heads(source, site, ctx)
+        for source, site in zip(sources, iv.reads, strict=True)
+    ]
     delta, state = iv.adapter.delta(read[0] if iv.reads_one else tuple(read), state, iv.coeff, ctx)
     if delta.shape != flat.shape:
         raise ShapeError(

@@ -84,14 +84,16 @@ def continue_run(before: Run, forward: Forward) -> Run:
             f"the cache was filled with {len(before.lengths)} rows, this forward has {batch}",
             "continue the same rows",
         )
-    mask = forward.attention_mask
-    if mask is None:
-        new_mask, all_real = torch.ones(batch, pos, dtype=torch.bool, device=forward.device), True
-    else:
+    mask, last = forward.attention_mask, before.ctx
+    if mask is not None:
         new_mask = mask[:, -pos:].bool()
         all_real = bool(new_mask.all())
+    elif last.all_real and last.mask.shape[1] == pos:  # nobody writes into a mask: the last token's serves this one
+        new_mask, all_real = last.mask, True
+    else:
+        new_mask, all_real = torch.ones(batch, pos, dtype=torch.bool, device=forward.device), True
     if pos == 1 and all_real:
-        positions, lengths = before.lengths[:, None], before.lengths + 1
+        positions, lengths = before.lengths.unsqueeze(1), before.lengths + 1
     else:
         counts = new_mask.long().cumsum(1)
         positions = torch.where(new_mask, before.lengths[:, None] + counts - 1, -1)
@@ -99,12 +101,13 @@ def continue_run(before: Run, forward: Forward) -> Run:
     ctx = Context(
         mask=new_mask,
         positions=positions,
-        prompt_lengths=before.ctx.prompt_lengths,
+        prompt_lengths=last.prompt_lengths,
         is_prefill=False,
         continues_prompt=not before.has_whole_prompt,
         tokens=forward.tokens,
-        rows=before.ctx.rows,
+        rows=last.rows,
         all_real=all_real,
         seen=before.seen,
     )
-    return replace(before, ctx=ctx, lengths=lengths, states=list(before.states), summaries=list(before.summaries))
+    # not by `replace`, which is slow: this is done at every token
+    return Run(ctx, lengths, [*before.states], [*before.summaries], before.seen, before.has_whole_prompt)

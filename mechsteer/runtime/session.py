@@ -43,6 +43,7 @@ class Hints:
     rows: Tensor | None = None
 
 
+_UNKNOWN = Hints()
 _NO_HINTS: Mapping[int, Hints] = {}
 _HINTS: ContextVar[Mapping[int, Hints]] = ContextVar("mechsteer_hints", default=_NO_HINTS)  # id of a model -> its hints
 _OPEN: ContextVar[tuple[Session, ...]] = ContextVar("mechsteer_sessions", default=())  # outermost first
@@ -219,7 +220,7 @@ class Session:
         `summaries`: for a forward that is announced but not run (a kept prefix), what it would have added to the
         prompt summaries; see `mechsteer.runtime.prefix`.
         """
-        hinted = _HINTS.get().get(id(self.owner), Hints())
+        hinted = _HINTS.get().get(id(self.owner), _UNKNOWN)
         given = self.prompt_lengths if hinted.prompt_lengths is None else hinted.prompt_lengths
         if given is None and not forward.is_filled:
             forward = with_inferred_mask(forward, self.owner.tokenizer)
@@ -248,7 +249,8 @@ class Session:
         for key, (ref, _) in list(self._runs.items()):
             if ref() is None:
                 self._runs.pop(key, None)
-        self._runs[id(cache)] = (weakref.ref(cache), replace(now.run, seen=now.run.seen_after(self._watched)))
+        run = replace(now.run, seen=now.run.seen_after(self._watched)) if self._watched else now.run
+        self._runs[id(cache)] = (weakref.ref(cache), run)
 
     def select_rows(self, index: Tensor, cache: object) -> None:
         """The rows that filled `cache` go on as the rows `index` [n] (long) alone: the others have stopped.
@@ -333,6 +335,7 @@ class Session:
         iv, spec = self.interventions[i], self._summaries[i]
         assert self.backend.names.read_as(iv.site.layer, iv.site.point) is None  # other points are refused for writing
         always = iv.adapter.stateful or iv.adapter.per_prompt or self._recording is not None
+        reads_here = iv.reads == (iv.writes,)  # and nowhere else, as most do: asked once, not at every token
 
         def write(acts: Tensor) -> Tensor | None:
             run = self._now.run
@@ -341,7 +344,7 @@ class Session:
             touched = self._touched(i, run.ctx)
             if touched is False and not always and (spec is None or not run.ctx.holds_prompt):
                 return None
-            sources = self._sources(i, acts)
+            sources = [acts] if reads_here else self._sources(i, acts)
             if spec is not None and run.ctx.holds_prompt:
                 assert run.ctx.is_prefill or run.summaries[i] is not None, "a prefix was announced without summaries"
                 flat = flatten_heads(sources[0], iv.reads[0], run.ctx)
@@ -362,7 +365,7 @@ class Session:
             return run.ctx
         part = run.summaries[i] if run.has_whole_prompt else None
         readings = None if self._recording is None else {}
-        return replace(run.ctx, summary=None if part is None else part.value, readings=readings)
+        return run.ctx.given(None if part is None else part.value, readings)
 
     def _sources(self, i: int, acts: Tensor) -> list[Tensor]:
         """What intervention i reads, in the order in which it names its sites."""

@@ -185,6 +185,14 @@ def test_verification(after, same_machine, told):
     assert verify.compare(before, Settled.of(CLAIM, after), same_machine=same_machine) == told
 
 
+def test_a_claim_without_an_answer_is_told_and_agrees_with_nothing():
+    waiting = common.unanswered(CLAIM)
+    assert waiting.outcome == "not run yet"
+    assert waiting.outcome == CLAIM.outcome(waiting.finding)
+    assert verify.compare(waiting, Settled.of(CLAIM, finding()), same_machine=True) == "undecidable"
+    assert verify.compare(waiting, waiting, same_machine=True) == "undecidable"
+
+
 COUNTING = """
 from common import Claim, Finding, Found
 

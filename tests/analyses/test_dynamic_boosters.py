@@ -1,9 +1,11 @@
-"""A tiny run of the boosters' arms: every rival has a row, at equal divergence and at the strength that dev chose."""
+"""A tiny run of the boosters' arms: every rival has a row, at equal divergence and at the strength that dev chose; style or skill."""
 
 from __future__ import annotations
 
 import math
 import re
+import sys
+from dataclasses import replace
 
 import common
 import numpy as np
@@ -16,6 +18,7 @@ from study_toys import SMALL
 import mechsteer as ms
 from mechsteer.errors import DataError
 from mechsteer.evaluation import Scored
+from mechsteer.pocket import CAREFUL_PREFIX, HASTY_PREFIX
 from mechsteer.steering.interventions import writing
 from mechsteer.studies.kept import whole
 
@@ -110,3 +113,68 @@ def test_clas_is_given_what_tells_right_from_wrong(shop, module, monkeypatch):
     monkeypatch.setattr(shop.kept, "traces", lambda split: [trace for trace in traces if trace.correct])
     with pytest.raises(DataError, match="all right or all wrong"):
         shop.contrast()
+
+
+N = 40
+ITEMS = np.arange(N)
+HARD = ITEMS % 4 == 0  # solved in no style
+CAREFUL = ITEMS % 2 == 0  # what the model writes carefully of its own accord
+
+
+def answered(module_of, scores, careful):
+    scored = Scored(scores=scores, groups=tuple(str(i) for i in ITEMS))
+    return module_of.Answered(scored=scored, styles=tuple(np.where(careful, "careful", "hasty").tolist()))
+
+
+def planted(shop, monkeypatch, better):
+    """Right where careful and not hard. The treated arm is careful everywhere, and `better` [n] are right in any style."""
+    makes = sys.modules[type(shop).__module__]
+
+    def made(make, seed, coeff=1.0, takes="all", opening=""):
+        treated = make is not None
+        free = CAREFUL | treated
+        careful = free if not opening else np.full(N, opening == CAREFUL_PREFIX)
+        return answered(makes, (careful & ~HARD) | (better & treated), careful)
+
+    monkeypatch.setattr(shop, "answered", made)
+
+
+@pytest.mark.parametrize(("solved_anyway", "skill"), [(0, 0.0), (2, 0.05)])
+def test_a_planted_switch_of_style_is_told_from_skill(module, shop, monkeypatch, solved_anyway, skill):
+    better = np.isin(ITEMS, np.flatnonzero(HARD)[:solved_anyway])
+    planted(shop, monkeypatch, better)
+    every, chosen = module.makes(shop), [{"coeff": 1.0}]
+    found, tables = module.style_or_skill(shop, every, dict.fromkeys(every, chosen), "gated")
+    assert found["skill"].value == pytest.approx(skill)
+    assert found["style"].value == pytest.approx(0.5)  # the odd half, none of which is hard
+    assert found["style"].null.startswith("gated; ")
+    (rows,) = tables.values()
+    assert [row["adapter"] for row in rows] == ["the model as it is", *every]
+    for row in rows[1:]:
+        assert row["gain"] == pytest.approx(0.5 + skill)
+        assert row["in styles measured by forcing"] == 1
+        assert row["written careful"] == 1
+    assert rows[0]["written careful"] == 0.5
+
+
+def test_where_texts_have_no_style_it_is_not_told(module, shop, monkeypatch):
+    planted(shop, monkeypatch, HARD)
+    with_styles = shop.answered
+    monkeypatch.setattr(shop, "answered", lambda *args, **more: replace(with_styles(*args, **more), styles=None))
+    every = module.makes(shop)
+    found, tables = module.style_or_skill(shop, every, {name: [{"coeff": 1.0}] for name in every}, "drab")
+    assert all(math.isnan(each.value) for each in found.values())
+    assert "written careful" not in tables[next(iter(tables))][1]
+
+
+def test_answers_keep_their_styles_and_go_on_from_the_opening(module, shop):
+    free = shop.answered(None, 0)
+    assert len(free.styles) == len(free.scored.scores) == len(shop.items("all"))
+    assert np.array_equal(free.scored.scores, shop.base().scores)
+    careful = shop.answered(None, 0, opening=CAREFUL_PREFIX)
+    assert set(careful.styles) == {"careful"}
+    assert set(shop.answered(None, 0, opening=HASTY_PREFIX).styles) == {"hasty"}
+    make = module.makes(shop)[REAL]
+    assert np.array_equal(shop.answered(make, 0, 1.0).scored.scores, shop.scored(make, 0, 1.0).scores)
+    strong = shop.answered(make, 0, 1e3, opening=CAREFUL_PREFIX)
+    assert not np.array_equal(strong.scored.scores, careful.scored.scores)
