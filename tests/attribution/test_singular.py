@@ -156,11 +156,10 @@ def test_maps_and_layers_are_left_out_and_kept_alone():
 def test_a_triple_off_has_no_scale_and_no_part_in_rotations(mode):
     weight = torch.randn(9, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     u, s, vh = torch.linalg.svd(weight, full_matrices=False)
-    make = (
-        lambda: Singular(  # noqa: E731
-            u[:, :6], s[:6], vh[:6], mode=mode, rotate_u=True, theta_max=None, block_size=3
-        )
-    )
+
+    def make() -> Singular:
+        return Singular(u[:, :6], s[:6], vh[:6], mode=mode, rotate_u=True, theta_max=None, block_size=3)
+
     whole = noisy(ms.Steering(ms.Intervention(make(), 0))).interventions[0].adapter
     acts, ctx = torch.randn(2, 3, 7, dtype=torch.float64), Context.whole(2, 3)
 

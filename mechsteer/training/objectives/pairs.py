@@ -31,8 +31,25 @@ def shared_tokens(model: Any, pairs: PairsLike) -> list[tuple[int, int]]:
     found = []
     for positive, negative in pairs:
         a, b = tokenize(model, [positive, negative])
-        shorter = min(len(a), len(b))
-        suffix = next((i for i in range(shorter) if a[-1 - i] != b[-1 - i]), shorter)
+        suffix, shorter = shared_suffix(a, b), min(len(a), len(b))
         prefix = next((i for i in range(shorter - suffix) if a[i] != b[i]), shorter - suffix)
         found.append((max(len(a), len(b)) - suffix - prefix, suffix))
     return found
+
+
+def shared_suffix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens the two share at their ends."""
+    shorter = min(len(a), len(b))
+    return next((i for i in range(shorter) if a[-1 - i] != b[-1 - i]), shorter)
+
+
+def require_suffix(rows: Sequence[Pair], n: int) -> None:
+    """Raise DataError for a pair of rows (positive, negative, ...) that does not share its last `n` tokens."""
+    texts = [[*first, *rest] for first, rest in rows]
+    for number, (a, b) in enumerate(zip(texts[::2], texts[1::2], strict=True)):
+        shared = shared_suffix(a, b)
+        if shared < min(n, len(a) - 1, len(b) - 1):  # the first token of a text never counts
+            raise DataError(
+                f"the texts of pair {number} share their last {shared} tokens, the loss looks at the last {n}",
+                "give pairs that differ in a few words of a prefix and share what follows, or lower n_last",
+            )
