@@ -239,7 +239,7 @@ def test_what_cannot_be_trained_on_is_refused(model):
         (
             Separation([*PAIRS, ("I love to say it", "I hate to say he")], loss_layers=[2]),
             DataError,
-            r"(?s)pair 8 share their last 0 tokens, the loss looks at the last 6.*share what follows, or lower n_last",
+            r"(?s)pair 8 share no token at their end, and the loss looks at the last 6.*share what follows",
         ),
     ):
         with pytest.raises(error, match=message):

@@ -44,12 +44,14 @@ def shared_suffix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def require_suffix(rows: Sequence[Pair], n: int) -> None:
-    """Raise DataError for a pair of rows (positive, negative, ...) that does not share its last `n` tokens."""
+    """Raise DataError for a pair of rows (positive, negative, ...) of which not even the last token is the same.
+
+    A loss looks at the last `n`; sharing fewer is allowed, statements that differ near their end are told apart so.
+    """
     texts = [[*first, *rest] for first, rest in rows]
     for number, (a, b) in enumerate(zip(texts[::2], texts[1::2], strict=True)):
-        shared = shared_suffix(a, b)
-        if shared < min(n, len(a) - 1, len(b) - 1):  # the first token of a text never counts
+        if not shared_suffix(a, b):
             raise DataError(
-                f"the texts of pair {number} share their last {shared} tokens, the loss looks at the last {n}",
-                "give pairs that differ in a few words of a prefix and share what follows, or lower n_last",
+                f"the texts of pair {number} share no token at their end, and the loss looks at the last {n}",
+                "give pairs that differ in a few words of a prefix and share what follows",
             )

@@ -56,7 +56,7 @@ class Separation(Objective):
     of them an adapter's. `loss`, `trust`,
     `direction`: see their classes. `monotone_margin`: what each step of c is to add to the log-odds.
 
-    Raises ConfigError for weights below 0, a loss layer that is not above every adapter, DataError for too few pairs, and for a pair that does not share the tokens that the loss looks at.
+    Raises ConfigError for weights below 0, a loss layer that is not above every adapter, DataError for too few pairs, and for a pair whose texts share no token at their end.
     """
 
     pairs: PairsLike
