@@ -47,6 +47,7 @@ What an intervention does
     deltas               what it adds;  attribute: in the directions of a basis
     attribute_effect     its effect on a metric (attribution.metrics), checked by running the model
     attribute_paths      which blocks carry the effect;  PathAttribution
+    attribute_singular   which triples, maps and layers of a singular adapter carry the effect
     attribution, evaluation    arms with controls, paired statistics, verdicts
 
 Whole studies
@@ -97,6 +98,7 @@ _NAMES = {
     "attribute": "mechsteer.attribution",
     "attribute_effect": "mechsteer.attribution",
     "attribute_paths": "mechsteer.attribution",
+    "attribute_singular": "mechsteer.attribution",
     "PathAttribution": "mechsteer.attribution",
     "study": "mechsteer.studies.study",
     "suite": "mechsteer.studies.suite",
@@ -139,6 +141,7 @@ _SECTIONS = {
     "Attribution": ("readings", "attribution"),
     "LogitAttribution": ("logits", "logits"),
     "PathAttribution": ("paths", "paths"),
+    "SingularAttribution": ("singular", "singular"),
     "FeatureScores": ("features", "features"),
     "RatioScores": ("features", "ratios"),
     "FeatureContexts": ("features", "feature_contexts"),

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from mechsteer.adapters.base import Adapter
+from mechsteer.adapters.last_made import LastMade
 from mechsteer.adapters.rotations import angles, block_diagonal, bounded, cayley, check_blocks, skew
 from mechsteer.adapters.scales import LINEAR, ScaleMode, scaled
 from mechsteer.errors import ConfigError, NonFiniteError, ShapeError
@@ -38,8 +39,9 @@ class Singular(Adapter):
     (None: one block); `theta_max`: the largest angle in radians where |c| ≤ 1 (None: no bound); `init`: the standard
     deviation of what the parameters begin with, drawn from torch's own generator. `weight_hash`, `processing`: of W.
 
-    M(c) does not depend on what is read, so it is made once per run and is the run's state. Raises ConfigError for
-    options out of range and where nothing is trained, ShapeError, NonFiniteError.
+    M(c) does not depend on what is read, so it is made once per run and is the run's state; without gradients the next
+    run at the same c takes the last one's as long as nothing was changed. Raises ConfigError for options out of range and
+    where nothing is trained, ShapeError, NonFiniteError.
     """
 
     identity_at_init = True  # not so an instance with an `init`
@@ -97,27 +99,40 @@ class Singular(Adapter):
         self.theta_max, self.init, self.block_size = theta_max, float(init), size
         self.identity_at_init, self.linear_in_coeff = not init, mode in LINEAR and not (rotate_u or rotate_v)
         self.weight_hash, self.processing = weight_hash, dict(processing or {})
+        self._made = LastMade()
 
     def rotation(self, p: Tensor | None, coeff: float) -> Tensor | None:
         """R(c) [rank rank] of P [n_blocks n n]; None for none."""
-        if p is None:
-            return None
+        return None if p is None else block_diagonal(cayley(self._blocks(p), coeff))
+
+    def generator(self, p: Tensor | None) -> Tensor | None:
+        """A [rank rank] of P [n_blocks n n], within the bound of angles: what `rotation` is made of. None for none."""
+        return None if p is None else block_diagonal(self._blocks(p))
+
+    def _blocks(self, p: Tensor) -> Tensor:
         a = skew(p.to(torch.promote_types(p.dtype, torch.float32)))  # nothing is solved in half precision
-        return block_diagonal(cayley(a if self.theta_max is None else bounded(a, self.theta_max), coeff))
+        return a if self.theta_max is None else bounded(a, self.theta_max)
+
+    def values(self, coeff: float) -> Tensor:
+        """S(c) [rank]."""
+        wide = torch.promote_types(self.s.dtype, torch.float32)
+        s = self.s.to(wide)
+        return s if self.scale is None else scaled(s, self.scale.to(wide), coeff, self.mode)
 
     def core(self, coeff: float) -> Tensor:
         """M(c) [rank rank] = R_u(c) diag S(c) R_v(c)ᵀ − diag S."""
-        wide = torch.promote_types(self.s.dtype, torch.float32)
-        s = self.s.to(wide)
-        turned = torch.diag(s if self.scale is None else scaled(s, self.scale.to(wide), coeff, self.mode))
+        turned = torch.diag(self.values(coeff))
         r_u, r_v = self.rotation(self.p_u, coeff), self.rotation(self.p_v, coeff)
         turned = turned if r_u is None else r_u @ turned
-        return (turned if r_v is None else turned @ r_v.T) - torch.diag(s)
+        return (turned if r_v is None else turned @ r_v.T) - torch.diag(self.s.to(turned))
 
     def low_rank(self, coeff: float) -> tuple[Tensor, Tensor]:
         """(A [rank d_read], B [d_write rank]): Vh, and U M(c)."""
+        return self.vh, self._written(coeff)
+
+    def _written(self, coeff: float) -> Tensor:
         core = self.core(coeff)
-        return self.vh, self.u.to(core.dtype) @ core
+        return self.u.to(core.dtype) @ core
 
     def delta(self, acts: Tensor, state: Any, coeff: float, ctx: Context) -> tuple[Tensor, Any]:
         if acts.shape[-1] != self.vh.shape[1]:
@@ -125,7 +140,10 @@ class Singular(Adapter):
                 f"the map reads {self.vh.shape[1]} numbers, the activation at the site has {acts.shape[-1]}",
                 "a setting of the model (split inputs of q, k and v) changes what passes there: switch it off",
             )
-        down, up = self.low_rank(coeff) if state is None else state
+        if state is None:
+            made_of = (self.u, self.s, self.scale, self.p_u, self.p_v)
+            state = self.vh, self._made.get(self._written, coeff, *made_of)
+        down, up = state
         wide = torch.promote_types(up.dtype, acts.dtype)
         written = (acts.to(wide) @ down.T.to(wide)) @ up.T.to(wide)
         return written.to(acts.dtype), (down, up)

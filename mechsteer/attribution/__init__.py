@@ -6,6 +6,7 @@ What is added, in a basis; which of it carries an effect; which way the effect t
     attribute(d, basis), attribute_encoder(d, sae), attribute_maps(d, singular_basis), attribute_logits(model, d)
     attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
     attribute_paths(model, iv, prompts, metrics.log_odds(yes, no))
+    attribute_singular(model, steering, prompts, metrics.log_odds(yes, no))     in a singular adapter's own basis
 """
 
 from mechsteer.attribution import metrics
@@ -19,6 +20,8 @@ from mechsteer.attribution.ground import Ground, effect_ground
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
 from mechsteer.attribution.paths import PathAttribution, PathSettings, attribute_paths
 from mechsteer.attribution.pursuit import matching_pursuit
+from mechsteer.attribution.singular import attribute_singular
+from mechsteer.attribution.singular_attribution import SingularAttribution, SingularSettings
 
 __all__ = [
     "Attribution",
@@ -31,6 +34,8 @@ __all__ = [
     "PathAttribution",
     "PathSettings",
     "NullExplained",
+    "SingularAttribution",
+    "SingularSettings",
     "SiteDeltas",
     "attribute",
     "attribute_effect",
@@ -40,6 +45,7 @@ __all__ = [
     "attribute_maps",
     "attribute_on",
     "attribute_paths",
+    "attribute_singular",
     "deltas",
     "direction_facts",
     "effect_ground",

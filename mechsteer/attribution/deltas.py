@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,12 +142,20 @@ def deltas(
     )
 
 
-def batches_of(model: Any, pairs: Sequence[Pair], batch_size: int, *, other_order: bool = False) -> list[Batch]:
+def batches_of(
+    model: Any,
+    pairs: Sequence[Pair],
+    batch_size: int,
+    *,
+    other_order: bool = False,
+    rows: Collection[int] | None = None,
+) -> list[Batch]:
     """Rows of similar length side by side, left-aligned: causal attention keeps the padding behind a row out of it.
 
-    In a bidirectional model every token would attend to that padding: there a batch has rows of one length.
+    In a bidirectional model every token would attend to that padding: there a batch has rows of one length. `rows`:
+    only these.
     """
-    order = by_length(pairs)
+    order = [i for i in by_length(pairs) if rows is None or i in rows]
     if other_order:
         order, batch_size = order[::-1], max(2, (min(batch_size, len(order)) + 1) // 2)
     if getattr(backend_of(model).cfg, "attention_dir", "causal") != "bidirectional":

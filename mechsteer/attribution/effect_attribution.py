@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechsteer.attribution.verdicts import ALPHA, Verdicts
 from mechsteer.bases import Basis, NullKind
 from mechsteer.errors import DataError
 from mechsteer.models.sites import Site
@@ -19,7 +19,6 @@ from mechsteer.results import Result, live, plain
 from mechsteer.results.families import holm
 
 COMPLETE = 0.05  # |completeness − 1| up to which the shares account for the effect
-ALPHA = 0.05
 _WITH_INTERVAL = (
     *("sufficiency", "necessity", "null_sufficiency", "null_necessity", "beyond_null", "necessity_beyond_null"),
     *("recorded_null", "random_sufficiency"),
@@ -57,7 +56,7 @@ class EffectSettings(Result):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EffectAttribution(Result):
+class EffectAttribution(Verdicts, Result):
     """Effects are means over prompts of metric(steered) − metric(base), in the metric's units.
 
     `interval`: percentile bootstrap over groups of prompts. `contributions` [n_dirs]: gradient x delta; `shares`
@@ -133,66 +132,6 @@ class EffectAttribution(Result):
     def resolved(self) -> bool:
         """|completeness − 1| <= .05; else shares are not parts of the effect."""
         return abs(self.completeness - 1) <= COMPLETE
-
-    @property
-    def better_than_noise(self) -> tuple[int, ...]:
-        """The k at which this basis says more than meaningless ones.
-
-        Holm's p < .05 over the k shown, and of the nulls really run at most one in twenty is as good.
-        """
-        rows = self.check
-        most = (1 + 0.05 * self.settings.nulls_run) / (1 + self.settings.nulls_run) + 1e-9
-        good = (rows["p_holm"] < ALPHA) & ~(rows["p_run"] > most)
-        return tuple(int(k) for k in rows.loc[good, "k"])
-
-    @property
-    def says_more_than_noise(self) -> bool:
-        """The same procedure in meaningless bases is worse, at some k (see `better_than_noise`)."""
-        return bool(self.better_than_noise)
-
-    @property
-    def verdict(self) -> Literal["more than noise", "no more than noise", "cannot tell", "nothing to attribute"]:
-        """In three words; "cannot tell" where there are too few nulls for any p to be under .05 after Holm."""
-        if self.nothing_to_attribute:
-            return "nothing to attribute"
-        if self.says_more_than_noise:
-            return "more than noise"
-        least = len(self.check) / (1 + self.settings.nulls)
-        return "cannot tell" if self.settings.nulls == 0 or least >= ALPHA else "no more than noise"
-
-    def sentence(self, name: str = "this basis", metric: str = "the metric") -> str:
-        """The verdict as a sentence; a claim only where meaningless bases are beaten. `metric`: its name in words."""
-        if self.nothing_to_attribute:
-            return f"There is nothing to attribute: {self.reason}."
-        settings = self.settings
-        if self.verdict == "cannot tell":
-            return (
-                f"Whether {name} says more than noise about the effect of this intervention on {metric} cannot be told: "
-                f"{settings.nulls} meaningless bases are too few for {len(self.check)} values of k."
-            )
-        if not self.says_more_than_noise:
-            best = self.check.iloc[int(np.argmin(self.check["p_holm"].to_numpy(float)))]
-            if best["p_holm"] < ALPHA:
-                return (
-                    f"{name[0].upper()}{name[1:]} says no more than noise about the effect of this intervention on "
-                    f"{metric}: by recorded gradients its top {int(best['k'])} do better than {settings.nulls} meaningless "
-                    f"bases (p = {best['p_holm']:.3f} after Holm), but of the {settings.nulls_run} that really ran more "
-                    "than one in twenty do as well."
-                )
-            return (
-                f"{name[0].upper()}{name[1:]} says no more than noise about the effect of this intervention on {metric}: "
-                f"{settings.nulls} meaningless bases of the same size, selected from in the same way, do as well "
-                f"(smallest p, at k = {int(best['k'])}: {best['p_holm']:.3f} after Holm)."
-            )
-        row = self.check.set_index("k").loc[self.better_than_noise[0]]
-        return (
-            f"{name[0].upper()}{name[1:]} says more than noise about the effect of this intervention on {metric}: "
-            f"its top {self.better_than_noise[0]} alone recover {row['sufficiency']:.2f} "
-            f"[{row['sufficiency_low']:.2f}, {row['sufficiency_high']:.2f}] of it on contexts they were not selected on "
-            "(95 % interval of these directions, on new contexts), "
-            f"meaningless bases {row['null_sufficiency']:.2f} [{row['null_sufficiency_low']:.2f}, "
-            f"{row['null_sufficiency_high']:.2f}] (p = {row['p_holm']:.3f} after Holm over k)."
-        )
 
     def frame(self) -> pd.DataFrame:
         """label, coefficient, contribution, share, illusion of every direction, in `order`."""

@@ -25,21 +25,14 @@ from mechsteer.bases import Basis, NullKind, meaningless
 N_DRAWS = 200  # of other contexts, to select on
 
 
-@dataclass(frozen=True, eq=False)
-class Procedure:
-    """Everything that is done alike in a basis and in its nulls."""
+class Comparing:
+    """What is done alike with the evidence of a basis and of its nulls."""
 
-    recorded: Recorded
-    atoms: int
     select: Selection
     group_of: np.ndarray
     fold_of: np.ndarray
     sizes: tuple[int, ...]
     draws: Float[Tensor, "n_folds n_draws n_contexts"]  # see `crossfit.redrawn`
-
-    def evidence(self, basis: Basis) -> Evidence:
-        """What `basis` makes of the recorded gradients."""
-        return evidence(self.recorded, basis, self.atoms)
 
     def curve(self, found: Evidence) -> np.ndarray:
         """Cross-fitted sufficiency [n_sizes] by recorded gradients."""
@@ -51,16 +44,33 @@ class Procedure:
 
     def picked(self, found: Evidence) -> Tensor:
         """The directions [1 k] selected on all contexts."""
-        ones = torch.ones(1, self.recorded.n_prompts, dtype=torch.float64)
+        ones = torch.ones(1, len(self.fold_of), dtype=torch.float64)
         return self.select(found, ones, max(self.sizes))
-
-    def span(self, found: Evidence) -> Tensor:
-        """Orthonormal rows [k d_model]: the first j span the first j directions of `picked`."""
-        return spanned(found, self.picked(found))[0]
 
     def repeated(self, found: Evidence, chosen: list[Tensor]) -> Repeated:
         """The selection on other contexts (see `crossfit.repeated`)."""
         return repeated(found, self.fold_of, chosen, self.sizes, self.select, self.draws)
+
+
+@dataclass(frozen=True, eq=False)
+class Procedure(Comparing):
+    """Everything that is done alike in a basis and in its nulls."""
+
+    recorded: Recorded
+    atoms: int
+    select: Selection
+    group_of: np.ndarray
+    fold_of: np.ndarray
+    sizes: tuple[int, ...]
+    draws: Float[Tensor, "n_folds n_draws n_contexts"]
+
+    def evidence(self, basis: Basis) -> Evidence:
+        """What `basis` makes of the recorded gradients."""
+        return evidence(self.recorded, basis, self.atoms)
+
+    def span(self, found: Evidence) -> Tensor:
+        """Orthonormal rows [k d_model]: the first j span the first j directions of `picked`."""
+        return spanned(found, self.picked(found))[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,15 +111,20 @@ def run_nulls(
 
 def blind(found: Evidence, basis: Basis, sizes: Sequence[int], n: int, seed: int) -> np.ndarray:
     """[n n_sizes] sufficiency, by recorded gradients, of directions picked from the basis at random."""
-    if not n:
-        return np.zeros((0, len(sizes)))
-    generator = torch.Generator().manual_seed(seed)
     directions = basis.directions.double()
     alive = directions.norm(dim=1).nonzero()[:, 0]
     whole = Evidence(alive, directions[alive], found.contributions, found.axes, found.moments, found.is_orthonormal)
+    return blind_among(whole, sizes, n, seed)
+
+
+def blind_among(found: Evidence, sizes: Sequence[int], n: int, seed: int) -> np.ndarray:
+    """The same of all candidates of `found`."""
+    if not n:
+        return np.zeros((0, len(sizes)))
+    generator = torch.Generator().manual_seed(seed)
     ones = torch.ones(1, len(found.moments), dtype=torch.float64)
-    picks = [torch.randperm(len(alive), generator=generator)[None, : max(sizes)] for _ in range(n)]
-    curves = [kept(whole, ones, pick)[0, [size - 1 for size in sizes]] for pick in picks]
+    picks = [torch.randperm(len(found.number), generator=generator)[None, : max(sizes)] for _ in range(n)]
+    curves = [kept(found, ones, pick)[0, [size - 1 for size in sizes]] for pick in picks]
     return (torch.stack(curves) / (weighted(found, ones)[0] * found.axes).sum()).numpy()
 
 

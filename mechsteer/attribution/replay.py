@@ -92,24 +92,34 @@ class Runner:
 
     def measure(self, batch: Batch, metric: Metric, logits: Tensor) -> Tensor:
         """[batch] the metric of logits at `read_positions`."""
-        tokens, mask = batch.tokens, batch.mask
-        if metric.tail is not None:
-            columns, mask = last_positions(mask, metric.tail)
-            logits, tokens = logits[0].unflatten(0, columns.shape), tokens.gather(1, columns)
-        values = metric(logits, tokens, mask)
-        if not isinstance(values, Tensor) or values.shape != (len(tokens),):
-            what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ShapeError(f"the metric returned {what} for {len(tokens)} rows", "a metric gives one value per row")
-        if not bool(torch.isfinite(values.detach()).all()):
-            raise NonFiniteError("the metric is NaN or infinite", "look at the metric, or lower the coeff")
-        return values
+        return measured(batch, metric, logits)
 
     def in_order(self, values: Sequence[Tensor]) -> Tensor:
         """One tensor per batch as one, float64, in the order of the prompts."""
-        flat = torch.cat([v.detach().double().cpu() for v in values])
-        out = torch.empty_like(flat)
-        out[self.order] = flat
-        return out
+        return in_order([each.batch for each in self.batches], values)
+
+
+def measured(batch: Batch, metric: Metric, logits: Tensor) -> Tensor:
+    """[batch] the metric of logits at `read_positions`."""
+    tokens, mask = batch.tokens, batch.mask
+    if metric.tail is not None:
+        columns, mask = last_positions(mask, metric.tail)
+        logits, tokens = logits[0].unflatten(0, columns.shape), tokens.gather(1, columns)
+    values = metric(logits, tokens, mask)
+    if not isinstance(values, Tensor) or values.shape != (len(tokens),):
+        what = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ShapeError(f"the metric returned {what} for {len(tokens)} rows", "a metric gives one value per row")
+    if not bool(torch.isfinite(values.detach()).all()):
+        raise NonFiniteError("the metric is NaN or infinite", "look at the metric, or lower the coeff")
+    return values
+
+
+def in_order(batches: Sequence[Batch], values: Sequence[Tensor]) -> Tensor:
+    """One tensor per batch as one, float64, in the order of the prompts."""
+    flat = torch.cat([v.detach().double().cpu() for v in values])
+    out = torch.empty_like(flat)
+    out[torch.cat([each.rows for each in batches]).cpu()] = flat
+    return out
 
 
 @torch.no_grad()

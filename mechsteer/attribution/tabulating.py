@@ -9,14 +9,14 @@ from torch import Tensor
 from mechsteer.attribution.checking import Checked
 from mechsteer.attribution.effect_attribution import COLUMNS
 from mechsteer.attribution.intervals import half_width, half_width_over_draws
-from mechsteer.attribution.nulls import Nulls, Procedure, rank_p
+from mechsteer.attribution.nulls import Comparing, Nulls, rank_p
 from mechsteer.attribution.selection import Evidence
 from mechsteer.results import Interval
 from mechsteer.results.families import holm
 
 
 def table(
-    procedure: Procedure,
+    procedure: Comparing,
     found: Evidence,
     chosen: list[Tensor],
     own: Checked,

@@ -59,24 +59,32 @@ def singular_steering(
     layers: Sequence[int | float] | None = None,
     *,
     rank: int = 24,
+    loss_layers: Sequence[int] | None = None,
+    n_layers: int | None = None,
     scope: ScopeLike | None = None,
     coeff: float = 1.0,
     seed: int = 0,
     **options: Any,
 ) -> Steering:
-    """An untrained `Singular` at each of `maps` (of q k v o gate up down) in each layer (default: `adapter_layers`).
+    """An untrained `Singular` at each of `maps` (of q k v o gate up down) in each layer.
 
+    Default layers: `n_layers` of `adapter_layers` (None: all of them) below the first of `loss_layers` (default:
+    `loss_layer`), those that the objective is given.
     A model without a gated MLP has no "gate": the default maps then leave it out. A rank above a map's smaller side is
     that side. `options` are the adapter's: mode, rotate_u, rotate_v, block_size, theta_max, init, triples, randomised,
     cache. What `init` draws is the seed's. Raises ConfigError, UnknownSiteError for a map or layer that is not there.
     """
-    n_layers = model.cfg.n_layers
+    if layers is None:
+        n = model.cfg.n_layers
+        layers = adapter_layers(n, [loss_layer(n)] if loss_layers is None else loss_layers, n_layers)
+    elif loss_layers is not None or n_layers is not None:
+        raise ConfigError("layers are given, and what they would follow from", "leave out loss_layers and n_layers")
     if unknown := [name for name in maps if name not in MAPS]:
         raise ConfigError(f"no maps {unknown}", f"maps are {list(MAPS)}")
     found: list[Intervention] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for layer in adapter_layers(n_layers, [loss_layer(n_layers)]) if layers is None else layers:
+        for layer in layers:
             for name in maps:
                 read, write = Site(layer, f"{name}_in"), Site(layer, f"{name}_out")
                 if name == "gate" and tuple(maps) == DEFAULT_MAPS and not _has_gate(model, write):

@@ -18,6 +18,8 @@ from mechsteer.training.objectives import (
     TeacherKL,
     TopologyPenalty,
     TrustRegion,
+    correlated_layers,
+    every_loss_layer,
     left_alone,
 )
 from mechsteer.training.objectives.pairs import shared_tokens
@@ -56,6 +58,8 @@ __all__ = [
     "TopologyPenalty",
     "TopologyPredictor",
     "TrustRegion",
+    "correlated_layers",
+    "every_loss_layer",
     "exact_answer",
     "fit",
     "fit_in_phases",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 import toys
@@ -13,8 +14,19 @@ from mechsteer.directions import Separating
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import backend_of, tokenize
 from mechsteer.steering import singular_steering
-from mechsteer.training import FitConfig, Separation, SeparationLoss, TrustRegion, fit
+from mechsteer.training import (
+    FitConfig,
+    Separation,
+    SeparationLoss,
+    TrustRegion,
+    correlated_layers,
+    every_loss_layer,
+    fit,
+)
 from mechsteer.training.objectives.contrast import monotone_hinge
+from mechsteer.training.objectives.differences import pair_differences
+from mechsteer.training.objectives.loss_layers import correlation
+from mechsteer.training.objectives.pairs import scored_rows
 from mechsteer.training.parts import Forwards
 
 PAIRS = [
@@ -176,6 +188,47 @@ def test_the_left_singular_basis_of_a_map_is_where_differences_are_measured(mode
     assert terms_of(model, objective, trained_from(model))["separation_loss"][1] == 2
 
 
+def test_the_layers_that_tell_the_sides_are_found():
+    """Planted: from layer 2 on an MLP writes what tells the sides apart; before, differences have every sign."""
+    n, d = 40, 16
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(n, d, generator=generator, dtype=torch.float64)
+    told = noise + 3 * torch.eye(d, dtype=torch.float64)[0]
+    assert abs(correlation(noise)) < 0.5
+    assert correlation(told) > 0.8
+    same = told[:1].expand(n, d)
+    assert correlation(same) == pytest.approx(1.0)
+    assert correlation(torch.zeros(n, d)) == 0.0
+    # of projections ±p/2 with their sides ±1, as defined
+    halves = told[::2], told[1::2]
+    p = np.concatenate([(a @ (b.mean(0) / b.mean(0).norm())).numpy() for a, b in (halves, halves[::-1])])
+    by_numpy = np.corrcoef(np.concatenate([p, -p]) / 2, np.repeat([1, -1], n))[0, 1]
+    assert correlation(told) == pytest.approx(by_numpy, rel=1e-10)
+
+
+def test_several_loss_layers_train_below_the_first_of_them():
+    model = toys.load("llama", n_layers=6, num_hidden_layers=6, intermediate_size=32)
+    layers = correlated_layers(model, PAIRS, 2, first=3)
+    rated = pair_differences(model, scored_rows(model, PAIRS), [ms.Site(i) for i in (3, 4, 5)], 6, 4)
+    best = sorted(np.argsort([-correlation(each) for each in rated])[:2] + 3)
+    assert layers == best
+    assert every_loss_layer(6, 2, first=3) == [3, 5]
+    steering = singular_steering(model, ["v"], rank=4, loss_layers=[3, 5], n_layers=1)
+    assert [iv.site.layer for iv in steering.interventions] == [1]
+    found = terms_of(model, Separation(PAIRS, loss_layers=every_loss_layer(6, 2, first=3)), steering)
+    assert found["separation_loss"][1] == 4
+    assert {"sep plus 3", "sep plus 5"} <= set(found)
+    for make, error, message in (
+        (lambda: every_loss_layer(6, 0), ConfigError, "every 0 layers"),
+        (lambda: every_loss_layer(6, first=6), ConfigError, "the first loss layer is 6 of 6 layers"),
+        (lambda: correlated_layers(model, PAIRS, 4), ConfigError, "4 layers of 3 from layer 3 on"),
+        (lambda: correlated_layers(model, PAIRS[:3], 1), DataError, "3 pairs"),
+        (lambda: singular_steering(model, layers=[1], loss_layers=[3]), ConfigError, "layers are given, and what"),
+    ):
+        with pytest.raises(error, match=message):
+            make()
+
+
 def test_what_cannot_be_trained_on_is_refused(model):
     steering = trained_from(model)
     for objective, error, message in (
@@ -183,6 +236,11 @@ def test_what_cannot_be_trained_on_is_refused(model):
         (Separation(PAIRS, loss_layers=[0]), ConfigError, r"measured at layer 0, and an adapter stands at \w+_out@0"),
         (Separation(PAIRS, loss_layers=[]), ConfigError, "there is no loss layer"),
         (Separation([("same", "same")] * 4, loss_layers=[2]), DataError, "some pairs have no difference"),
+        (
+            Separation([*PAIRS, ("I love to say it", "I hate to say he")], loss_layers=[2]),
+            DataError,
+            r"(?s)pair 8 share no token at their end, and the loss looks at the last 6.*share what follows",
+        ),
     ):
         with pytest.raises(error, match=message):
             fit(model, steering, objective, CONFIG, progress=False)

@@ -1,6 +1,7 @@
 """Sections of a report, made of results: one file per kind of result.
 
     effect.effect(EffectAttribution)              readings.attribution(Attribution), readings.made_of(...)
+    singular.singular(SingularAttribution)        paths.paths(PathAttribution)
     logits.logits(LogitAttribution)               features.features(FeatureScores, seen=..., quality=...)
     probe.probe(ProbeEvaluation)                  trajectories.trajectories(TrajectoryTopology)
     training.training(FitResult), .adapter(...), .traces(...)

@@ -5,6 +5,7 @@ from mechsteer.training.objectives.coming_divergence import ComingDivergence
 from mechsteer.training.objectives.contrast import SeparationLoss, TrustRegion
 from mechsteer.training.objectives.cross_entropy import CrossEntropy
 from mechsteer.training.objectives.harm import Harmless, left_alone
+from mechsteer.training.objectives.loss_layers import correlated_layers, every_loss_layer
 from mechsteer.training.objectives.multiple_choice import OptionLikelihoods
 from mechsteer.training.objectives.open_rate import OpenRate
 from mechsteer.training.objectives.reinforce import Reinforce
@@ -28,5 +29,7 @@ __all__ = [
     "Terms",
     "TopologyPenalty",
     "TrustRegion",
+    "correlated_layers",
+    "every_loss_layer",
     "left_alone",
 ]

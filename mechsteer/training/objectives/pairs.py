@@ -31,8 +31,27 @@ def shared_tokens(model: Any, pairs: PairsLike) -> list[tuple[int, int]]:
     found = []
     for positive, negative in pairs:
         a, b = tokenize(model, [positive, negative])
-        shorter = min(len(a), len(b))
-        suffix = next((i for i in range(shorter) if a[-1 - i] != b[-1 - i]), shorter)
+        suffix, shorter = shared_suffix(a, b), min(len(a), len(b))
         prefix = next((i for i in range(shorter - suffix) if a[i] != b[i]), shorter - suffix)
         found.append((max(len(a), len(b)) - suffix - prefix, suffix))
     return found
+
+
+def shared_suffix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens the two share at their ends."""
+    shorter = min(len(a), len(b))
+    return next((i for i in range(shorter) if a[-1 - i] != b[-1 - i]), shorter)
+
+
+def require_suffix(rows: Sequence[Pair], n: int) -> None:
+    """Raise DataError for a pair of rows (positive, negative, ...) of which not even the last token is the same.
+
+    A loss looks at the last `n`; sharing fewer is allowed, statements that differ near their end are told apart so.
+    """
+    texts = [[*first, *rest] for first, rest in rows]
+    for number, (a, b) in enumerate(zip(texts[::2], texts[1::2], strict=True)):
+        if not shared_suffix(a, b):
+            raise DataError(
+                f"the texts of pair {number} share no token at their end, and the loss looks at the last {n}",
+                "give pairs that differ in a few words of a prefix and share what follows",
+            )

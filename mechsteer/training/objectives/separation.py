@@ -17,20 +17,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.activations import capture
 from mechsteer.directions.separating import Separating, separating_directions
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import backend_of
 from mechsteer.models.decompositions import decompose
 from mechsteer.models.sites import Site
 from mechsteer.runtime.batches import Batch, Pair
-from mechsteer.shapes import Mask
 from mechsteer.steering.interventions import Intervention
 from mechsteer.steering.singular import loss_layer
 from mechsteer.training.config import FitConfig
 from mechsteer.training.objectives.base import Objective, Rows, Terms
 from mechsteer.training.objectives.contrast import SeparationLoss, TrustRegion, monotone_hinge
-from mechsteer.training.objectives.pairs import PairsLike, scored_rows
+from mechsteer.training.objectives.differences import last_mean, pair_differences, row_ids
+from mechsteer.training.objectives.pairs import PairsLike, require_suffix, scored_rows
 from mechsteer.training.parts import Parts, Steered, wide
 
 SIDES = {1.0: "plus", -1.0: "minus"}
@@ -53,10 +52,11 @@ class _Base:
 class Separation(Objective):
     """`pairs`, `dev`: ContrastivePairs or (positive, negative) texts that share a suffix of `n_last` tokens or more.
 
-    `loss_layers`: indices or depth ratios (default: `loss_layer`), none of them an adapter's. `loss`, `trust`,
+    `loss_layers`: indices or depth ratios (default: `loss_layer`; several: `every_loss_layer`, `correlated_layers`), none
+    of them an adapter's. `loss`, `trust`,
     `direction`: see their classes. `monotone_margin`: what each step of c is to add to the log-odds.
 
-    Raises ConfigError for weights below 0, a loss layer that is not above every adapter, DataError for too few pairs.
+    Raises ConfigError for weights below 0, a loss layer that is not above every adapter, DataError for too few pairs, and for a pair whose texts share no token at their end.
     """
 
     pairs: PairsLike
@@ -109,12 +109,14 @@ class Separation(Objective):
             raise ConfigError("there is no loss layer", "name one, or None for the default")
         is_own = self.direction.kind in PER_PAIR
         found: dict[tuple[int, ...], Tensor] = {}
+        for pairs in (self.pairs, self.dev):
+            require_suffix(scored_rows(model, pairs) if len(pairs) else [], self.n_last)
         for pairs in (self.pairs, self.dev) if is_own else (self.pairs,):  # a common one is the training pairs'
             if not len(pairs):
                 continue
             rows = scored_rows(model, pairs)
             each = torch.stack([self._found(model, rows, site, config.batch_size) for site in sites], 1)
-            keys = [(*_ids(rows[i]), *_ids(rows[i + 1])) if is_own else () for i in range(0, len(rows), 2)]
+            keys = [(*row_ids(rows[i]), *row_ids(rows[i + 1])) if is_own else () for i in range(0, len(rows), 2)]
             found |= dict(zip(keys, each.to(backend_of(model).device), strict=True))
         return replace(self, _sites=sites, _directions=found)
 
@@ -169,7 +171,8 @@ class Separation(Objective):
         if how.measure is not None:
             weight = backend_of(model).weights.map_weight(int(site.layer), how.measure)
             basis = decompose(weight, min(how.measure_rank, *weight.shape)).u.T.cpu()
-        return separating_directions(_differences(model, rows, site, self.n_last, batch_size), how, basis)
+        (differences,) = pair_differences(model, rows, [site], self.n_last, batch_size)
+        return separating_directions(differences, how, basis)
 
     @torch.no_grad()
     def _base(self, steered: Steered) -> _Base:
@@ -182,7 +185,7 @@ class Separation(Objective):
         directions = run.kept("directions", lambda: self._of_batch(batch))  # [n_pairs n_layers d_model]
         found = []
         for number, site in enumerate(self._sites):
-            pooled = _last_mean(wide(run.acts[site]), batch.is_target, self.n_last)
+            pooled = last_mean(wide(run.acts[site]), batch.is_target, self.n_last)
             found.append(((pooled[::2] - pooled[1::2]) * directions[:, number].to(pooled)).sum(-1).mean())
         return torch.stack(found)
 
@@ -192,30 +195,6 @@ class Separation(Objective):
         texts = [tokens[mask].tolist() for tokens, mask in zip(batch.tokens, batch.mask, strict=True)]
         keys = [(*positive, *negative) for positive, negative in zip(texts[::2], texts[1::2], strict=True)]
         return torch.stack([self._directions[key] for key in keys])
-
-
-def _ids(row: Pair) -> list[int]:
-    return [*row[0], *row[1]]
-
-
-def _differences(model: Any, rows: Sequence[Pair], site: Site, n_last: int, batch_size: int) -> Tensor:
-    """[n_pairs d_model] of the unsteered model: the mean over the last tokens, positive less negative."""
-    parts = []
-    for start in range(0, len(rows), 256):  # only so many texts are held token by token
-        texts = [_ids(row) for row in rows[start : start + 256]]
-        acts = capture(model, texts, site, batch_size=batch_size, progress=False)[site]
-        places = torch.arange(acts.values.shape[1])
-        behind_first = (places > 0) & (places < acts.lengths[:, None])
-        parts.append(_last_mean(acts.values.float(), behind_first, n_last))
-    pooled = torch.cat(parts)
-    return pooled[::2] - pooled[1::2]
-
-
-def _last_mean(acts: Tensor, where: Mask, n_last: int) -> Tensor:
-    """[batch d] mean over the last `n_last` of the positions `where` [batch pos]."""
-    counts = where.long().cumsum(1)
-    last = where & (counts > counts[:, -1:] - n_last)
-    return torch.where(last[..., None], acts, 0).sum(1) / last.sum(1, keepdim=True)
 
 
 def _log_p(run: Steered) -> Tensor:
