@@ -183,6 +183,7 @@ _SECTIONS = {
     "PairedOutcomes": ("steered", "outcomes"),
     "FeatureSweep": ("steered", "ranked"),
     "Sheet": ("steered", "texts"),
+    "DoseResponse": ("doses", "dose"),
 }
 
 

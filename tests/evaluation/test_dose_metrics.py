@@ -23,6 +23,19 @@ def test_a_constant_answer_scores_nothing_also_where_rows_are_undefined() -> Non
     assert metrics.mean_interval(scores, LABELS, GROUPS, **HOW).value == 0
 
 
+def test_intervals_resample_situations_not_rows() -> None:
+    values = np.random.default_rng(2).normal(size=6)
+    shuffled = np.array([3, 0, 5, 1, 4, 2])
+    alone = metrics.mean_interval(values, LABELS, GROUPS, **HOW)
+    copied = metrics.mean_interval(
+        np.concatenate([values, values[shuffled]]),
+        np.concatenate([LABELS, LABELS[shuffled]]),
+        np.concatenate([GROUPS, GROUPS[shuffled]]),
+        **HOW,
+    )
+    assert (copied.low, copied.high) == pytest.approx((alone.low, alone.high), rel=1e-10)
+
+
 def test_a_mean_of_one_label_is_its_own_and_of_none_undefined() -> None:
     assert metrics.balanced_mean(np.array([1.0, 3.0]), np.array([1, 1])) == 2
     assert math.isnan(metrics.balanced_mean(np.array([np.nan, 3.0]), np.array([1, -1])))
