@@ -43,6 +43,7 @@ LATE_IMPORTS = (
     *("mechsteer", "mechsteer.cli", "mechsteer.features"),
     *("mechsteer.models.library", "mechsteer.features.sae_library"),
     *("mechsteer.records", "mechsteer.records.library"),
+    "mechsteer.baselines.with_peft.library",
 )
 OWNERS = {
     "transformer_lens": "mechsteer.models.library",
@@ -55,6 +56,7 @@ OWNERS = {
     "jinja2": "mechsteer.report.templates",
     "gguf": "mechsteer.steering.exports",
     "dspy": "mechsteer.prompting.with_dspy",
+    "peft": "mechsteer.baselines.with_peft.library",
     "gradio": "mechsteer.lab",
     **dict.fromkeys(("sqlalchemy", "alembic", "psycopg", "pgvector"), "mechsteer.records"),
 }
