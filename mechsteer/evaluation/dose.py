@@ -59,7 +59,7 @@ def dose_response(
     of the target that do not balance, unless `require_balance` is False; fewer than two situations per label),
     ModelMismatchError where a method at c = 0 is not the base model.
     """
-    swept = _coefficients(coeffs)
+    swept = coefficients(coeffs)
     names = [method.name for method in methods]
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"the methods are {names}", "give at least one, each under its own name")
@@ -129,7 +129,7 @@ def _examples(questions: QuestionSet, rows: Rows, n: int) -> list[Question]:
     return [questions.questions[i] for i in mixed[:n]]
 
 
-def _coefficients(coeffs: Sequence[float]) -> tuple[float, ...]:
+def coefficients(coeffs: Sequence[float]) -> tuple[float, ...]:
     """In rising order. Raises ConfigError where they are not symmetric, not different, or lack −1, 0 or 1."""
     swept = sorted(float(c) + 0.0 for c in coeffs)
     if not all(map(math.isfinite, swept)) or len(set(swept)) < len(swept) or swept != sorted(-c + 0.0 for c in swept):

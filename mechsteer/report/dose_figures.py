@@ -48,7 +48,6 @@ def against_loss(result: DoseResponse) -> Figure | None:
             _line(axes, number, method.name, [(_loss(p), p.effect, p.valid >= LEAST_VALID) for p in ahead])
         axes.axhline(0, color=GREY, linewidth=0.8, linestyle=":")
         axes.axvline(0, color=GREY, linewidth=0.8, linestyle=":")
-        axes.set_xscale("symlog", linthresh=0.1)
         _legend(axes)
     caption = (
         "What an effect costs: each point is a coefficient of 0 or more, with 95 % intervals; further left is cheaper. "
