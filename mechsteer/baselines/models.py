@@ -15,7 +15,10 @@ from mechsteer.steering.arguments import coefficient
 
 
 class Scaled(Method):
-    """`model` is at c = 1; `scaling(c)` is a context inside which it is at c."""
+    """`model` is at c = 1; `scaling(c)` is a context inside which it is at c.
+
+    `source`: PEFT's model, with its modules inside the bridge `model`.
+    """
 
     def __init__(
         self,
@@ -24,8 +27,10 @@ class Scaled(Method):
         model: Any,
         scaling: Callable[[float], AbstractContextManager[None]],
         n_parameters: int,
+        source: Any = None,
     ) -> None:
-        self.name, self.base, self.model, self.scaling, self.n_parameters = name, base, model, scaling, n_parameters
+        self.name, self.base, self.model, self.scaling = name, base, model, scaling
+        self.n_parameters, self.source = n_parameters, source
 
     @contextlib.contextmanager
     def at(self, coeff: float) -> Iterator[Any]:
@@ -40,11 +45,16 @@ class Scaled(Method):
 
 
 class PerSign(Method):
-    """Of the coefficient only the sign counts: `positive` where c > 0, `negative` where c < 0."""
+    """Of the coefficient only the sign counts: `positive` where c > 0, `negative` where c < 0.
 
-    def __init__(self, name: str, base: Any, positive: Any, negative: Any, n_parameters: int) -> None:
+    `sources`: PEFT's models, with their modules inside the two bridges.
+    """
+
+    def __init__(
+        self, name: str, base: Any, positive: Any, negative: Any, n_parameters: int, sources: tuple[Any, ...] = ()
+    ) -> None:
         self.name, self.base, self.positive, self.negative = name, base, positive, negative
-        self.n_parameters = n_parameters
+        self.n_parameters, self.sources = n_parameters, sources
 
     @contextlib.contextmanager
     def at(self, coeff: float) -> Iterator[Any]:

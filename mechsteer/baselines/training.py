@@ -8,6 +8,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from mechsteer.adapters.singular import Singular
 from mechsteer.baselines.base import Method, Steered
 from mechsteer.baselines.bipo import by_preference
 from mechsteer.baselines.fine_tuning import by_fine_tuning
@@ -32,7 +33,7 @@ _DEFAULTS = FitConfig(schedule="one_cycle", epochs=10)
 def by_singular_adapter(setup: Setup) -> Method:
     """The singular adapter itself, on the same loss, maps, layers and rank as its rivals."""
     begin = singular_steering(setup.model, setup.maps, setup.layers, rank=setup.rank, seed=setup.seed)
-    settings = setup.settings(begin.interventions[0].module.default_lr)
+    settings = setup.settings(Singular.default_lr)
     fitted = fit(setup.model, begin, setup.objective(), settings, progress=setup.progress)
     return Steered(setup.label("singular"), setup.model, fitted.steering)
 

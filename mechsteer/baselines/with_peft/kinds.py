@@ -41,10 +41,10 @@ class Kind:
         n = sum(p.numel() for p in parameters)
         method: Method
         if self.coefficient == "sign":
-            method = PerSign(label, base, made[0].model, made[1].model, n)
+            method = PerSign(label, base, made[0].model, made[1].model, n, tuple(one.peft_model for one in made))
         else:
             scaling = partial(_SCALINGS[self.coefficient], made[0].targets)
-            method = Scaled(label, base, made[0].model, scaling, n)
+            method = Scaled(label, base, made[0].model, scaling, n, made[0].peft_model)
         train_method(method, parameters, base, setup.objective(), setup.settings(self.lr), progress=setup.progress)
         return method
 

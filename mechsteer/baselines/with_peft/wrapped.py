@@ -22,6 +22,13 @@ from mechsteer.models import backend_of
 from mechsteer.models.modules import map_module
 from mechsteer.models.plain import plain_copy, reloaded
 
+_SAID_BY_PEFT = (
+    "`is_gradient_checkpointing` is deprecated",  # PEFT asks transformers for a name that is on its way out
+    "Failed to load the CUDA extension",  # BOFT goes on without it
+    "Setting boft_n_butterfly_factor to 1",
+    "fan_in_fan_out is set to False",  # and PEFT sets it right
+)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Target:
@@ -60,7 +67,8 @@ def wrapped(setup: Setup, config: Any, seed: int) -> Wrapped:
     was = {name: _kept(plain.get_submodule(name)) for name in names}
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(seed)
-        warnings.simplefilter("ignore")  # PEFT's advice to those who save or merge
+        for message in _SAID_BY_PEFT:
+            warnings.filterwarnings("ignore", message)
         try:
             peft_model = require_peft().get_peft_model(plain, config)
         except (ValueError, TypeError, RuntimeError) as error:
