@@ -34,6 +34,7 @@ Where directions come from
     probes               linear probes with held-out scores; adapters.Static(probe.direction_)
     bases                SAE decoder rows, singular vectors of the weights, one's own
     training             fit an adapter on a frozen model
+    baselines            rival ways to steer, made from the same pairs: baselines.train, refuse_contamination
     prompts, tasks, pocket    prompt sets and pairs, tasks with verified answers, the bundled models' arithmetic
 
 Reading activations
@@ -125,7 +126,7 @@ _MODULES = {  # rooms, and what lies in one but is asked for by its own name
                 "features",
             ),
             *("models", "pocket", "probes", "prompts", "report", "runtime", "sharing", "signals", "steering", "tasks"),
-            *("prompting", "records", "studies", "topology", "training"),
+            *("baselines", "prompting", "records", "studies", "topology", "training"),
         )
     },
     **{name: f"mechsteer.steering.{name}" for name in ("calibration", "generation", "interventions")},
@@ -186,6 +187,7 @@ _SECTIONS = {
     "PairedOutcomes": ("steered", "outcomes"),
     "FeatureSweep": ("steered", "ranked"),
     "Sheet": ("steered", "texts"),
+    "DoseResponse": ("doses", "dose"),
 }
 
 

@@ -30,6 +30,7 @@ concerns runs again. `mechsteer study --help` lists every key.
   --again          run the command's stages though they are done
   --import=MODULE  your own module, which registers adapters for adapter.kind=NAME
   --multirun       key=a,b,c runs each, in a folder of its own under out=, with one table over all
+  --ablate         key=a,b,c changes one key at a time from the first values; seed=0,1,2 with each, mean ± sd
 """
 
 SUITE_HELP = """  models=[...]      bundled names, folders, hub names; by default seven from Pythia-160M to Qwen3-1.7B
@@ -94,7 +95,7 @@ COMMANDS = {
     "pull": "a steering file from a folder or the hub, checked: SOURCE OUT",
 }
 PAGES = ("heatmap", "dashboard", "visualize", "watch")  # of their own, of what a run has
-FLAGS = ("--again", "--multirun")
+FLAGS = ("--again", "--multirun", "--ablate")
 PUBLIC = "--public"
 # command -> its words, and what is said of them
 TRAVELS = {
@@ -157,8 +158,8 @@ def _dispatch(arguments: list[str]) -> int:
         return _models(rest)
     if command == "suite":
         return _suite(settings, flags)
-    if "--multirun" in flags:
-        return _sweep(command, settings, again="--again" in flags)
+    if "--multirun" in flags or "--ablate" in flags:
+        return _sweep(command, settings, again="--again" in flags, one_by_one="--ablate" in flags)
     return _on_run(command, settings, again="--again" in flags)
 
 
@@ -200,7 +201,7 @@ def _help(command: str) -> str:
     if command != "report":
         told += ["", f"preset={'|'.join(_presets())}|FILE   config=FILE   --again   --import=MODULE"]
     if command in ("study", *STAGES):
-        told[-1] += "   --multirun key=a,b,c"
+        told[-1] += "   --multirun|--ablate key=a,b,c"
     return "\n".join(told)
 
 
@@ -321,12 +322,17 @@ def _answered(command: str, given: Mapping[str, Any]) -> bool:
     return True
 
 
-def _sweep(command: str, overrides: list[str], *, again: bool) -> int:
+def _sweep(command: str, overrides: list[str], *, again: bool, one_by_one: bool) -> int:
     if command not in ("study", *STAGES):
         raise MechsteerError(f"{command} runs once", "--multirun is for study and its stages")
     room = importlib.import_module("mechsteer.studies.sweep")
     table = room.sweep(
-        overrides, until=None if command == "study" else command, progress=sys.stderr.isatty(), say=_say, again=again
+        overrides,
+        until=None if command == "study" else command,
+        progress=sys.stderr.isatty(),
+        say=_say,
+        again=again,
+        one_by_one=one_by_one,
     )
     print(f"table: {table.csv}\nreport: {table.report}")
     return 1 if table.failed else 0

@@ -65,6 +65,7 @@ SMALL = [
     *("topology.shares=[0.5,1.0]", "max_new_tokens=120", "falsify.n_texts=12", "falsify.n_boot=50"),
     *("probe.n_steered=4", "probe.n_random=1", "probe.coeffs=[0.1]"),
     *("paired.n_problems=6", "paired.n_features=2", "paired.n_directions=2", "rank.n=2", "rank.n_dev=4"),
+    *("dose.methods=[random]", "dose.n=16", "dose.coeffs=[-1,0,1]", "dose.n_neutral=8", "dose.n_boot=20"),
     *("rank.n_problems=4", "rank.n_random=2", "sheet.n_prompts=1", "sheet.max_new_tokens=8"),
 ]
 TEXTS = [  # the same on free texts

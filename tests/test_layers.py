@@ -24,6 +24,7 @@ LAYERS = (
     ("features", "topology", "probes", "directions"),
     ("steering",),
     ("training", "attribution"),
+    ("baselines",),
     ("evaluation", "planted"),
     ("report", "records"),
     ("sharing", "equaliser", "prompting"),
@@ -42,6 +43,7 @@ LATE_IMPORTS = (
     *("mechsteer", "mechsteer.cli", "mechsteer.features"),
     *("mechsteer.models.library", "mechsteer.features.sae_library"),
     *("mechsteer.records", "mechsteer.records.library"),
+    "mechsteer.baselines.with_peft.library",
 )
 OWNERS = {
     "transformer_lens": "mechsteer.models.library",
@@ -54,6 +56,7 @@ OWNERS = {
     "jinja2": "mechsteer.report.templates",
     "gguf": "mechsteer.steering.exports",
     "dspy": "mechsteer.prompting.with_dspy",
+    "peft": "mechsteer.baselines.with_peft.library",
     "gradio": "mechsteer.lab",
     **dict.fromkeys(("sqlalchemy", "alembic", "psycopg", "pgvector"), "mechsteer.records"),
 }
@@ -192,9 +195,9 @@ def test_files_are_short() -> None:
 @pytest.mark.parametrize(
     ("name", "source", "rule"),
     [
-        ("mechsteer.models.sites", "from mechsteer.studies import x", "models (layer 1) imports studies (layer 10)"),
-        ("mechsteer.models.sites", "import mechsteer.cli", "models (layer 1) imports cli (layer 11)"),
-        ("mechsteer.models.sites", "from mechsteer import studies", "models (layer 1) imports studies (layer 10)"),
+        ("mechsteer.models.sites", "from mechsteer.studies import x", "models (layer 1) imports studies (layer 11)"),
+        ("mechsteer.models.sites", "import mechsteer.cli", "models (layer 1) imports cli (layer 12)"),
+        ("mechsteer.models.sites", "from mechsteer import studies", "models (layer 1) imports studies (layer 11)"),
         ("mechsteer.probes.linear", "from mechsteer.topology import x", "probes (layer 4) imports topology (layer 4)"),
         ("mechsteer.training.fit", "import mechsteer.attribution.deltas", "training (layer 6) imports attribution"),
         ("mechsteer.report.x", "from mechsteer import load_model", "'load_model' is not a module with a layer"),

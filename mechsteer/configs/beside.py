@@ -73,6 +73,39 @@ class SheetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DoseSettings:
+    """The run's adapter and its rivals over a sweep of coefficients, on questions answered yes or no."""
+
+    methods: list[str] = setting(
+        ["mean_difference", "random", "prompting"],
+        "rivals, made from adapter.pairs: singular, random, mean_difference, pairwise_pca, repeng, s_space, prompting, "
+        "bipo, full, and with the extra peft lora, dora and others",
+    )
+    loss: str = setting(
+        "contrastive", "what rivals are trained on: contrastive | next_token", choices=("contrastive", "next_token")
+    )
+    rank: int = setting(24, "of rivals that have one", least=1)
+    epochs: int = setting(10, "of rivals that are trained", least=1)
+    lr: float | None = setting(None, "of rivals that are trained; null: each one's own", least=0)
+    data: str = setting(
+        "pocket",
+        "questions: pocket (statements, true or false) | honest (asked, yes or no) | a file: DailyDilemmas per action, "
+        "statements with labels, stories",
+        contents=True,
+    )
+    target: str | None = setting(None, "dilemmas: the value that is steered; null: honesty")
+    n: int | None = setting(200, "questions, half of them of either label; null: as many as there are", least=4)
+    coeffs: list[int | float] = setting(
+        [-5, -2, -1, -0.5, 0, 0.5, 1, 2, 5], "the sweep; -1, 0 and 1 are in it, and with each c its -c"
+    )
+    neutral: str | None = setting(
+        None, "file of neutral texts, one a line; null: statements about people and things", contents=True
+    )
+    n_neutral: int = setting(64, "neutral texts on which loss is measured", least=8)
+    n_boot: int = setting(2000, "resamples behind an interval", least=1)
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeatmapSettings:
     """What `mechsteer heatmap` draws; no part of a study."""
 

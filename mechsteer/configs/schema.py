@@ -7,6 +7,7 @@ from typing import Any
 
 from mechsteer.configs.beside import (
     DashboardSettings,
+    DoseSettings,
     FeatureSettings,
     HeatmapSettings,
     PairedSettings,
@@ -92,6 +93,17 @@ class AdapterSettings:
     l2_weight: float = setting(0.0001, "on the squared norm, in the same units", least=0)
     n_samples: int = setting(800, "verified-correct traces (or problems) trained on, at most", least=1)
     coeffs: list[int | float] = setting([1.0, 2.0, 3.0], "strengths tried on dev", not_in_it=(0,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeparationSettings:
+    """The loss of adapter.objective=separation."""
+
+    loss: str = setting("log_sigmoid", "of the separation: log_sigmoid | raw", choices=("log_sigmoid", "raw"))
+    coherence_weight: float = setting(1.0, "on tokens that lost likelihood beyond the tolerance; 0: none", least=0)
+    tolerance: float = setting(0.2, "nats that a token may lose", least=0)
+    power: int = setting(2, "how steeply more costs", least=1)
+    monotonicity_weight: float = setting(1.0, "on log-odds that do not rise with the strength; 0: none", least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,6 +287,7 @@ class Settings:
     problems: ProblemSettings = section(ProblemSettings, "which problems")
     traces: TraceSettings = section(TraceSettings, "what is sampled")
     adapter: AdapterSettings = section(AdapterSettings, "what is trained")
+    separation: SeparationSettings = section(SeparationSettings, "the loss on contrastive pairs")
     teacher: TeacherSettings = section(TeacherSettings, "what is learnt from")
     evaluate: EvaluateSettings = section(EvaluateSettings, "the held-out problems")
     sae: SaeSettings = section(SaeSettings, "the sparse autoencoder")
@@ -288,6 +301,7 @@ class Settings:
     paired: PairedSettings = section(PairedSettings, "answers with and without a feature")
     rank: RankSettings = section(RankSettings, "features by what they do")
     sheet: SheetSettings = section(SheetSettings, "texts at several strengths")
+    dose: DoseSettings = section(DoseSettings, "the adapter and rivals over coefficients")
     heatmap: HeatmapSettings = section(HeatmapSettings, "mechsteer heatmap")
     watch: WatchSettings = section(WatchSettings, "mechsteer watch")
     dashboard: DashboardSettings = section(DashboardSettings, "mechsteer dashboard")

@@ -140,11 +140,12 @@ def _several(override: str) -> Any:
     return parsed.value()
 
 
-def cells(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
+def cells(overrides: Sequence[str], *, one_by_one: bool = False) -> list[tuple[dict[str, str], list[str]]]:
     """The runs of a sweep: ({swept key: its value as written}, overrides of one run), the last key fastest.
 
-    `key=a,b,c` and `key=range(1,4)` are swept; lists keep their brackets: `layers=[1],[2]`. Raises ConfigError where
-    nothing is swept.
+    `key=a,b,c` and `key=range(1,4)` are swept; lists keep their brackets: `layers=[1],[2]`. `one_by_one`: not all
+    combinations, but the first value of every key, and every other value with the first ones of the other keys; each with
+    every seed. Raises ConfigError where nothing is swept.
     """
     columns: list[list[str]] = []
     swept: list[str] = []
@@ -166,8 +167,18 @@ def cells(overrides: Sequence[str]) -> list[tuple[dict[str, str], list[str]]]:
             raise ConfigError("out is one folder, which gets one folder per run", "give one")
     return [
         ({key: text.partition("=")[2] for text in cell if (key := text.partition("=")[0]) in swept}, list(cell))
-        for cell in itertools.product(*columns)
+        for cell in (_one_by_one(columns) if one_by_one else itertools.product(*columns))
     ]
+
+
+def _one_by_one(columns: Sequence[Sequence[str]]) -> Iterator[tuple[str, ...]]:
+    """The first of each column; then, column by column, every other one. Those of the key seed are crossed with all."""
+    seeds = [list(column) if column[0].startswith("seed=") else [column[0]] for column in columns]
+    yield from itertools.product(*seeds)
+    for i, column in enumerate(columns):
+        if not column[0].startswith("seed="):
+            for other in column[1:]:
+                yield from itertools.product(*seeds[:i], [other], *seeds[i + 1 :])
 
 
 def changed(settings: Settings, base: Settings | None = None) -> list[str]:

@@ -16,6 +16,8 @@ from mechsteer.evaluation.arms import (
 )
 from mechsteer.evaluation.control_arms import magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.decompositions import SwitchAndRest, style_share, switch_and_rest
+from mechsteer.evaluation.dose import COEFFS, dose_response
+from mechsteer.evaluation.dose_results import DosePoint, DoseResponse, ExampleAnswer, MethodDose, Provenance, ValueShift
 from mechsteer.evaluation.early import EarlyDetection, early_detection
 from mechsteer.evaluation.evaluation import ArmResult, Comparison, Evaluation, evaluate
 from mechsteer.evaluation.feature_sweep import FeatureSweep, FeatureTried, feature_sweep, random_feature_arms
@@ -55,6 +57,7 @@ from mechsteer.evaluation.trajectory_layers import TopologyOverLayers, topology_
 from mechsteer.evaluation.verdicts import RandomRank, VerdictResult, judge
 from mechsteer.evaluation.verified import Verified
 from mechsteer.evaluation.within_styles import Answers, StyleEffect, SwitchAndBeyond, WithinStyles, within_styles
+from mechsteer.evaluation.yes_no import AnswerTokens, answer_tokens, yes_no
 
 __all__ = [
     "EarlyDetection",
@@ -152,4 +155,15 @@ __all__ = [
     "holm",
     "mcnemar_power",
     "detectable_difference",
+    "COEFFS",
+    "dose_response",
+    "DosePoint",
+    "DoseResponse",
+    "ExampleAnswer",
+    "MethodDose",
+    "Provenance",
+    "ValueShift",
+    "AnswerTokens",
+    "answer_tokens",
+    "yes_no",
 ]

@@ -54,7 +54,7 @@ STAGES: dict[str, Declaration] = {
     "train": Declaration(
         about="train an adapter on verified-correct traces; site and strength chosen on dev",
         reads=("traces", "capture"),
-        keys=(*PROBLEMS, *SCORED, "layers", "traces.n_problems", "traces.n_dev", "adapter", "teacher"),
+        keys=(*PROBLEMS, *SCORED, "layers", "traces.n_problems", "traces.n_dev", "adapter", "separation", "teacher"),
         writes=("adapter.safetensors", "adapter-seeds"),
         steers=True,
         has_pieces=True,
@@ -169,6 +169,14 @@ STAGES: dict[str, Declaration] = {
         reads=_STEERED_BY,
         keys=(*PROBLEMS, *SCORED, "sae.path", "feature.index", "feature.mode", "feature.scope", "sheet"),
         writes=("sheet",),
+        steers=True,
+        on_request=True,
+    ),
+    "dose": Declaration(
+        about="the adapter and rivals over a sweep of strengths, on questions answered yes or no; a study leaves it out",
+        reads=("train",),
+        keys=("seed", "batch_size", "adapter.pairs", "adapter.n_samples", "dose"),
+        writes=("dose",),
         steers=True,
         on_request=True,
     ),

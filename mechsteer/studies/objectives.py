@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 
-from mechsteer.configs.schema import AdapterSettings, Settings, TeacherSettings
+from mechsteer.configs.schema import AdapterSettings, SeparationSettings, Settings, TeacherSettings
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import Vocabulary, backend_of, load_model
 from mechsteer.pocket import CONTRASTS, contrast_pairs
@@ -31,8 +31,11 @@ from mechsteer.training import (
     Phase,
     Reinforce,
     Separation,
+    SeparationLoss,
     TeacherKL,
+    TrustRegion,
 )
+from mechsteer.training.objectives.contrast import LossForm
 from mechsteer.training.objectives.teacher import require_same_vocabulary
 
 _MOST = 400  # pairs that pocket makes of a contrast
@@ -71,7 +74,7 @@ class Material:
         """The loss, of these weights."""
         how = self.how
         if how.objective == "separation":  # its trust region is what holds it back
-            return Separation(self.train, dev=self.dev)
+            return separation(self.train, self.dev, self.problems.settings.separation)
         harm: dict[str, Any] = {"neutral": self.neutral, "kl_weight": kl_weight, "l2_weight": l2_weight}
         if how.objective == "reinforce":
             verify = self.problems.task("train", self.problems.settings.traces.n_problems).verify
@@ -109,6 +112,18 @@ def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
         dev = problems.items("dev", settings.traces.n_dev)[:N_DEV]
     beside = {"teaching": settings.teacher, "teacher": teacher, "cache": cache}
     return Material(how=how, **beside, train=train, dev=dev, neutral=questions(problems), problems=problems)
+
+
+def separation(train: Sequence[Any], dev: Sequence[Any], how: SeparationSettings) -> Separation:
+    """The loss on pairs, as the settings have it."""
+    return Separation(
+        train,
+        dev=dev,
+        loss=SeparationLoss(form=cast("LossForm", how.loss)),
+        trust=TrustRegion(tolerance=how.tolerance, power=how.power),
+        coherence_weight=how.coherence_weight,
+        monotonicity_weight=how.monotonicity_weight,
+    )
 
 
 def _teacher(desk: Desk) -> tuple[Any, Path | None]:

@@ -34,10 +34,12 @@ from mechsteer.report.sections import (
 from mechsteer.report.sections.where import STEERED
 from mechsteer.report.sections.where import readings as token_readings
 from mechsteer.report.sections.words import meanings, quoted
+from mechsteer.studies.dose_sections import dose_sections
 from mechsteer.studies.probing import AlongResult, ProbesResult
 from mechsteer.studies.results import (
     AttributeResult,
     CaptureResult,
+    DoseResult,
     EvaluateResult,
     FalsifyResult,
     OutcomeResult,
@@ -91,6 +93,7 @@ class StageResults:
     paired: PairedResult | None = None
     rank: RankResult | None = None
     sheet: SheetResult | None = None
+    dose: DoseResult | None = None
 
     def done(self) -> dict[str, Any]:
         """The results that are there, by stage."""
@@ -209,6 +212,8 @@ def sections(results: StageResults, settings: Settings) -> list[Section]:
         falsified=None if results.falsify is None else results.falsify.falsification,
         out=settings.out,
     )
+    if results.dose is not None:
+        found += dose_sections(results.dose, settings)
     if results.layers is not None:
         found += layers.layers(results.layers)
     if (probed := results.probe) is not None:

@@ -11,7 +11,15 @@ from torch import Tensor
 
 from mechsteer.attribution import Attribution, EffectAttribution, LogitAttribution, PathAttribution
 from mechsteer.attribution.facts import DirectionFacts
-from mechsteer.evaluation import Evaluation, FeatureSweep, PairedOutcomes, PartsOutcome, PooledSeeds, Sheet
+from mechsteer.evaluation import (
+    DoseResponse,
+    Evaluation,
+    FeatureSweep,
+    PairedOutcomes,
+    PartsOutcome,
+    PooledSeeds,
+    Sheet,
+)
 from mechsteer.evaluation.choice import SteeringChoice, TraceSummary
 from mechsteer.evaluation.early import EarlyDetection
 from mechsteer.evaluation.shapes import ShapeComparison
@@ -294,3 +302,13 @@ class SheetResult(Result):
     files: tuple[str, ...]
     ratings: dict[str, float] = field(default_factory=dict)
     """by "row letter", as rating.html saved them"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoseResult(Result):
+    """The adapter and its rivals over coefficients, in dose/ too; which could not be made, and why."""
+
+    response: DoseResponse
+    neutral: str
+    """what the neutral texts are"""
+    left_out: dict[str, str] = field(default_factory=dict)

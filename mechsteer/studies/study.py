@@ -18,6 +18,7 @@ from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.files import load_steering
 from mechsteer.studies import (
     attribute,
+    dose,
     evaluate,
     falsify,
     features,
@@ -62,6 +63,7 @@ FUNCTIONS = {
     "paired": steered.paired,
     "rank": steered.rank,
     "sheet": steered.sheet,
+    "dose": dose.dose,
 }
 LEAST_SAMPLED = 3  # decoding seeds
 
@@ -132,6 +134,7 @@ def check(run: Run) -> None:
         untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
     observations(model, settings.observers)
     check_sampling(settings)
+    dose.check_dose(settings)
     if settings.sae.path is None and settings.sae.k > settings.sae.d_sae:
         raise ConfigError(
             f"sae.k is {settings.sae.k}, more than sae.d_sae has features ({settings.sae.d_sae})",

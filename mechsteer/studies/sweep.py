@@ -1,4 +1,7 @@
-"""`--multirun key=a,b,c`: one study per combination, each in a folder of its own, and one table over all."""
+"""`--multirun key=a,b,c`: one study per combination, each in a folder of its own, and one table over all.
+
+`--ablate`: one configuration per row instead, which differs from the first in one key alone; seeds are crossed with all.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +18,10 @@ from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import cells, explicit
 from mechsteer.errors import MechsteerError
 from mechsteer.files import write_atomically
-from mechsteer.report import Report, Section, Text
+from mechsteer.report import Block, Note, Report, Section, Text
 from mechsteer.report import Table as TableBlock
 from mechsteer.studies.graph import STAGES, before
+from mechsteer.studies.over_seeds import LEAST, few_seeds, over_seeds
 from mechsteer.studies.page import StageResults
 from mechsteer.studies.run import Run, Say
 from mechsteer.studies.study import complete, finish, opened, stage
@@ -44,14 +48,18 @@ def sweep(
     progress: bool = False,
     say: Say | None = None,
     again: bool = False,
+    one_by_one: bool = False,
 ) -> Sweep:
     """Run every combination of the swept keys, up to a stage or as whole studies, and write runs.csv, .md, .html.
+
+    `one_by_one`: see `cells`. Where seeds are swept, over-seeds.csv has a row per configuration.
 
     A run that is done is read back, one that was interrupted goes on, one that fails is named and the others run.
     Raises ConfigError where nothing is swept, or for a mistake in any combination, before the first one runs.
     """
     say = say or (lambda _text: None)
-    runs = [(swept, explicit(None, cell)) for swept, cell in cells(overrides)]
+    runs = [(swept, explicit(None, cell)) for swept, cell in cells(overrides, one_by_one=one_by_one)]
+    planned = [swept for swept, _ in runs]
     root = Path(runs[0][1].get("out", Settings().out))
     rows: list[dict[str, Any]] = []
     failed: list[str] = []
@@ -73,7 +81,7 @@ def sweep(
             failed.append(name)
             say(f"{name} {row['status']}")
         rows.append(row)
-        write_table(root, rows, title=f"mechsteer sweep: {', '.join(swept)}", n=len(runs))
+        write_table(root, rows, title=f"mechsteer sweep: {', '.join(swept)}", planned=planned)
     return Sweep(csv=root / "runs.csv", report=root / "runs.html", rows=tuple(rows), failed=tuple(failed))
 
 
@@ -118,11 +126,18 @@ def headline(run: Run, until: str | None) -> dict[str, Any]:
         row["probe AUROC within problems"] = results.probe.evaluation.probe.within_group_auroc.value
     if results.sae is not None:
         row["SAE loss recovered"] = results.sae.quality.loss_recovered
+    if results.dose is not None:
+        own = results.dose.response.methods[0]
+        row |= {"effect": own.effect.value, "rho": own.rho, "delta NLL": own.delta_nll, "gain": own.gain}
+        row |= {"valid": own.at(1.0).valid, "values shifted": own.breadth}
     return row
 
 
-def write_table(root: Path, rows: Sequence[Mapping[str, Any]], *, title: str, n: int) -> None:
-    """runs.csv, runs.md and runs.html of the runs so far."""
+def write_table(
+    root: Path, rows: Sequence[Mapping[str, Any]], *, title: str, planned: Sequence[Mapping[str, str]]
+) -> None:
+    """runs.csv, runs.md and runs.html of the runs so far, of all that are `planned`; over-seeds.csv where seeds are swept."""
+    n = len(planned)
     frame = pd.DataFrame(list(rows))
     failed = sum(row["status"] != "done" for row in rows)
     write_atomically(root / "runs.csv", frame.to_csv(index=False))
@@ -130,7 +145,22 @@ def write_table(root: Path, rows: Sequence[Mapping[str, Any]], *, title: str, n:
     report = Report(
         title=title,
         question="What changes from run to run?",
-        sections=[Section("Runs", [Text(told), TableBlock(frame, caption="One row per run")])],
+        sections=[
+            *_over_seeds(root, rows, planned),
+            Section("Runs", [Text(told), TableBlock(frame, caption="One row per run")]),
+        ],
     )
     report.save_html(root / "runs.html")
     report.save_markdown(root / "runs.md")
+
+
+def _over_seeds(root: Path, rows: Sequence[Mapping[str, Any]], planned: Sequence[Mapping[str, str]]) -> list[Section]:
+    """The configurations, mean ± standard deviation over their seeds; nothing where seeds are not swept."""
+    table = over_seeds(planned, rows)
+    if table is None:
+        return []
+    write_atomically(root / "over-seeds.csv", table.to_csv(index=False))
+    blocks: list[Block] = [TableBlock(table, caption="One row per configuration: mean ± standard deviation over seeds")]
+    if few_seeds(planned):
+        blocks.insert(0, Note(f"Fewer than {LEAST} seeds: a spread over them says little.", "warning"))
+    return [Section("Configurations", blocks)]

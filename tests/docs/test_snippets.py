@@ -104,7 +104,7 @@ def test_every_command_is_one(name):
                     assert {word.partition("=")[0] for word in settings} <= {*configure.KEYS}, line
                 elif words[1] == "suite":
                     apart([word for word in settings if not word.startswith("config=")], SUITE)
-                elif "--multirun" not in flags:
+                elif not {"--multirun", "--ablate"} & set(flags):
                     explicit(None, [word for word in settings if not word.startswith("config=")])
 
 

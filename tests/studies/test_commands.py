@@ -181,3 +181,16 @@ def test_a_sweep_names_what_failed_and_goes_on(tmp_path, capsys):
     assert "no layer 99" in table["status"][1]
     assert "runs.html" in told.out
     assert all((out / folder / "report.html").exists() for folder in table["folder"][[0, 2]])
+
+
+def test_an_ablation_tells_configurations_over_seeds(tmp_path):
+    out, data = tmp_path / "sweep", prompts_file(tmp_path / "texts.json")
+    options = [f"out={out}", f"data={data}", "traces.n_problems=8", "traces.n_dev=4", "max_new_tokens=16"]
+    assert cli.main(["traces", "--ablate", *options, "batch_size=8,4", "prompt_tokens=12,9", "seed=0,1"]) == 0
+    table = pd.read_csv(out / "over-seeds.csv")
+    assert list(zip(table["batch_size"], table["prompt_tokens"], table["seeds"], strict=True)) == [
+        (8, 12, "2 of 2"),
+        (4, 12, "2 of 2"),
+        (8, 9, "2 of 2"),
+    ]
+    assert "Fewer than 3 seeds" in (out / "runs.md").read_text()
