@@ -4,6 +4,7 @@ from mechsteer.training.objectives.base import Objective, Rows, Tally, Terms
 from mechsteer.training.objectives.coming_divergence import ComingDivergence
 from mechsteer.training.objectives.contrast import SeparationLoss, TrustRegion
 from mechsteer.training.objectives.cross_entropy import CrossEntropy
+from mechsteer.training.objectives.h0_log import H0Log
 from mechsteer.training.objectives.harm import Harmless, left_alone
 from mechsteer.training.objectives.multiple_choice import OptionLikelihoods
 from mechsteer.training.objectives.open_rate import OpenRate
@@ -15,6 +16,7 @@ from mechsteer.training.objectives.topology_penalty import TopologyPenalty
 __all__ = [
     "ComingDivergence",
     "CrossEntropy",
+    "H0Log",
     "Harmless",
     "Objective",
     "OpenRate",
