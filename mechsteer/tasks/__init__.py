@@ -11,6 +11,7 @@ from mechsteer.tasks.equations import equation_counts
 from mechsteer.tasks.examples import few_shot, in_chat
 from mechsteer.tasks.gsm8k import read_solutions
 from mechsteer.tasks.load import SPLITS, load_task
+from mechsteer.tasks.operations import step_operations
 from mechsteer.tasks.splitting import require_answers, require_disjoint
 from mechsteer.tasks.stories import openings
 from mechsteer.tasks.traces import read_traces, write_traces
@@ -31,5 +32,6 @@ __all__ = [
     "read_traces",
     "require_answers",
     "require_disjoint",
+    "step_operations",
     "write_traces",
 ]
