@@ -196,6 +196,11 @@ class ProbeSettings:
     n_boot: int = setting(1000, "resamples behind an interval", least=1)
     marker: str | None = setting(None, "probes: text at whose end states are read too, such as ' The answer'")
     separator: str = setting(".", "probes: what ends a reasoning step")
+    step_names: str = setting(
+        "number",
+        "probes: what names a reasoning step: number | operation (addition, ..., where the problems tell theirs: pocket)",
+        choices=("number", "operation"),
+    )
     coeffs: list[int | float] = setting(
         [-0.2, 0.2], "along: strengths, as shares of the residual's median norm", not_in_it=(0,)
     )

@@ -101,7 +101,10 @@ STAGES: dict[str, Declaration] = {
     "probes": Declaration(
         about="a probe at every captured site (layers=[...]) and pooling, and of the step under way; a study leaves it out",
         reads=("traces", "capture", "site"),
-        keys=("seed", "batch_size", *(f"probe.{key}" for key in ("n_splits", "n_boot", "marker", "separator"))),
+        keys=(
+            *(*PROBLEMS, "batch_size", "traces.n_problems"),
+            *(f"probe.{key}" for key in ("n_splits", "n_boot", "marker", "separator", "step_names")),
+        ),
         on_request=True,
     ),
     "along": Declaration(

@@ -25,6 +25,7 @@ from mechsteer.training import (
     ComingDivergence,
     CrossEntropy,
     FitConfig,
+    H0Log,
     Objective,
     OpenRate,
     OptionLikelihoods,
@@ -36,6 +37,7 @@ from mechsteer.training import (
     TrustRegion,
 )
 from mechsteer.training.objectives.contrast import LossForm
+from mechsteer.training.objectives.h0_log import FEWEST, shared_length
 from mechsteer.training.objectives.teacher import require_same_vocabulary
 
 _MOST = 400  # pairs that pocket makes of a contrast
@@ -57,14 +59,22 @@ class Material:
     neutral: Sequence[list[int]]
     problems: Problems
 
-    def phases(self, config: FitConfig, *, has_gate: bool, kl_weight: float, l2_weight: float) -> list[Phase]:
-        """What is minimised, one after the other: a gate first learns where the teacher is about to be left."""
+    def phases(
+        self, config: FitConfig, *, has_gate: bool, is_one_trajectory: bool, kl_weight: float, l2_weight: float
+    ) -> list[Phase]:
+        """What is minimised, one after the other: a gate first learns where the teacher is about to be left.
+
+        `is_one_trajectory`: the steering reads and writes at one place of the residual stream, whose H0 entropy is logged.
+        """
         objective = self.objective(kl_weight=kl_weight, l2_weight=l2_weight)
         how = self.teaching
         if not isinstance(objective, TeacherKL) or not has_gate:
             return [Phase(objective=objective, config=config)]
         first = ComingDivergence(objective, horizon=how.horizon, rate=how.open_rate)
-        held = OpenRate(objective, rate=how.open_rate, weight=how.open_weight)
+        held: Objective = OpenRate(objective, rate=how.open_rate, weight=how.open_weight)
+        shared = min(shared_length([len(sample.target) for sample in some]) for some in (self.train, self.dev))
+        if is_one_trajectory and shared >= FEWEST:
+            held = H0Log(held)
         phases = [Phase(objective=held, config=config)]
         if how.first_epochs:
             phases.insert(0, Phase(objective=first, config=replace(config, epochs=how.first_epochs)))

@@ -331,7 +331,8 @@ def paths_sections(result: PathsResult) -> list[Section]:
 def probes_sections(result: ProbesResult) -> list[Section]:
     """Probes over layers and poolings, and of the step under way."""
     found = probes.sweep(result.sweep, dropped=result.no_sweep)
-    return [*found, *probes.classes(result.steps, dropped=result.no_steps)]
+    what = "Which operation is under way" if result.step_names == "operation" else ""
+    return [*found, *probes.classes(result.steps, what=what, dropped=result.no_steps)]
 
 
 def along_sections(result: AlongResult) -> list[Section]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -22,7 +22,7 @@ from mechsteer.studies.measure import DIRECTION, baselines
 from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import CaptureResult, ProbeResult, SiteResult, TracesResult
 from mechsteer.studies.train import median_norm
-from mechsteer.tasks import Trace
+from mechsteer.tasks import Trace, step_operations
 from mechsteer.tokens import token_text
 
 MOST_STEPS = 4  # later steps are one class
@@ -41,6 +41,8 @@ class ProbesResult(Result):
     """of the step probe"""
     steps: ClassesEvaluation | None = None
     no_steps: str = ""
+    step_names: str = "number"
+    """what names a step: its number, or the operation that it carries out"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,13 +60,13 @@ def probes(desk: Desk, traces: TracesResult, capture: CaptureResult, site: SiteR
     kept = Kept(desk)
     marker = tokenize_continuation(desk.model, desk.settings.probe.marker) if desk.settings.probe.marker else None
     written, rows, lengths, without = usable(kept, capture, marker)
-    result = ProbesResult(n_without_marker=without, site=site.site)
+    result = ProbesResult(n_without_marker=without, site=site.site, step_names=desk.settings.probe.step_names)
     try:
         result = replace(result, sweep=over_layers(desk, kept, capture, written, rows, lengths, marker))
     except DataError as error:
         result = replace(result, no_sweep=error.message)
     try:
-        return replace(result, steps=steps(desk, kept, capture, site.site))
+        return replace(result, steps=steps(desk, traces, kept, capture, site.site))
     except DataError as error:
         return replace(result, no_steps=error.message)
 
@@ -122,24 +124,32 @@ def over_layers(
     )
 
 
-def steps(desk: Desk, kept: Kept, capture: CaptureResult, site: Site) -> ClassesEvaluation:
+def steps(desk: Desk, traces: TracesResult, kept: Kept, capture: CaptureResult, site: Site) -> ClassesEvaluation:
     """Which step is under way, read off the state in the middle of each, beside position and tokens of the step."""
+    names_of = step_namer(desk, traces)
     separator, tokenizer = desk.settings.probe.separator, desk.model.tokenizer
-    values, names, groups, positions, said = [], [], [], [], []
+    values, names, groups, positions, said, is_there = [], [], [], [], [], False
     everything = zip(kept.traces("train"), kept.rows("train"), kept.responses(capture, site), strict=True)
     for trace, (ids, start), acts in everything:
         new = ids[start:]
         if len(new) != len(acts):
             continue
-        for number, (begin, end) in enumerate(step_spans([token_text(tokenizer, i) for i in new], separator), start=1):
+        tokens = [token_text(tokenizer, i) for i in new]
+        spans = step_spans(tokens, separator)
+        is_there |= bool(spans)
+        for name, (begin, end) in zip(names_of(trace, ["".join(tokens[b:e]) for b, e in spans]), spans, strict=True):
+            if name is None:
+                continue
             middle = (begin + end) // 2
             values.append(acts[middle].numpy())
-            names.append(f"step {number}" if number < MOST_STEPS else f"step {MOST_STEPS} or later")
+            names.append(name)
             groups.append(trace.group)
             positions.append(middle)
             said.append(new[begin : middle + 1])
-    if not values:
+    if not is_there:
         raise DataError(f"no text holds the separator {separator!r}", "set probe.separator")
+    if not values:
+        raise DataError("no step of a text carries out an operation of its problem", "set probe.step_names=number")
     return evaluate_classes(
         np.stack(values),
         np.array(names),
@@ -149,6 +159,25 @@ def steps(desk: Desk, kept: Kept, capture: CaptureResult, site: Site) -> Classes
         n_boot=desk.settings.probe.n_boot,
         seed=desk.seed("steps"),
     )
+
+
+def step_namer(desk: Desk, traces: TracesResult) -> Callable[[Trace, Sequence[str]], list[str | None]]:
+    """Names for the steps of a trace, given as texts: their numbers, or the problem's operations (None: none of them).
+
+    Raises DataError where operations are asked for and the problems do not tell theirs.
+    """
+    if desk.settings.probe.step_names == "number":
+        return lambda _, steps: [
+            f"step {number}" if number < MOST_STEPS else f"step {MOST_STEPS} or later"
+            for number in range(1, len(steps) + 1)
+        ]
+    items = Problems(desk, traces.metric).items("train", desk.settings.traces.n_problems)
+    told = {item.id: item.meta.get("operations", ()) for item in items}
+    if not any(told.values()):
+        raise DataError(
+            f"the problems of {desk.settings.data} do not tell their operations", "set probe.step_names=number"
+        )
+    return lambda trace, steps: step_operations(steps, told.get(trace.item_id, ()))
 
 
 def step_spans(tokens: Sequence[str], separator: str) -> list[tuple[int, int]]:

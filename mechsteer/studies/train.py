@@ -169,11 +169,14 @@ def _fitted(desk: Desk, kept: Kept, job: _Job, shared: Material) -> _Trained:
         schedule="one_cycle" if is_contrast and how.epochs * len(shared.train) >= _CYCLE else "constant",
     )
     has_gate = any(iv.adapter.has_gate for iv in writing(start))
+    (reads, write), *others = place.sites
+    is_one_trajectory = not others and reads == (write,) and write.point == "resid_post"
+    asked = {"has_gate": has_gate, "is_one_trajectory": is_one_trajectory}
     phases = fit_in_phases(
         desk.model,
         start,
         # the penalty, too, is in units of the activations
-        shared.phases(config, has_gate=has_gate, kl_weight=how.kl_weight, l2_weight=how.l2_weight / rms**2),
+        shared.phases(config, **asked, kl_weight=how.kl_weight, l2_weight=how.l2_weight / rms**2),
         checkpoint=desk.checkpoint(f"adapter-{_short(place)}-{job.number}.safetensors"),
         progress=desk.progress,
     )

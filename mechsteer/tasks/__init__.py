@@ -15,6 +15,7 @@ from mechsteer.tasks.examples import few_shot, in_chat
 from mechsteer.tasks.feelings import sentiment_questions
 from mechsteer.tasks.gsm8k import read_solutions
 from mechsteer.tasks.load import SPLITS, load_task
+from mechsteer.tasks.operations import step_operations
 from mechsteer.tasks.questions import Question, QuestionSet
 from mechsteer.tasks.splitting import require_answers, require_disjoint
 from mechsteer.tasks.statements import honest_questions, pocket_statements, read_statements
@@ -37,6 +38,7 @@ __all__ = [
     "read_traces",
     "require_answers",
     "require_disjoint",
+    "step_operations",
     "write_traces",
     "Question",
     "QuestionSet",

@@ -38,7 +38,7 @@ def equation_counts(text: str) -> tuple[int, int]:
     (2, 1)
     """
     right = wrong = 0
-    for found in (each for line in text.splitlines() for each in _EQUATION.finditer(_plain(line))):
+    for found in (each for line in text.splitlines() for each in _EQUATION.finditer(plain_signs(line))):
         sides = found[0].split("=")
         for left, other in itertools.pairwise(sides):
             values = [_value(side) for side in (left, other)]
@@ -52,7 +52,7 @@ def equation_counts(text: str) -> tuple[int, int]:
     return right, wrong
 
 
-def _plain(line: str) -> str:
+def plain_signs(line: str) -> str:
     """One sign for each operation, no second space (which would be another way to match), no zeros in front."""
     line = _TIMES.sub("*", " ".join(line.translate(_SIGNS).split()))
     return re.sub(r"(?<![\d.,])0+(?=\d)", "", line)

@@ -7,6 +7,7 @@ from mechsteer.training.fit import Epoch, FitResult, fit
 from mechsteer.training.objectives import (
     ComingDivergence,
     CrossEntropy,
+    H0Log,
     Objective,
     OpenRate,
     OptionLikelihoods,
@@ -38,6 +39,7 @@ __all__ = [
     "Experiences",
     "FitConfig",
     "FitResult",
+    "H0Log",
     "Objective",
     "OpenRate",
     "OptionLikelihoods",

@@ -47,6 +47,9 @@ def test_a_preset_trains_a_controller_from_a_teacher_in_two_phases(run):
     assert "the squared distance of the mean gate from the rate it is held to" in page
     assert "Before it steered anything the gate learnt to open" in page
     assert "of the model's own traces, right or wrong" in page
+    n_points = fitted["objective"]["h0_points"]  # as many as most of the short texts have
+    assert 8 < n_points <= 32
+    assert f"H0 entropy of each text's first {n_points} target tokens" in page
 
 
 def test_what_it_does_is_drawn(run, capsys):

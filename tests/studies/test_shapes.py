@@ -99,6 +99,16 @@ def test_a_marker_that_some_texts_lack(run, tmp_path, capsys):
     assert "No probes: " in page_of(run)
 
 
+def test_steps_are_named_by_the_operations_that_problems_tell(run, capsys):
+    again = ["probe.marker=null", "probe.separator=."]
+    assert cli.main(["probes", f"out={run}", "probe.step_names=operation", *again]) == 0
+    result = stage_result(run, "probes")
+    names = [each["name"] for each in result["steps"]["classes"]]
+    assert set(names) == {"addition", "subtraction", "comparison", "multiplication"}
+    assert "## Which operation is under way" in page_of(run)
+    capsys.readouterr()
+
+
 def test_steps_end_with_their_separator():
     assert step_spans(["a", ".", "b"], ".") == [(0, 2)]
     assert step_spans(["a"], ".") == []

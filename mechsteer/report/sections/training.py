@@ -51,17 +51,23 @@ def training(result: FitResult, *, caption: str = _CURVES) -> list[Section]:
     return [Section("Training", blocks)]
 
 
-def curves(result: FitResult, *, title: str = "Training", caption: str = _CURVES) -> list[Figure]:
-    """Loss on training and dev data, the chosen epoch marked; nothing where there is no history."""
-    losses = {
-        f"{split} loss": [(getattr(epoch, split) or {}).get("loss", math.nan) for epoch in result.history]
-        for split in ("train", "dev")
-    }
-    shown = {name: np.array(values, dtype=float) for name, values in losses.items() if not np.isnan(values).all()}
-    errors = {
-        f"{split} loss": [(getattr(epoch, f"{split}_errors") or {}).get("loss", math.nan) for epoch in result.history]
-        for split in ("train", "dev")
-    }
+def curves(
+    result: FitResult,
+    *,
+    term: str = "loss",
+    title: str = "Training",
+    caption: str = _CURVES,
+    y_label: str = "loss (nats per token)",
+) -> list[Figure]:
+    """A term on training and dev data, the chosen epoch marked; nothing where there is no history of it."""
+    values, errors = (
+        {
+            f"{split} {term}": [(getattr(epoch, kind) or {}).get(term, math.nan) for epoch in result.history]
+            for split, kind in kinds.items()
+        }
+        for kinds in ({"train": "train", "dev": "dev"}, {"train": "train_errors", "dev": "dev_errors"})
+    )
+    shown = {name: np.array(of_one, dtype=float) for name, of_one in values.items() if not np.isnan(of_one).all()}
     known = {name: errors[name] for name in shown if not np.isnan(errors[name]).all()}
     if not result.history or not shown:
         return []
@@ -71,11 +77,25 @@ def curves(result: FitResult, *, title: str = "Training", caption: str = _CURVES
             shown,
             title=title,
             x_label="epoch",
+            y_label=y_label,
             chosen_step=result.best_epoch,
             caption=f"{caption} {_BANDS if known else _NO_BANDS}",
             errors=known,
         )
     ]
+
+
+def entropies(result: FitResult) -> list[Figure]:
+    """H0 entropy of the steered texts by epoch, where the training kept a log of it (`H0Log`)."""
+    n_points = result.objective.get("h0_points")
+    if n_points is None:
+        return []
+    caption = (
+        f"H0 entropy of each text's first {n_points} target tokens where the adapter writes, what it adds included: a "
+        "mean over texts, all of one length; epoch 0 is the model as it is. Nothing was trained towards it."
+    )
+    how = {"title": "Shape of the steered texts", "y_label": "H0 entropy (nats)"}
+    return curves(result, term="h0_entropy", caption=caption, **how)
 
 
 def first_phase(fitted: FitResult) -> list[Section]:
@@ -141,6 +161,7 @@ def adapter(choice: SteeringChoice, fitted: FitResult | None = None) -> list[Sec
         summed = " + ".join(named for term, named in _terms(left).items() if _has(fitted, term)) or "the objective"
         caption = f"One sum, by weights: {summed}. A mean over the samples."
         blocks += curves(fitted, title="Training of the chosen adapter", caption=caption)
+        blocks += entropies(fitted)
     return [Section("The adapter", blocks)]
 
 

@@ -4,6 +4,7 @@ from mechsteer.training.objectives.base import Objective, Rows, Tally, Terms
 from mechsteer.training.objectives.coming_divergence import ComingDivergence
 from mechsteer.training.objectives.contrast import SeparationLoss, TrustRegion
 from mechsteer.training.objectives.cross_entropy import CrossEntropy
+from mechsteer.training.objectives.h0_log import H0Log
 from mechsteer.training.objectives.harm import Harmless, left_alone
 from mechsteer.training.objectives.loss_layers import correlated_layers, every_loss_layer
 from mechsteer.training.objectives.multiple_choice import OptionLikelihoods
@@ -16,6 +17,7 @@ from mechsteer.training.objectives.topology_penalty import TopologyPenalty
 __all__ = [
     "ComingDivergence",
     "CrossEntropy",
+    "H0Log",
     "Harmless",
     "Objective",
     "OpenRate",

@@ -7,26 +7,23 @@ the tokens that the intervention touches (in neutral text all), so on the traini
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mechsteer.errors import ConfigError
-from mechsteer.runtime.batches import Batch
-from mechsteer.shapes import Mask
-from mechsteer.steering.interventions import Intervention
-from mechsteer.training.config import FitConfig
-from mechsteer.training.objectives.base import Objective, Rows, Split, Terms
+from mechsteer.training.objectives.around import Around
+from mechsteer.training.objectives.base import Terms
 from mechsteer.training.parts import Steered
 
 GATE = "gate"  # the reading of an adapter that has one
 
 
 @dataclass(frozen=True, eq=False)
-class OpenRate(Objective):
+class OpenRate(Around):
     """`objective` with a penalty on the gates of adapters that note one (the reading "gate", 0 … 1 per token).
 
     Two terms beside its own: "open_rate", the squared distance of the mean gate from `rate`, of weight `weight`, and
@@ -34,7 +31,6 @@ class OpenRate(Objective):
     where no adapter of the steering notes a gate.
     """
 
-    objective: Objective
     _: KW_ONLY
     rate: float = 0.15
     weight: float = 1.0
@@ -47,21 +43,6 @@ class OpenRate(Objective):
     @property
     def weights(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return {**self.objective.weights, "open_rate": self.weight, GATE: 0.0}
-
-    def rows(self, model: Any) -> Rows:
-        return self.objective.rows(model)
-
-    def prepared(self, model: Any, config: FitConfig) -> OpenRate:
-        return replace(self, objective=self.objective.prepared(model, config))
-
-    def renewed(
-        self, model: Any, interventions: Sequence[Intervention], config: FitConfig, *, split: Split, epoch: int
-    ) -> OpenRate:
-        renewed = self.objective.renewed(model, interventions, config, split=split, epoch=epoch)
-        return self if renewed is self.objective else replace(self, objective=renewed)
-
-    def scored(self, batch: Batch, interventions: Sequence[Intervention]) -> Mask:
-        return self.objective.scored(batch, interventions)
 
     def identity(self) -> dict[str, Any]:
         return {**self.objective.identity(), "weights": dict(self.weights), "rate": self.rate}

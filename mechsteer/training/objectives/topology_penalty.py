@@ -7,33 +7,29 @@ trajectory and nothing else, so hold what it does against the same training with
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import pad
 
 from mechsteer.errors import ConfigError
-from mechsteer.runtime.batches import Batch
 from mechsteer.runtime.restart import Start, start_from
-from mechsteer.shapes import Mask
-from mechsteer.steering.interventions import Intervention
-from mechsteer.training.config import FitConfig
-from mechsteer.training.objectives.base import Objective, Rows, Split, Terms
+from mechsteer.training.objectives.around import Around
+from mechsteer.training.objectives.base import Terms
 from mechsteer.training.parts import Steered
 from mechsteer.training.topology_predictor import TopologyPredictor
 
 
 @dataclass(frozen=True, eq=False)
-class TopologyPenalty(Objective):
+class TopologyPenalty(Around):
     """`objective` with the term "topology": (predicted H0 entropy − `target_nats`)² over touched tokens with a full window.
 
     The trajectory is what the intervention reads, with its delta added: of a steering with one intervention that reads and
     writes at resid_post. Raises ConfigError for another, and for a weight or a target that is no number of at least 0.
     """
 
-    objective: Objective
     predictor: TopologyPredictor
     _: KW_ONLY
     target_nats: float
@@ -48,21 +44,6 @@ class TopologyPenalty(Objective):
     def weights(self) -> Mapping[str, float]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return {**self.objective.weights, "topology": self.weight}
 
-    def rows(self, model: Any) -> Rows:
-        return self.objective.rows(model)
-
-    def prepared(self, model: Any, config: FitConfig) -> TopologyPenalty:
-        return replace(self, objective=self.objective.prepared(model, config))
-
-    def renewed(
-        self, model: Any, interventions: Sequence[Intervention], config: FitConfig, *, split: Split, epoch: int
-    ) -> TopologyPenalty:
-        renewed = self.objective.renewed(model, interventions, config, split=split, epoch=epoch)
-        return self if renewed is self.objective else replace(self, objective=renewed)
-
-    def scored(self, batch: Batch, interventions: Sequence[Intervention]) -> Mask:
-        return self.objective.scored(batch, interventions)
-
     def identity(self) -> dict[str, Any]:
         digest = sum(float(p.double().square().sum()) for p in self.predictor.parameters())
         more = {"target_nats": self.target_nats, "predictor": [self.predictor.window, digest]}
@@ -71,7 +52,7 @@ class TopologyPenalty(Objective):
     def terms(self, steered: Steered) -> Terms:
         told = dict(self.objective.terms(steered))
         acts = steered.kept("trajectory", lambda: trajectory(steered))
-        delta, here = _of_all_columns(steered, acts.shape[1])
+        delta, here = added(steered, acts.shape[1])
         entropy = self.predictor(acts.float() + delta.float(), steered.part.batch.mask)
         seen = ~entropy.isnan() & here
         if bool(seen.any()):
@@ -94,7 +75,7 @@ def trajectory(steered: Steered) -> Tensor:
     return start.resid
 
 
-def _of_all_columns(steered: Steered, n: int) -> tuple[Tensor, Tensor]:
+def added(steered: Steered, n: int) -> tuple[Tensor, Tensor]:
     """(delta [batch n d_model], touched [batch n]): 0 and False in a kept prefix, which no step runs again."""
     assert steered.session.recorded is not None
     delta, ctx = steered.session.recorded[0][-1], steered.session.contexts[-1]

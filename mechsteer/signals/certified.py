@@ -1,0 +1,170 @@
+"""Spanning trees from float32 products, with a proof: what float32 leaves open is measured again.
+
+For points a_i around any middle m, x_i = fl(a_i − m), G = fl(X Xᵀ) in float32, n_i = G_ii, the distances differ from
+d²_ij = n_i + n_j − 2 G_ij by at most e_ij = c (n_i + n_j), u = 2⁻²⁴: γ_D |x_i| |x_j| for a product in any order of summation
+(Higham 2002, eq. 3.5) twice, γ_D n_i for each norm, 4u (n_i + n_j) for rounding x and 8u for the sums. So U_ij = d²_ij + e_ij
+is never too small and L_ij = U_ij − 2 e_ij never too large.
+
+T is the minimum spanning tree of U. A pair with L_ij ≥ the largest U on T's path from i to j is a longest edge of a cycle
+in truth as well, and a minimum spanning tree needs it not. T and the other pairs are measured from the points themselves,
+and their minimum spanning tree is one of the cloud. In Prim's order the largest edge on the path between two points is the
+largest one added behind the earlier of them, up to the later, so the test is a running maximum.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from numpy import ndarray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import minimum_spanning_tree
+from torch import Tensor
+
+UNIT = 2.0**-24  # rounding of float32
+CHUNK_VALUES = 2**18  # float32 values of one buffer: 1 MB, which stay in a core's cache
+BLOCK = 32  # rows of a product at a time
+SPARE = 3  # pairs per point that are measured, at most; with more float64 is faster
+LARGEST, SMALLEST = 2.0**100, 2.0**-60  # of a squared norm: between them nothing overflows or vanishes
+SHORTEST = 2.0**-80  # of a squared length that float32 can sum up
+
+
+def certified_edges(
+    points: Float[Tensor, "batch n_points d_model"],
+) -> tuple[Float[ndarray, "batch n_edges"], Bool[ndarray, " batch"]]:
+    """(edge lengths of each cloud's minimum spanning tree in no order, in which clouds they are certified).
+
+    Points are float32 or narrower, on the processor, at least two in a cloud. Lengths are right to 1e-6, mostly to 1e-7.
+    Not certified, with nan for lengths, is a cloud that is not finite or whose squares leave float32, one with duplicates,
+    and one in which float32 decides too little (near-duplicates, a point far from all others).
+    """
+    batch, n_points, d_model = points.shape
+    points = points.float()
+    upper = _grams(points)
+    norms = np.diagonal(upper, axis1=1, axis2=2).copy()
+    largest = norms.max(1)
+    certified = (largest < LARGEST) & (largest > SMALLEST) & np.isfinite(upper).all((1, 2))
+    upper[~certified], norms[~certified] = 0, 0
+    c = 2.2 * (d_model + 16) * UNIT
+    spare = (1e-10 * norms.max(1))[:, None]  # more than what underflows
+    _into_distances(upper, (1 + c) * norms + spare)
+    slack = (2 * c + 16 * UNIT) * norms + 2 * spare
+    left, right = near_pairs(upper, slack.astype(np.float32))
+    counts = np.bincount(left // n_points, minlength=batch)
+    certified &= counts <= SPARE * n_points
+    used = certified[left // n_points]
+    left, right = left[used], right[used]
+    squares = _measured(points, left, right)
+    certified[left[squares < SHORTEST] // n_points] = False
+    return _trees(left, right, squares, certified, n_points), certified
+
+
+def near_pairs(
+    upper: Float[ndarray, "batch n n"], slack: Float[ndarray, "batch n"]
+) -> tuple[Int[ndarray, " n_pairs"], Int[ndarray, " n_pairs"]]:
+    """Pairs (left, right), by number of the point in the whole batch and cloud by cloud, that may be in a minimum spanning
+    tree of weights between upper − slack_i − slack_j and upper. The tree of `upper` is among them.
+    """
+    batch, n, _ = upper.shape
+    rows, offsets = upper.reshape(batch * n, n), np.arange(batch) * n
+    best = upper[:, 0].copy()
+    best[:, 0] = np.inf
+    inside = np.zeros_like(best)  # inf in the tree: as in `spanning.prim`
+    margin = np.full_like(best, -np.inf)  # slack in the tree
+    longest = np.zeros_like(best)  # edge since the point came into the tree
+    inside[:, 0], margin[:, 0] = np.inf, slack[:, 0]
+    flat_best, flat_inside, flat_margin, flat_longest = (a.reshape(-1) for a in (best, inside, margin, longest))
+    flat_slack, limit, reached = slack.reshape(-1), np.empty_like(best), np.empty_like(best)
+    index, edge, own = (
+        np.empty((n - 1, batch), np.intp),
+        np.empty((batch, 1), upper.dtype),
+        np.empty((batch, 1), upper.dtype),
+    )
+    near = np.empty((n - 1, batch, n), bool)
+    for at, is_near in zip(index, near, strict=True):
+        best.argmin(axis=1, out=at)
+        at += offsets
+        flat_best.take(at, out=edge[:, 0], mode="clip")
+        flat_slack.take(at, out=own[:, 0], mode="clip")
+        rows.take(at, axis=0, out=reached, mode="clip")
+        np.maximum(longest, edge, out=longest)
+        np.add(longest, margin, out=limit)
+        limit += own
+        np.less(reached, limit, out=is_near)
+        flat_inside[at], flat_longest[at], flat_margin[at] = np.inf, 0, own[:, 0]
+        np.minimum(best, reached, out=best)
+        np.maximum(best, inside, out=best)
+    place, right = np.divmod(np.flatnonzero(near), n)  # flat: several times as fast as by three axes
+    cloud = place % batch
+    order = cloud.argsort(kind="stable")
+    return index.reshape(-1)[place][order], (cloud * n + right)[order]
+
+
+def _grams(points: Float[Tensor, "batch n_points d_model"]) -> Float[ndarray, "batch n_points n_points"]:
+    """Products of the points around their middle."""
+    batch, n_points, d_model = points.shape
+    grams = torch.empty(batch, n_points, n_points)
+    size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
+    buffer = torch.empty(size, n_points, d_model)
+    for start in range(0, batch, size):
+        part = points[start : start + size]
+        centred = buffer[: len(part)]
+        torch.sub(part, part.mean(1, keepdim=True), out=centred)
+        _product(centred, grams[start : start + size])
+    return grams.numpy()
+
+
+def _product(points: Tensor, out: Tensor) -> None:
+    """X Xᵀ of each cloud, half of which is the other half. On one thread numpy's is fastest, which knows that."""
+    if torch.get_num_threads() == 1:
+        x = points.numpy()
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not certified
+            np.matmul(x, x.swapaxes(1, 2), out=out.numpy())
+        return
+    for start in range(0, points.shape[1], BLOCK):
+        rows = slice(start, start + BLOCK)
+        torch.bmm(points[:, rows], points[:, : rows.stop].transpose(1, 2), out=out[:, rows, : rows.stop])
+    for start in range(0, points.shape[1], BLOCK):
+        rows = slice(start, start + BLOCK)
+        out[:, rows, rows.stop :] = out[:, rows.stop :, rows].transpose(1, 2)
+
+
+def _into_distances(grams: Float[ndarray, "batch n n"], norms: Float[ndarray, "batch n"]) -> None:
+    """norms_i + norms_j − 2 G_ij, in place."""
+    grams *= -2
+    grams += norms[:, :, None]
+    grams += norms[:, None, :]
+
+
+def _measured(points: Tensor, left: ndarray, right: ndarray) -> Float[ndarray, " n_pairs"]:
+    """Squared lengths of pairs, from differences; float64, of sums in float32."""
+    flat, n_pairs = points.flatten(0, 1), len(left)
+    size = max(1, min(n_pairs, CHUNK_VALUES // flat.shape[1]))
+    buffers = torch.empty(2, size, flat.shape[1])  # new ones for each chunk would take as long as the differences
+    squares = torch.empty(n_pairs)
+    for start in range(0, n_pairs, size):
+        pairs = slice(start, start + size)
+        i, j = torch.from_numpy(left[pairs]), torch.from_numpy(right[pairs])
+        gaps, others = buffers[:, : len(i)]
+        torch.index_select(flat, 0, i, out=gaps)
+        torch.index_select(flat, 0, j, out=others)
+        torch.sum(gaps.sub_(others).square_(), 1, out=squares[pairs])
+    return squares.double().numpy()
+
+
+def _trees(
+    left: ndarray, right: ndarray, squares: ndarray, certified: ndarray, n_points: int
+) -> Float[ndarray, "batch n_edges"]:
+    """Edge lengths of the minimum spanning tree of each certified cloud's pairs, which stand cloud by cloud."""
+    batch, cloud = len(certified), left // n_points
+    counts = np.bincount(cloud, minlength=batch)
+    edges = np.full((batch, n_points - 1), np.nan)
+    is_tree = certified & (counts == n_points - 1)
+    edges[is_tree] = squares[is_tree[cloud]].reshape(-1, n_points - 1)
+    others = certified & ~is_tree
+    if others.any():  # one forest of all of them
+        used, n = others[cloud], batch * n_points
+        forest = minimum_spanning_tree(csr_array((squares[used], (left[used], right[used])), shape=(n, n))).tocoo()
+        order = (forest.row // n_points).argsort(kind="stable")
+        edges[others] = forest.data[order].reshape(-1, n_points - 1)
+    return np.sqrt(edges)

@@ -1,0 +1,156 @@
+"""Trees from float32 products against trees of exact distances, on clouds made to mislead float32."""
+
+import numpy as np
+import pytest
+import torch
+from ripser import ripser  # noqa: TID251  the oracle
+from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.spatial.distance import pdist, squareform
+
+from mechsteer.errors import NonFiniteError
+from mechsteer.signals import certified, spanning
+from mechsteer.signals.certified import certified_edges, near_pairs
+from mechsteer.signals.spanning import mst_edges
+
+N, D = 40, 96
+
+
+def exact(points):
+    """Sorted edges of the minimum spanning tree of distances in float64, duplicates included."""
+    distances = squareform(pdist(points.astype(np.float64)))
+    return np.sort(spanning.prim(distances[None])[0])
+
+
+def clouds():
+    """Float32 clouds [N D], all of them hard for float32 products."""
+    rng = np.random.default_rng(0)
+    general = rng.standard_normal((N, D))
+    simplex = np.eye(N, D) * 3  # every pair is as far apart: all trees are minimal
+    nearly = simplex * (1 + 1e-7 * rng.standard_normal((N, 1)))
+    sink, grid = general.copy(), np.zeros((N, D))
+    sink[5] *= 1e4
+    grid[:, :2] = np.stack(np.divmod(np.arange(N), 8), 1)
+    return {
+        "general position": general,
+        "massive dimensions": general * np.where(np.arange(D) < 2, 1e3, 1.0),
+        "far from the origin": general + 300,
+        "ties": simplex,
+        "near ties": nearly,
+        "a grid": grid + 0.25,
+        "random walk": general.cumsum(0),
+        "huge": general * 1e12,
+        "tiny": general * 1e-7,
+        "an attention sink": sink,
+        "norms of many sizes": general * np.logspace(0, 3, N)[:, None],
+        "near-duplicates": np.concatenate([general[: N - 5], general[:5] + 1e-4 * rng.standard_normal((5, D))]),
+        "duplicates": np.concatenate([general[: N - 3], general[:3]]),
+        "subnormal": general * 1e-40,
+        "overflowing": general * 1e25,
+        "all equal": np.ones((N, D)),
+    }
+
+
+NOT_CERTIFIED = {"duplicates", "subnormal", "overflowing", "all equal"}
+CERTIFIED = {"general position", "massive dimensions", "random walk", "huge", "tiny", "norms of many sizes"}
+
+
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    assert torch.get_num_threads() == request.param
+    torch.set_num_threads(before)
+
+
+def test_what_is_certified_is_exact(threads):
+    names, points = list(clouds()), np.stack(list(clouds().values())).astype(np.float32)
+    edges, is_certified = certified_edges(torch.from_numpy(points))
+    told = {name for name, each in zip(names, is_certified, strict=True) if each}
+    assert told >= CERTIFIED
+    assert not told & NOT_CERTIFIED
+    for name, found, cloud in zip(names, edges, points, strict=True):
+        if name in told:
+            np.testing.assert_allclose(np.sort(found), exact(cloud), rtol=1e-6, err_msg=name)
+        else:
+            assert np.isnan(found).all()
+
+
+def test_what_is_not_goes_the_float64_way(monkeypatch, threads):
+    monkeypatch.setattr(spanning, "WIDE", 1)
+    monkeypatch.setattr(spanning, "MANY_VALUES", 1)
+    hard = {name: cloud for name, cloud in clouds().items() if name != "overflowing"}
+    points = np.stack(list(hard.values())).astype(np.float32)
+    for name, found, cloud in zip(hard, mst_edges(points), points, strict=True):
+        if name != "subnormal":  # whose squares vanish in float64, too: not what this is about
+            np.testing.assert_allclose(found, exact(cloud), rtol=1e-6, err_msg=name)
+    points[3, 2, 1] = np.nan
+    with pytest.raises(NonFiniteError, match="trajectory 3 holds NaN"):
+        mst_edges(points)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_narrow_dtype_as_ripser_and_scipy(dtype):
+    points = torch.randn(6, 33, 130, generator=torch.Generator().manual_seed(3)).to(dtype)
+    edges, is_certified = certified_edges(points)
+    assert is_certified.all()
+    for found, cloud in zip(np.sort(edges, 1), points.double().numpy(), strict=True):
+        distances = squareform(pdist(cloud))
+        np.testing.assert_allclose(found, np.sort(minimum_spanning_tree(distances).data), rtol=1e-6)
+        deaths = ripser(distances, maxdim=0, distance_matrix=True)["dgms"][0][:-1, 1]
+        np.testing.assert_allclose(found, np.sort(deaths), rtol=1e-6)
+
+
+def test_a_tree_that_float32_gets_wrong_is_put_right(monkeypatch):
+    """Products as wrong as their bound allows, against each tree: the edges stay exact."""
+    points = torch.randn(20, 24, 64, generator=torch.Generator().manual_seed(4))
+    distances = np.stack([squareform(pdist(cloud)) for cloud in points.double().numpy()])
+    in_tree = np.stack([(t := minimum_spanning_tree(d).toarray() > 0) | t.T for d in distances])
+    right = certified._grams
+
+    def misleading(points):
+        grams = right(points)
+        norms = np.sqrt(np.diagonal(grams, axis1=1, axis2=2))
+        error = 0.9 * points.shape[-1] * certified.UNIT * norms[:, :, None] * norms[:, None, :]
+        off = ~np.eye(grams.shape[1], dtype=bool)
+        return grams + (np.where(in_tree, -error, error) * off).astype(np.float32)
+
+    monkeypatch.setattr(certified, "_grams", misleading)
+    edges, is_certified = certified_edges(points)
+    assert is_certified.all()
+    for found, d in zip(np.sort(edges, 1), distances, strict=True):
+        np.testing.assert_allclose(found, np.sort(minimum_spanning_tree(d).data), rtol=1e-6)
+
+
+def test_pairs_left_out_are_longest_edges_of_cycles():
+    rng = np.random.default_rng(5)
+    upper = rng.uniform(1, 2, (3, 12, 12))
+    upper[:, 0] += 1  # the first edge is the longest
+    upper = np.maximum(upper, upper.transpose(0, 2, 1)).astype(np.float32)
+    slack = rng.uniform(0, 0.05, (3, 12)).astype(np.float32)
+    left, right = near_pairs(upper, slack)
+    near = np.zeros((3, 12, 12), bool)
+    near[left // 12, left % 12, right % 12] = True
+    near |= near.transpose(0, 2, 1)
+    for cloud, allowed, margin in zip(upper, near, slack, strict=True):
+        longest = cloud.copy()
+        np.fill_diagonal(longest, 0)
+        for k in range(12):  # minimax paths
+            longest = np.minimum(longest, np.maximum(longest[:, k, None], longest[None, k]))
+        low = cloud - margin[:, None] - margin
+        off = ~np.eye(12, dtype=bool)
+        np.testing.assert_array_equal(allowed[off], (low < longest)[off])
+    assert len(left) < 3 * 30
+
+
+def test_many_wide_float32_clouds_take_the_fast_way(monkeypatch):
+    calls = []
+    monkeypatch.setattr(spanning, "certified_edges", lambda points: calls.append(1) or certified_edges(points))
+    points = torch.randn(40, 32, 1024, generator=torch.Generator().manual_seed(6))
+    fast = mst_edges(points)
+    assert calls
+    np.testing.assert_allclose(fast, mst_edges(points.double()), rtol=1e-6)
+    mst_edges(points, [32] * 39 + [31])  # padding
+    mst_edges(points[:, :, :64])
+    mst_edges(points[:2])
+    assert len(calls) == 1
