@@ -18,7 +18,7 @@ from mechsteer.baselines.s_space import by_singular_values
 from mechsteer.baselines.setup import Loss, Setup
 from mechsteer.baselines.vectors import by_chance, by_means, by_pca
 from mechsteer.baselines.with_peft import KINDS, require_peft
-from mechsteer.errors import ConfigError, MechsteerError, MechsteerWarning, closest
+from mechsteer.errors import ConfigError, DataError, MechsteerError, MechsteerWarning, closest
 from mechsteer.models.modules import map_module
 from mechsteer.models.sites import Site
 from mechsteer.prompts import ContrastivePairs
@@ -71,10 +71,12 @@ def train(
     vectors, prompting and BiPO do not ask. `layers`, `maps`: of all (default: those of `singular_steering` that stand alone
     in the architecture). `config.lr` None: each method's own.
 
-    Raises ConfigError for an unknown name, one that PEFT does not have, and for settings, before anything is trained. A
+    Raises ConfigError for an unknown name, one that PEFT does not have, and for settings, DataError for no pairs, before anything is trained. A
     method that fails is left out, with a MechsteerWarning that says why; where none is left, it is an error.
     """
     _refuse_unknown(methods)
+    if not len(pairs):
+        raise DataError("there are no pairs", "pass at least one pair of texts")
     pairs = pairs if isinstance(pairs, ContrastivePairs) else ContrastivePairs(*map(list, zip(*pairs, strict=True)))
     n_layers = model.cfg.n_layers
     found = (

@@ -167,6 +167,11 @@ def test_settings_are_refused_before_anything_is_trained(model, changes, message
         baselines.train(model, **{"pairs": PAIRS, "methods": ["random"], "progress": False, **changes})
 
 
+def test_training_without_pairs_is_refused(model):
+    with pytest.raises(DataError, match="there are no pairs"):
+        baselines.train(model, [], ["random"], progress=False)
+
+
 def test_a_method_that_fails_is_left_out_and_said(model):
     one = PAIRS[:1]
     with pytest.warns(MechsteerWarning, match="repeng is left out: 1 pairs have no principal axis"):
