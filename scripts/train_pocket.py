@@ -15,8 +15,10 @@ from pathlib import Path
 import torch
 
 from mechsteer.pocket import MODELS, model_path
-from mechsteer.pocket.measuring import measure, write_card
-from mechsteer.pocket.training import RECIPES, train_whole
+from mechsteer.pocket.cards import write_card
+from mechsteer.pocket.measuring import measure
+from mechsteer.pocket.recipes import RECIPES
+from mechsteer.pocket.training import train_whole
 
 
 def main() -> None:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 from mechsteer.errors import ModelLoadError
 from mechsteer.pocket.problems import Problem, Step, problems, split_of, stream
 from mechsteer.pocket.statements import CONTRASTS, contrast_pairs, practice, statements
 from mechsteer.pocket.traces import CAREFUL_PREFIX, HASTY_PREFIX, STYLES, extract_answer, is_correct, style, traces
+from mechsteer.pocket.voices import VOICES, voice_pairs, voice_text
 
 MODELS: tuple[str, ...] = ("pocket", "pocket-teacher")
+TextName = Literal["problems", "voices"]
+"""What a bundled model is trained on."""
 STATEMENT_SHARE = 0.15
 PRACTICE_SHARE = 0.15
 
@@ -25,6 +29,8 @@ __all__ = [
     "Problem", "Step", "problems", "split_of", "stream",
     "traces", "extract_answer", "is_correct", "style", "CAREFUL_PREFIX", "HASTY_PREFIX", "STYLES",
     "CONTRASTS", "contrast_pairs", "statements", "practice",
+    "VOICES", "voice_pairs", "voice_text",
+    "TextName", "texts",
     "training_text", "STATEMENT_SHARE", "PRACTICE_SHARE",
 ]  # fmt: skip
 
@@ -57,3 +63,8 @@ def training_text(seed: int | str, *, hasty_bias: float = 0.0) -> Iterator[tuple
         else:
             problem = next(source)
             yield problem.prompt, traces(problem, rng, hasty_bias=hasty_bias)
+
+
+def texts(name: TextName, seed: int | str, *, hasty_bias: float = 0.0) -> Iterator[tuple[str, ...]]:
+    """`training_text` or `voice_text`, by name; `hasty_bias` is of the problems alone."""
+    return voice_text(seed) if name == "voices" else training_text(seed, hasty_bias=hasty_bias)
