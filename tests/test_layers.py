@@ -20,13 +20,13 @@ LAYERS = (
     ("errors", "shapes", "results", "files", "tokens", "configs"),
     ("models",),
     ("runtime", "prompts", "signals"),
-    ("adapters", "tasks", "pocket", "concepts", "activations", "bases"),
+    ("adapters", "tasks", "pocket", "activations", "bases"),
     ("features", "topology", "probes", "directions"),
     ("steering",),
     ("training", "attribution"),
     ("evaluation", "planted"),
     ("report", "records"),
-    ("sharing", "equaliser", "prompting"),
+    ("sharing", "equaliser", "prompting", "concepts"),
     ("studies",),
     ("cli", "lab"),
     ("__main__",),
@@ -60,7 +60,7 @@ OWNERS = {
 # The one place that opens what others pickled, with the reader that runs nothing of it.
 DATA_READER, DATA_READING = "mechsteer.steering.imports", "weights_only"
 PICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
-OUTSIDE = ("tests", "scripts", "analyses", "toys", "steering_toys", "study_toys", "shared_data")
+OUTSIDE = ("tests", "scripts", "analyses", "toys", "concept_toys", "steering_toys", "study_toys", "shared_data")
 MOST_LINES = 400
 
 Trees = Mapping[str, ast.Module]
