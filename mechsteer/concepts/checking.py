@@ -61,7 +61,7 @@ class CheckSettings:
     repeats: int = 2
     """texts of every prompt, sampled at `temperature`"""
     temperature: float = 1.0
-    max_new_tokens: int = 32
+    max_new_tokens: int = 48
     least_auroc: float = 0.9
     """the lower end of the interval has to be above it"""
     least_shift: float = 0.1

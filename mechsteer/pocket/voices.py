@@ -26,7 +26,7 @@ VOICES: tuple[str, ...] = (*MOODS, *REGISTERS, *LENGTHS)
 _ALTERNATIVES = re.compile(r"\[([^\]]*)\]")
 
 SceneSplit = Literal["train", "held_out"]
-PLAIN_SHARE, DOUBLE_SHARE = 0.12, 0.2
+PLAIN_SHARE, DOUBLE_SHARE = 0.3, 0.15
 REQUEST_SHARE = 0.5
 MOST_CHARACTERS = 700
 """After which no further statement is begun: a document stays far below the model's context."""
