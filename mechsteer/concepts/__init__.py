@@ -1,10 +1,10 @@
 """Concepts to steer by: seventeen, each with contrast pairs, its vectors in a model, and a check that the model knows it."""
 
 from mechsteer.concepts.checking import CheckSettings, ConceptCheck, auroc_interval, check_concept
-from mechsteer.concepts.concept import NAMES, Concept, ConceptFile, as_concept, concept, concepts
 from mechsteer.concepts.extracting import DEPTHS, concept_vectors
 from mechsteer.concepts.knowing import check_concepts, checks_to_markdown
 from mechsteer.concepts.prompts import NEUTRAL
+from mechsteer.concepts.reading import NAMES, Concept, ConceptFile, as_concept, concept, concepts
 
 __all__ = [
     "DEPTHS",

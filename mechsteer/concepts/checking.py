@@ -10,17 +10,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import brentq
 from scipy.stats import norm
 
 from mechsteer.adapters import Static
-from mechsteer.concepts.concept import Concept
 from mechsteer.concepts.prompts import NEUTRAL
+from mechsteer.concepts.reading import Concept
 from mechsteer.directions import Direction, random_direction
 from mechsteer.errors import ConfigError
 from mechsteer.evaluation import compare_scores
@@ -176,6 +175,12 @@ def auroc_interval(auroc: float, n_pos: int, n_neg: int, confidence: float = 0.9
         spread = theta * (1 - theta) * (1 + n * (1 - theta) / (2 - theta) + n * theta / (1 + theta)) / (n_pos * n_neg)
         return (theta - auroc) ** 2 - z2 * spread
 
-    low = 0.0 if auroc == 0 else float(brentq(excess, 0.0, min(auroc, 1 - 1e-12)))
-    high = 1.0 if auroc == 1 else float(brentq(excess, max(auroc, 1e-12), 1.0))
-    return Interval(value=float(auroc), low=low, high=high)
+    return Interval(value=float(auroc), low=_edge(excess, 0.0, auroc), high=_edge(excess, 1.0, auroc))
+
+
+def _edge(excess: Callable[[float], float], outside: float, inside: float) -> float:
+    """Where `excess` changes its sign between the two, by halving; it is below 0 just outside of `inside`."""
+    for _ in range(60):
+        middle = (outside + inside) / 2
+        outside, inside = (middle, inside) if excess(middle) > 0 else (outside, middle)
+    return (outside + inside) / 2

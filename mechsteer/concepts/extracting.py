@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from mechsteer.concepts.concept import Concept
+from mechsteer.concepts.reading import Concept
 from mechsteer.directions import Direction, extract_each, load_direction, save_direction
 from mechsteer.errors import FileFormatError
 from mechsteer.models import model_fingerprint

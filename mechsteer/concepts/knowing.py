@@ -11,9 +11,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from mechsteer.concepts.checking import CheckSettings, ConceptCheck, check_concept
-from mechsteer.concepts.concept import Concept
 from mechsteer.concepts.extracting import VERSION, Pooling, concept_vectors
 from mechsteer.concepts.prompts import NEUTRAL
+from mechsteer.concepts.reading import Concept
 from mechsteer.errors import FileFormatError
 from mechsteer.files import read_record, write_record
 from mechsteer.models import model_fingerprint

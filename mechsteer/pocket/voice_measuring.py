@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase, Qwen3ForCausalLM
 
 from mechsteer.pocket.measuring import complete, load
 from mechsteer.pocket.tokenizer import END
-from mechsteer.pocket.voices import PLAIN, VOICES, scene, statement, voice
+from mechsteer.pocket.voices import PLAIN, VOICES, SceneSplit, scene, statement, voice
 
 PLAIN_NAME = "plain"
 _WORD = re.compile(r"[a-z']+|[.!?,:]")
@@ -61,7 +61,7 @@ def voice_classifier(n: int = 600, seed: int = 0) -> VoiceClassifier:
     return VoiceClassifier(shares, {name: math.log(1 / total) for name, total in totals.items()})
 
 
-def _statement(name: str, rng: random.Random, split: str) -> str:
+def _statement(name: str, rng: random.Random, split: SceneSplit) -> str:
     return statement(scene(rng, split), PLAIN if name == PLAIN_NAME else voice(name), rng)
 
 

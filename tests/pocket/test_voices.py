@@ -15,7 +15,7 @@ import torch
 
 from mechsteer import pocket
 from mechsteer.errors import ConfigError, DataError
-from mechsteer.pocket import measuring, recipes, sprint, voice_measuring, voices
+from mechsteer.pocket import cards, measuring, recipes, sprint, voice_measuring, voices
 from mechsteer.pocket.tokenizer import CONTEXT, build_tokenizer
 
 TINY = recipes.Recipe(
@@ -153,6 +153,18 @@ def test_a_sprint_ends_after_its_steps_or_by_the_clock(tmp_path: Path) -> None:
     model, tokenizer = measuring.load(tmp_path / "short")
     assert model.config.vocab_size == len(tokenizer)
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
+
+
+@pytest.mark.usefixtures("small")
+def test_a_trained_model_is_measured_and_gets_its_card(tmp_path: Path) -> None:
+    sprint.sprint(TINY, tmp_path, minutes=60, device="cpu")
+    measured = voice_measuring.measure_voices(tmp_path, n=1)
+    assert list(measured.loss) == list(measured.continued) == ["plain", *voices.VOICES]
+    assert all(loss > 3 for loss in measured.loss.values())
+    cards.write_card("voices", tmp_path, measured, TINY)
+    card = (tmp_path / "README.md").read_text()
+    assert measured.to_markdown() in card
+    assert f"{cards.trained_tokens(tmp_path / recipes.LOG) / 1e6:.1f} million" in card
 
 
 @pytest.mark.usefixtures("small")
