@@ -1,6 +1,6 @@
 """Train the bundled model "voices" by the clock, on a GPU where there is one, measure it, and write its card.
 
-python scripts/train_voices.py --out runs/voices --minutes 3.5 --writers 14
+python scripts/train_voices.py --out runs/voices --minutes 3.5 --writers 13
 python scripts/train_voices.py --measure             # the tables of the model card, of the package's own
 """
 

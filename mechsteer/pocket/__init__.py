@@ -1,7 +1,8 @@
-"""The bundled pocket models and the generator of the text they were trained on.
+"""The bundled models and the generators of the text they were trained on.
 
 `model_path("pocket")` and `model_path("pocket-teacher")` are Hugging Face folders of two small Qwen3 models
-that solve generated word problems by writing a chain of thought. Importing this package loads neither torch
+that solve generated word problems by writing a chain of thought; `model_path("voices")` is one that writes short
+statements in seventeen voices, for steering of mood and style. Importing this package loads neither torch
 nor transformers; training is in `mechsteer.pocket.training`, the figures in `mechsteer.pocket.measuring`.
 """
 
@@ -18,7 +19,7 @@ from mechsteer.pocket.statements import CONTRASTS, contrast_pairs, practice, sta
 from mechsteer.pocket.traces import CAREFUL_PREFIX, HASTY_PREFIX, STYLES, extract_answer, is_correct, style, traces
 from mechsteer.pocket.voices import VOICES, voice_pairs, voice_text
 
-MODELS: tuple[str, ...] = ("pocket", "pocket-teacher")
+MODELS: tuple[str, ...] = ("pocket", "pocket-teacher", "voices")
 TextName = Literal["problems", "voices"]
 """What a bundled model is trained on."""
 STATEMENT_SHARE = 0.15

@@ -73,7 +73,7 @@ and after a plain text or a request ("Tell me about the garden.") in any voice. 
 ## Made and measured by
 
 ```
-python scripts/train_voices.py --minutes 3.5 --writers 14
+python scripts/train_voices.py --minutes 3.5 --writers 13
 ```
 
 Recipe: `{recipe}`, ended by the clock if before its steps; the loss at every 25th step is in `training_log.jsonl`.

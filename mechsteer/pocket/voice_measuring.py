@@ -68,7 +68,8 @@ def _statement(name: str, rng: random.Random, split: SceneSplit) -> str:
 @dataclass(frozen=True)
 class VoiceMeasurement:
     """`loss`: nats per token on held-out scenes, by voice. `continued`: after two statements in a voice, the share of
-    sampled continuations that the classifier takes for that voice. `told_apart`: the same of generated text."""
+    sampled continuations that the classifier takes for that voice, of those that are not empty (nan without any).
+    `told_apart`: the same of generated text."""
 
     loss: dict[str, float]
     continued: dict[str, float]
@@ -97,7 +98,8 @@ def measure_voices(folder: Path, *, n: int = 50, seed: int = 0) -> VoiceMeasurem
         loss[name] = _loss(model, tokenizer, texts)
         told_apart[name] = sum(classify(text) == name for text in texts) / n
         more = complete(model, tokenizer, texts, temperature=1.0, seed=seed, max_new_tokens=40)
-        continued[name] = sum(classify(text) == name for text in more) / n
+        on = [text for text in more if text.strip()]
+        continued[name] = sum(classify(text) == name for text in on) / len(on) if on else math.nan
     return VoiceMeasurement(loss, continued, told_apart)
 
 

@@ -152,3 +152,5 @@ def test_a_check_runs_on_a_model_and_is_kept(tmp_path: Path, monkeypatch) -> Non
     other = dataclasses.replace(how, seed=1)
     check_concepts(model, [LOUD], prompts=PROMPTS[:4], how=other, cache=tmp_path)
     assert len(list(tmp_path.glob("*.json"))) == 3
+    check_concepts(model, [LOUD], prompts=PROMPTS[:3], how=how, cache=tmp_path)
+    assert len(list(tmp_path.glob("*.json"))) == 4

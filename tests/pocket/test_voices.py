@@ -181,6 +181,19 @@ def test_a_sprint_refuses(change: dict, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
+def test_the_shipped_model_goes_on_in_the_voice_it_is_given() -> None:
+    folder = pocket.model_path("voices")
+    model, tokenizer = measuring.load(folder)
+    classify = voice_measuring.voice_classifier(300, seed=4)
+    texts = {name: [told for told, _ in voices.voice_pairs(name, 6, seed=8)] for name in voices.VOICES}
+    said = measuring.complete(model, tokenizer, [t for some in texts.values() for t in some], max_new_tokens=32)
+    wanted = [name for name, some in texts.items() for _ in some]
+    right = [classify(text) == name for text, name in zip(said, wanted, strict=True) if text.strip()]
+    assert len(right) > len(wanted) / 2
+    assert sum(right) > 0.8 * len(right)
+    assert "Qwen3ForCausalLM" in (folder / "config.json").read_text()
+
+
 def test_texts_go_by_name() -> None:
     assert next(pocket.texts("voices", 1)) == next(voices.voice_text(1))
     assert next(pocket.texts("problems", 1)) == next(pocket.training_text(1))
