@@ -169,7 +169,7 @@ def auroc_interval(auroc: float, n_pos: int, n_neg: int, confidence: float = 0.9
     """
     if not 0 <= auroc <= 1 or min(n_pos, n_neg) < 1:
         raise ConfigError(f"auroc={auroc}, n_pos={n_pos}, n_neg={n_neg}", "an AUROC is within 0-1, of both classes")
-    z2, n = norm.isf((1 - confidence) / 2) ** 2, (n_pos + n_neg) / 2 - 1
+    z2, n = float(norm.isf((1 - confidence) / 2)) ** 2, (n_pos + n_neg) / 2 - 1
 
     def excess(theta: float) -> float:
         spread = theta * (1 - theta) * (1 + n * (1 - theta) / (2 - theta) + n * theta / (1 + theta)) / (n_pos * n_neg)

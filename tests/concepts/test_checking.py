@@ -19,9 +19,11 @@ from mechsteer.concepts import (
     check_concepts,
     checking,
     checks_to_markdown,
+    concept,
 )
 from mechsteer.directions import Direction
 from mechsteer.errors import ConfigError
+from mechsteer.models import load_model
 from mechsteer.models.sites import Site
 
 PROMPTS = [f"day {i}" for i in range(20)]
@@ -132,6 +134,12 @@ def test_a_vector_of_unknown_origin_is_refused() -> None:
         check_concept(None, LOUD, Direction(toys.vector()))
     with pytest.raises(ConfigError, match="counts are at least 1"):
         CheckSettings(n_random=0)
+
+
+def test_the_bundled_model_knows_to_be_formal() -> None:
+    how = CheckSettings(repeats=1, n_random=1, max_new_tokens=32)
+    (found,) = check_concepts(load_model("voices"), [concept("formal")], pooling="mean", how=how)
+    assert found.knows, found.reason
 
 
 def test_a_check_runs_on_a_model_and_is_kept(tmp_path: Path, monkeypatch) -> None:
