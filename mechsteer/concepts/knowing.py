@@ -26,7 +26,7 @@ def check_concepts(
     concepts: Sequence[Concept],
     *,
     depth: float = 0.5,
-    pooling: Pooling = "last",
+    pooling: Pooling = "mean",
     prompts: Sequence[str] = NEUTRAL,
     how: CheckSettings | None = None,
     cache: str | Path | None = None,

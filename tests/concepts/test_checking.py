@@ -138,7 +138,7 @@ def test_a_vector_of_unknown_origin_is_refused() -> None:
 
 def test_the_bundled_model_knows_to_be_formal() -> None:
     how = CheckSettings(repeats=1, n_random=1, max_new_tokens=32)
-    (found,) = check_concepts(load_model("voices"), [concept("formal")], pooling="mean", how=how)
+    (found,) = check_concepts(load_model("voices"), [concept("formal")], how=how)
     assert found.knows, found.reason
 
 

@@ -74,7 +74,7 @@ def test_what_a_vector_is_a_function_of_is_in_its_name(model, tmp_path: Path, mo
             lambda: concept_vectors(model, [ODD], 1, cache=tmp_path),
             lambda: concept_vectors(model, [LOUD], 2, cache=tmp_path),
             lambda: concept_vectors(model, [LOUD], "mlp_out@1", cache=tmp_path),
-            lambda: concept_vectors(model, [LOUD], 1, pooling="mean", cache=tmp_path),
+            lambda: concept_vectors(model, [LOUD], 1, pooling="last", cache=tmp_path),
             lambda: concept_vectors(toys.load("qwen3", seed=5), [LOUD], 1, cache=tmp_path),
         )
     ):
