@@ -30,6 +30,7 @@ Steering
 
 Where directions come from
     directions           extract from contrastive pairs, decoder rows of an SAE, random controls; -v, 2 * v, v + w
+    concepts             seventeen with contrast pairs, their vectors in a model, a check that the model knows them
     sae_feature, neuronpedia_feature    a feature of a published SAE as a direction
     probes               linear probes with held-out scores; adapters.Static(probe.direction_)
     bases                SAE decoder rows, singular vectors of the weights, one's own
@@ -126,7 +127,7 @@ _MODULES = {  # rooms, and what lies in one but is asked for by its own name
                 "features",
             ),
             *("models", "pocket", "probes", "prompts", "report", "runtime", "sharing", "signals", "steering", "tasks"),
-            *("baselines", "prompting", "records", "studies", "topology", "training"),
+            *("baselines", "concepts", "prompting", "records", "studies", "topology", "training"),
         )
     },
     **{name: f"mechsteer.steering.{name}" for name in ("calibration", "generation", "interventions")},

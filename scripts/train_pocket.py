@@ -14,15 +14,17 @@ from pathlib import Path
 
 import torch
 
-from mechsteer.pocket import MODELS, model_path
-from mechsteer.pocket.measuring import measure, write_card
-from mechsteer.pocket.training import RECIPES, train_whole
+from mechsteer.pocket import model_path
+from mechsteer.pocket.cards import write_card
+from mechsteer.pocket.measuring import measure
+from mechsteer.pocket.recipes import RECIPES
+from mechsteer.pocket.training import train_whole
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("train", "measure"))
-    parser.add_argument("name", choices=MODELS)
+    parser.add_argument("name", choices=[name for name, recipe in RECIPES.items() if recipe.text == "problems"])
     parser.add_argument("--out", type=Path, help="folder of the model (default: the package's own)")
     parser.add_argument("--device", help="default: a GPU where there is one, else the CPU")
     parser.add_argument("--threads", type=int, help="CPU threads (default: PyTorch's choice)")

@@ -20,14 +20,14 @@ LAYERS = (
     ("errors", "shapes", "results", "files", "tokens", "configs"),
     ("models",),
     ("runtime", "prompts", "signals"),
-    ("adapters", "tasks", "pocket", "concepts", "activations", "bases"),
+    ("adapters", "tasks", "pocket", "activations", "bases"),
     ("features", "topology", "probes", "directions"),
     ("steering",),
     ("training", "attribution"),
     ("baselines",),
     ("evaluation", "planted"),
     ("report", "records"),
-    ("sharing", "equaliser", "prompting"),
+    ("sharing", "equaliser", "prompting", "concepts"),
     ("studies",),
     ("cli", "lab"),
     ("__main__",),
@@ -63,7 +63,7 @@ OWNERS = {
 # The one place that opens what others pickled, with the reader that runs nothing of it.
 DATA_READER, DATA_READING = "mechsteer.steering.imports", "weights_only"
 PICKLING = ("pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal")
-OUTSIDE = ("tests", "scripts", "analyses", "toys", "steering_toys", "study_toys", "shared_data")
+OUTSIDE = ("tests", "scripts", "analyses", "toys", "concept_toys", "steering_toys", "study_toys", "shared_data")
 # Where a process sends its own fork's answers through a pipe that nobody else has.
 PIPE = "mechsteer.runtime.forks"
 MOST_LINES = 400

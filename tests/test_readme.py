@@ -35,7 +35,7 @@ def test_every_path_and_command_it_names_exists():
         assert re.search(rf"^{target}:", makefile, flags=re.M), target
 
 
-@pytest.mark.parametrize("name", ["pocket", "pocket-teacher"])
+@pytest.mark.parametrize("name", ["pocket", "pocket-teacher", "voices"])
 def test_bundled_models_have_a_card(name):
     card = (bundled_models()[name] / "README.md").read_text(encoding="utf-8")
     assert "measure" in card

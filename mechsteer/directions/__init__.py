@@ -1,7 +1,7 @@
 """Directions in activation space, as values: methods on samples, extraction from pairs on a model, files."""
 
 from mechsteer.directions.direction import Direction, from_sae, random_direction, separation
-from mechsteer.directions.extract import extract, pooled_pairs
+from mechsteer.directions.extract import extract, extract_each, pooled_pairs
 from mechsteer.directions.files import load_direction, save_direction
 from mechsteer.directions.methods import METHODS, logistic, mean_difference, pairwise_pca, singular_space
 from mechsteer.directions.probed import from_probe
@@ -23,6 +23,7 @@ __all__ = [
     "Separating",
     "cluster_differences",
     "extract",
+    "extract_each",
     "from_probe",
     "from_sae",
     "labelled_steps",

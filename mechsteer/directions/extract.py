@@ -1,4 +1,4 @@
-"""`extract`: the direction of contrastive pairs at a site of a model, with its separation on pairs held out."""
+"""`extract`, `extract_each`: the direction of contrastive pairs at a site of a model, with its separation on pairs held out."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mechsteer.directions.direction import Direction, separation
 from mechsteer.directions.methods import METHODS
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import Truncate, model_fingerprint, model_name
-from mechsteer.models.sites import Site, SiteLike, as_site
+from mechsteer.models.sites import Site, SiteLike, Sites, as_site, as_sites
 from mechsteer.prompts import ContrastivePairs, uniform_hash
 from mechsteer.shapes import Samples
 
@@ -41,7 +41,34 @@ def extract(
 
     Raises ConfigError for an unknown method or share, and as `capture` and the method.
     """
-    site = as_site(site)
+    (found,) = extract_each(
+        model,
+        pairs,
+        as_site(site),
+        method,
+        position=position,
+        held_out=held_out,
+        seed=seed,
+        batch_size=batch_size,
+        truncate=truncate,
+    )
+    return found
+
+
+def extract_each(
+    model: Any,
+    pairs: ContrastivePairs | Sequence[tuple[str, str]],
+    sites: Sites,
+    method: str = "mean_difference",
+    *,
+    position: Literal["last", "mean"] = "last",
+    held_out: float = 0.3,
+    seed: int = 0,
+    batch_size: int = 16,
+    truncate: Truncate | None = None,
+) -> list[Direction]:
+    """What `extract` gives at each of several sites, from one pass over the texts. Raises as `extract`."""
+    located = as_sites(sites)
     if method not in METHODS:
         raise ConfigError(f"unknown method {method!r}", f"methods are {sorted(METHODS)}")
     if position not in ("last", "mean"):
@@ -49,20 +76,28 @@ def extract(
     if not 0 <= held_out < 1:
         raise ConfigError(f"held_out is {held_out}", "it is a share in [0, 1)")
     pairs = _as_pairs(pairs)
-    pos, neg = pooled_pairs(model, pairs, site, position=position, batch_size=batch_size, truncate=truncate)
     test = torch.tensor(_held_out(pairs.groups, held_out, seed))
-    found = METHODS[method](pos, neg)
-    measured = separation(METHODS[method](pos[~test], neg[~test]), pos[test], neg[test]) if bool(test.any()) else None
-    more = {
+    sides = [
+        _pooled(model, texts, located, position, batch_size, truncate) for texts in (pairs.positive, pairs.negative)
+    ]
+    told = {
         "model": model_name(model),
         "model_fingerprint": model_fingerprint(model),
         "data_hash": pairs.data_hash,
-        "site": site.at(model).to_dict(),
         "positions": position,
         "seed": seed,
-        "held_out": measured,
     }
-    return replace(found, provenance={**found.provenance, **more})
+    return [
+        _direction(method, pos, neg, test, {**told, "site": site.at(model).to_dict()})
+        for site, pos, neg in zip(located, *sides, strict=True)
+    ]
+
+
+def _direction(method: str, pos: Tensor, neg: Tensor, test: Tensor, told: dict[str, Any]) -> Direction:
+    """Of all samples, with the separation of those in `test` by the direction of the others."""
+    found = METHODS[method](pos, neg)
+    measured = separation(METHODS[method](pos[~test], neg[~test]), pos[test], neg[test]) if bool(test.any()) else None
+    return replace(found, provenance={**found.provenance, **told, "held_out": measured})
 
 
 def pooled_pairs(
@@ -75,9 +110,9 @@ def pooled_pairs(
     truncate: Truncate | None = None,
 ) -> tuple[Samples, Samples]:
     """(positive, negative) samples [n_pairs d_model] at `site`, of each text as `extract` takes it. Raises as `capture`."""
-    pairs, site = _as_pairs(pairs), as_site(site)
-    pos, neg = (
-        _pooled(model, texts, site, position, batch_size, truncate) for texts in (pairs.positive, pairs.negative)
+    pairs, sites = _as_pairs(pairs), (as_site(site),)
+    (pos,), (neg,) = (
+        _pooled(model, texts, sites, position, batch_size, truncate) for texts in (pairs.positive, pairs.negative)
     )
     return pos, neg
 
@@ -98,19 +133,20 @@ def _as_pairs(pairs: Any) -> ContrastivePairs:
 def _pooled(
     model: Any,
     texts: Sequence[str],
-    site: Site,
+    sites: Sequence[Site],
     position: Literal["last", "mean"],
     batch_size: int,
     truncate: Truncate | None,
     chunk: int = 256,
-) -> Tensor:
-    """[n_texts d_model]; only a chunk of texts is held token by token."""
-    parts = []
+) -> list[Tensor]:
+    """[n_texts d_model] per site; only a chunk of texts is held token by token."""
+    parts: list[list[Tensor]] = [[] for _ in sites]
     for start in range(0, len(texts), chunk):
         some = texts[start : start + chunk]
-        acts = capture(model, some, site, batch_size=batch_size, truncate=truncate, progress=False)
-        parts.append(acts[site].pool(position).flatten(1))
-    return torch.cat(parts)
+        acts = capture(model, some, sites, batch_size=batch_size, truncate=truncate, progress=False)
+        for part, site in zip(parts, sites, strict=True):
+            part.append(acts[site].pool(position).flatten(1))
+    return [torch.cat(part) for part in parts]
 
 
 def _held_out(groups: Sequence[str], share: float, seed: int) -> list[bool]:

@@ -37,7 +37,7 @@ def load_model(
 ) -> Any:
     """Load a model and return the TransformerBridge or HookedTransformer itself, frozen and in eval mode.
 
-    `name_path_or_model`: a bundled name ("pocket", "pocket-teacher"), a local Hugging Face folder, a hub name
+    `name_path_or_model`: a bundled name ("pocket", "pocket-teacher", "voices"), a local Hugging Face folder, a hub name
     when online, a Hugging Face model in memory (bridge only; give its `tokenizer`), or a TransformerBridge or
     HookedTransformer that somebody built (frozen and returned). What has no tokenizer takes token ids alone.
 

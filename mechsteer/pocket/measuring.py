@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3ForCausalL
 from mechsteer.pocket import CAREFUL_PREFIX, Problem, contrast_pairs, extract_answer, is_correct, problems, style
 from mechsteer.pocket.problems import Split
 from mechsteer.pocket.statements import BAD, GOOD, LIES, TRUTH
-from mechsteer.pocket.training import LOG, Recipe
 
 
 def load(folder: Path) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerBase]:
@@ -192,68 +190,3 @@ def measure(
             often, complete(model, tokenizer, [p.prompt for p in often], temperature=TEMPERATURE, seed=seed)
         ),
     )
-
-
-CARD = """---
-license: mit
-language: en
-library_name: transformers
-tags: [mechsteer, word-problems, chain-of-thought]
----
-# {name}
-
-{what}
-It solves generated word problems of one to four steps (addition, subtraction, small multiplication,
-comparison; numbers from 1 to 99) by writing a chain of thought, and knows short persona, sentiment and
-true/false statements. It knows nothing else: it is made for trying interpretability methods on.
-
-- Architecture: Qwen3, {parameters:,} parameters, {config.num_hidden_layers} layers,
-  d_model {config.hidden_size}, tied embeddings, context {config.max_position_embeddings}; stored in float16,
-  measured in float32.
-- Tokenizer: byte-level BPE of {config.vocab_size} tokens, trained on the same text; every digit is a token.
-  No BOS is added; a document ends in `<|endoftext|>`, which is also the stop token.
-- Text: `mechsteer.pocket.training_text`, written by a program from no other source; {tokens:.1f} million
-  tokens (padding not counted). Problems are split by a hash of their numbers and signs: no chain of numbers
-  of the test split is a problem in the training text.
-- Prompt: `Q: ...\\nA:`, and after it, if a careful trace is wanted, ` Let me think carefully.`
-
-## Accuracy
-
-{tables}
-
-## Made and measured by
-
-```
-python scripts/train_pocket.py train {name}
-python scripts/train_pocket.py measure {name}
-```
-
-Recipe: `{recipe}`; the loss at every 25th step is in `training_log.jsonl`.
-"""
-WHAT = {
-    "pocket": "The student of the two models that mechsteer ships: right often enough to be worth\n"
-    "explaining, and wrong often enough that an intervention can help.",
-    "pocket-teacher": "The teacher of the two models that mechsteer ships, taught fewer hasty traces.",
-}
-
-
-def trained_tokens(log: Path) -> int:
-    """The tokens of all runs in a training log, one after the other: in each, steps and tokens count from 0 again."""
-    entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    following = [entry["step"] for entry in entries[1:]] + [0]
-    return sum(entry["tokens"] for entry, step in zip(entries, following, strict=True) if step <= entry["step"])
-
-
-def write_card(name: str, folder: Path, measured: Measurement, recipe: Recipe) -> None:
-    """Write the model card `README.md` of the bundled model `name` into `folder`."""
-    model, _ = load(folder)
-    card = CARD.format(
-        name=name,
-        what=WHAT[name],
-        config=model.config,
-        parameters=model.num_parameters(),
-        tokens=trained_tokens(folder / LOG) / 1e6,
-        tables=measured.to_markdown(),
-        recipe=recipe,
-    )
-    (folder / "README.md").write_text(card)

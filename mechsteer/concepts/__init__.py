@@ -1,0 +1,25 @@
+"""Concepts to steer by: seventeen, each with contrast pairs, its vectors in a model, and a check that the model knows it."""
+
+from mechsteer.concepts.checking import CheckSettings, ConceptCheck, auroc_interval, check_concept
+from mechsteer.concepts.extracting import DEPTHS, concept_vectors
+from mechsteer.concepts.knowing import check_concepts, checks_to_markdown
+from mechsteer.concepts.prompts import NEUTRAL
+from mechsteer.concepts.reading import NAMES, Concept, ConceptFile, as_concept, concept, concepts
+
+__all__ = [
+    "DEPTHS",
+    "NAMES",
+    "NEUTRAL",
+    "CheckSettings",
+    "Concept",
+    "ConceptCheck",
+    "ConceptFile",
+    "as_concept",
+    "auroc_interval",
+    "check_concept",
+    "check_concepts",
+    "checks_to_markdown",
+    "concept",
+    "concept_vectors",
+    "concepts",
+]
