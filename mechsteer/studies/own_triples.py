@@ -10,7 +10,7 @@ from mechsteer.studies.desk import Desk
 from mechsteer.studies.kept import Kept
 from mechsteer.studies.results import ReasonscoreResult, SaeResult
 
-MOST_CONTEXTS = 96  # some five hundred runs of all of them
+MOST_CONTEXTS = 48  # some five hundred runs of all of them
 
 
 def has_triples(steering: Steering) -> bool:
