@@ -106,7 +106,8 @@ class SeparationSettings:
     power: int = setting(2, "how steeply more costs", least=1)
     monotonicity_weight: float = setting(1.0, "on log-odds that do not rise with the strength; 0: none", least=0)
     personas: list[str] = setting(
-        ["an honest/a dishonest"], "positive/negative, each before every suffix, where adapter.pairs is a file of suffixes"
+        ["an honest/a dishonest"],
+        "positive/negative, each before every suffix, where adapter.pairs is a file of suffixes",
     )
     template: str = setting(
         "Pretend you are {persona} person. {suffix}", "how the two stand together: names {persona}, ends in {suffix}"

@@ -75,5 +75,7 @@ def read_pairs(
 
 def _suffix(path: Path, row: Row) -> str:
     if not isinstance(row.data, str):
-        raise malformed(path, row.line, f"a suffix is expected as in the first row, this is a {type(row.data).__name__}")
+        raise malformed(
+            path, row.line, f"a suffix is expected as in the first row, this is a {type(row.data).__name__}"
+        )
     return row.data

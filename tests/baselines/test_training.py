@@ -128,8 +128,9 @@ def test_next_token_training_makes_each_side_likelier(name):
     objective = NextToken(PAIRS)
     (part,) = objective.parts(model, (), config).train
     forwards = MethodForwards(method, model, config)
-    after = objective.terms(forwards.steered(part))
-    base = objective.terms(MethodForwards(Steered("base", model, ms.Steering([])), model, config).steered(part))
+    with torch.no_grad():
+        after = objective.terms(forwards.steered(part))
+        base = objective.terms(MethodForwards(Steered("base", model, ms.Steering([])), model, config).steered(part))
     difference = {side: float(after[side][0] - base[side][0]) for side in after}
     if name == "bipo":  # which has a loss of its own: it is the gap that grows
         return
@@ -170,6 +171,15 @@ def test_settings_are_refused_before_anything_is_trained(model, changes, message
 def test_training_without_pairs_is_refused(model):
     with pytest.raises(DataError, match="there are no pairs"):
         baselines.train(model, [], ["random"], progress=False)
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_what_needs_a_hugging_face_model_is_refused_of_another_before_anything_is_trained(name):
+    if name == "lora":
+        pytest.importorskip("peft")
+    hooked = toys.shared("llama", "hooked")
+    with pytest.raises(ConfigError, match=r"a hooked model has no plain copy(.|\n)*load it as a raw bridge"):
+        baselines.train(hooked, PAIRS, ["random", name], progress=False)
 
 
 def test_a_method_that_fails_is_left_out_and_said(model):

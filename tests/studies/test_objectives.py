@@ -119,7 +119,7 @@ def test_suffixes_of_a_file_stand_behind_personas(tmp_path):
     assert starts == {"Be a kind", "Be a mean", "Be a glad", "Be a sad"}
     ends = [{positive.partition(". ")[2] for positive, _ in part} for part in (train, dev)]
     assert not ends[0] & ends[1]
-    with pytest.raises(ConfigError, match="separation.personas holds 'an honest'"):
+    with pytest.raises(ConfigError, match=r"separation\.personas holds 'an honest'"):
         contrast(str(path), 12, SeparationSettings(personas=["an honest"]), seed=0)
 
 
