@@ -66,7 +66,7 @@ def dose_response(
     if require_balance and questions.imbalance:
         raise DataError(
             f"{questions.name} has {questions.imbalance:+d} more questions whose yes serves {questions.target!r} than "
-            "violates it: a model that always says yes would score",
+            "violates it: a model that always says yes would not score 0",
             "take as many of each: questions.balanced(), or say require_balance=False",
         )
     rows = Rows.of(questions, seed=seed, calibration=calibration)

@@ -15,21 +15,31 @@ from mechsteer.tasks.questions import Question, QuestionSet
 from mechsteer.tasks.stories import openings
 
 TARGET = "happiness"
-GLAD = (" happy", " glad", " excited", " proud", " joyful")
-SAD = (" sad", " upset", " angry", " scared", " unhappy")
-SUFFIXES = ((" She felt very", 1), (" She did not feel", -1))
+# As many as it takes for a small model of stories to say one of them in most cases: below half of the probability an
+# answer counts as none.
+GLAD = (
+    *(" happy", " glad", " excited", " proud", " joyful", " good", " great", " special", " lucky", " safe", " warm"),
+    *(" comfortable", " grateful", " thankful", " brave", " better", " cheerful", " loved", " nice", " calm"),
+)
+SAD = (
+    *(" sad", " upset", " angry", " scared", " unhappy", " bad", " lonely", " tired", " worried", " hurt", " guilty"),
+    *(" mad", " nervous", " ashamed", " embarrassed", " jealous", " envious", " hungry", " cold", " sorry"),
+    *(" afraid", " sick", " frustrated", " disappointed", " bored"),
+)
+SUFFIXES = ((" She felt very", 1), (" She did not feel very", -1))
 
 
 def sentiment_questions(
     stories: Task, n: int | None = None, *, n_words: int = 24, suffixes: Sequence[tuple[str, int]] = SUFFIXES
 ) -> QuestionSet:
-    """The first `n` stories (default: all), each cut after `n_words` words and followed by one of `suffixes` in turn.
+    """The first `n` stories (default: all), each cut where the sentence of its `n_words`-th word ends, and followed by one of
+    `suffixes` in turn.
 
     `suffixes`: (text, label +1 or −1). Raises DataError for no suffix, and for fewer than `n` stories of that length.
     """
     if not suffixes:
         raise DataError("there is no suffix", "give the half sentence that a feeling ends")
-    items = openings(stories, n_words).items
+    items = openings(stories, n_words, whole_sentences=True).items
     if len(items) < (n or 1):
         raise DataError(
             f"{len(items)} stories are longer than {n_words} words, {n or 1} were asked for",

@@ -12,6 +12,7 @@ from mechsteer.tasks.base import Item, Task, has_field, text_field, text_id
 
 FIELDS = ("prompt", "text")
 _WORD = re.compile(r"\S+")
+_END = re.compile(r"[.!?][\"'”’)]*(?=\s+\S)")  # of a sentence, with more behind it
 
 
 def is_row(row: Row) -> bool:
@@ -36,10 +37,11 @@ def item_of(row: Row, path: Path) -> Item:
     return Item(id=name, prompt=prompt, answer=None, group=str(row.data.get("group", name)), meta=rest)
 
 
-def openings(task: Task, n_words: int) -> Task:
+def openings(task: Task, n_words: int, *, whole_sentences: bool = False) -> Task:
     """The task with every prompt cut after its first `n_words` words; what followed is in `meta["continuation"]`.
 
-    Prompts that are not longer are left out: there would be nothing to continue.
+    `whole_sentences`: at the end of the sentence that the last of them is in. Prompts that are not longer are left out:
+    there would be nothing to continue.
     """
     if n_words < 1:
         raise ConfigError(f"n_words is {n_words}", "give at least 1")
@@ -47,7 +49,11 @@ def openings(task: Task, n_words: int) -> Task:
     for item in task.items:
         words = list(_WORD.finditer(item.prompt))
         if len(words) > n_words:
-            end = words[n_words - 1].end()
+            last = words[n_words - 1]
+            ends = _END.search(item.prompt, last.start()) if whole_sentences else last
+            if ends is None:
+                continue
+            end = ends.end()
             meta = {**item.meta, "continuation": item.prompt[end:]}
             items.append(replace(item, prompt=item.prompt[:end], meta=meta))
     return replace(task, items=tuple(items))

@@ -114,10 +114,16 @@ def test_statements_are_read_once_each(tmp_path: Path) -> None:
 
 
 def test_sentiment_is_asked_in_turn_with_and_without_negation() -> None:
-    items = tuple(Item(id=str(i), prompt=f"One two three {i}.", answer=None, group=str(i)) for i in range(4))
+    items = tuple(Item(id=str(i), prompt=f'One "two three!" {i}. End', answer=None, group=str(i)) for i in range(4))
     found = sentiment_questions(Task(name="s", items=items), n_words=2)
     assert [q.labels["happiness"] for q in found.questions] == [1, -1, 1, -1]
-    assert found.questions[0].prompt == "One two She felt very"
+    assert found.questions[0].prompt == 'One "two three!" She felt very'
+    assert (
+        sentiment_questions(Task(name="s", items=items), n_words=4)
+        .questions[1]
+        .prompt.startswith('One "two three!" 1. She did not feel very')
+    )
+    assert not set(found.yes) & set(found.no)
     assert " happy" in found.yes
     with pytest.raises(DataError, match="0 stories are longer than 9"):
         sentiment_questions(Task(name="s", items=items), n_words=9)
