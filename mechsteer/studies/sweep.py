@@ -29,6 +29,7 @@ from mechsteer.studies.study import complete, finish, opened, stage
 # what a machine, a model or a disk does to one run; a bug of ours is not hidden behind a row of a table
 FAILURES = (MechsteerError, RuntimeError, OSError, MemoryError)
 LONGEST = 120  # characters of a folder's name
+MANY_SITES = 4  # that a table names no more one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ def headline(run: Run, until: str | None) -> dict[str, Any]:
     row: dict[str, Any] = {}
     if results.train is not None:
         choice = results.train.choice
-        row |= {"site": " ".join(choice.chosen.sites), "coeff": choice.chosen.coeff, "KL": choice.strengths.kl}
+        row |= {"site": sites_in_short(choice.chosen.sites), "coeff": choice.chosen.coeff, "KL": choice.strengths.kl}
     if results.evaluate is not None and (main := results.evaluate.evaluation.primary) is not None:
         row |= {"base": main.base_score, "adapter": main.treated_score, "difference": main.difference.value}
         row |= {"low": main.difference.low, "high": main.difference.high, "p": main.p_value}
@@ -131,6 +132,15 @@ def headline(run: Run, until: str | None) -> dict[str, Any]:
         row |= {"effect": own.effect.value, "rho": own.rho, "delta NLL": own.delta_nll, "gain": own.gain}
         row |= {"valid": own.at(1.0).valid, "values shifted": own.breadth}
     return row
+
+
+def sites_in_short(sites: Sequence[str]) -> str:
+    """At most three by name.
+
+    >>> sites_in_short(["resid_post@3"]), sites_in_short(["q_out@1", "k_out@1", "q_out@2", "k_out@2"])
+    ('resid_post@3', '4 sites, q_out@1 to k_out@2')
+    """
+    return " ".join(sites) if len(sites) < MANY_SITES else f"{len(sites)} sites, {sites[0]} to {sites[-1]}"
 
 
 def write_table(

@@ -17,7 +17,8 @@ MOST_VALUES = 40  # rows of side effects
 def dose(result: DoseResponse) -> list[Section]:
     """All that is known of every method, and the caption that the data give."""
     blocks: list[Block] = [Text(in_words(result))]
-    blocks.append(Table([_row(method) for method in result.methods], caption=caption(result)))
+    blocks.append(Table([_row(method) for method in result.methods], caption="One row per method"))
+    blocks.append(Note(f"{caption(result)}."))  # a caption is as wide as its table, which is wider than the page
     blocks += [Note(text, "warning") for text in warnings_of(result)]
     blocks.append(curves(result))
     beside = against_loss(result)
