@@ -69,8 +69,8 @@ def trained(model: Any) -> tuple[torch.Tensor, float]:
     result = fit(model, iv, samples, FitConfig(lr=0.05, epochs=3, seed=0), progress=False)
     assert torch.equal(before, logits(model, torch.arange(5, 29)[None])), "no hook is left on"
     (fitted,) = writing(result.steering)
-    adapter, train = fitted.adapter, result.history[-1].train
-    assert isinstance(adapter, ms.adapters.Static)
+    adapter: Any = fitted.adapter
+    train = result.history[-1].train
     assert train is not None
     return adapter.vector.detach().float().cpu(), train["loss"]
 
