@@ -9,7 +9,7 @@ from mechsteer.baselines.prefix import persona_prefixes
 from mechsteer.baselines.repeng import pca_diff
 from mechsteer.baselines.s_space import oriented_delta
 from mechsteer.baselines.setup import Loss, Setup
-from mechsteer.baselines.training import METHODS, train
+from mechsteer.baselines.training import METHODS, check_methods, train
 
 __all__ = [
     "METHODS",
@@ -22,6 +22,7 @@ __all__ = [
     "Scaled",
     "Setup",
     "Steered",
+    "check_methods",
     "oriented_delta",
     "pca_diff",
     "persona_prefixes",

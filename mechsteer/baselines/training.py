@@ -20,6 +20,7 @@ from mechsteer.baselines.vectors import by_chance, by_means, by_pca
 from mechsteer.baselines.with_peft import KINDS, require_peft
 from mechsteer.errors import ConfigError, DataError, MechsteerError, MechsteerWarning, closest
 from mechsteer.models.modules import map_module
+from mechsteer.models.plain import require_plain
 from mechsteer.models.sites import Site
 from mechsteer.prompts import ContrastivePairs
 from mechsteer.steering.singular import DEFAULT_MAPS, adapter_layers, loss_layer, singular_steering
@@ -71,10 +72,10 @@ def train(
     vectors, prompting and BiPO do not ask. `layers`, `maps`: of all (default: those of `singular_steering` that stand alone
     in the architecture). `config.lr` None: each method's own.
 
-    Raises ConfigError for an unknown name, one that PEFT does not have, and for settings, DataError for no pairs, before anything is trained. A
-    method that fails is left out, with a MechsteerWarning that says why; where none is left, it is an error.
+    Raises what `check_methods` does, ConfigError for settings, DataError for no pairs, before anything is trained. A method
+    that fails is left out, with a MechsteerWarning that says why; where none is left, it is an error.
     """
-    _refuse_unknown(methods)
+    check_methods(model, methods)
     if not len(pairs):
         raise DataError("there are no pairs", "pass at least one pair of texts")
     pairs = pairs if isinstance(pairs, ContrastivePairs) else ContrastivePairs(*map(list, zip(*pairs, strict=True)))
@@ -106,7 +107,10 @@ def train(
     return made
 
 
-def _refuse_unknown(methods: Iterable[str]) -> None:
+def check_methods(model: Any, methods: Iterable[str]) -> None:
+    """Raises ConfigError for no methods, an unknown one, one of PEFT's where it is not installed or has no such method, and
+    for those and full fine-tuning where the model is no raw bridge, which alone has a Hugging Face model to put them into.
+    """
     names = [methods] if isinstance(methods, str) else list(methods)
     if isinstance(methods, str) or not names:
         raise ConfigError(f"methods are {methods!r:.80}", f"give a list of some of {list(METHODS)}")
@@ -118,6 +122,8 @@ def _refuse_unknown(methods: Iterable[str]) -> None:
     for name in (name for name in names if name in KINDS):
         require_peft()
         KINDS[name].config()
+    if any(name in KINDS or name == "full" for name in names):
+        require_plain(model)
 
 
 def _index(model: Any, layer: int | float) -> int:

@@ -72,7 +72,8 @@ class AdapterSettings:
     )
     pairs: str = setting(
         "honest",
-        "separation: pocket's pairs honest | happy | true, or a file of rows with positive and negative texts",
+        "separation: pocket's pairs honest | happy | true, or a file: rows with positive and negative texts, or suffixes "
+        "behind separation.personas",
         contents=True,
     )
     group: int = setting(8, "reinforce: answers sampled to each problem in every epoch", least=2)
@@ -97,13 +98,20 @@ class AdapterSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class SeparationSettings:
-    """The loss of adapter.objective=separation."""
+    """The loss of adapter.objective=separation, and the personas before the suffixes of a file."""
 
     loss: str = setting("log_sigmoid", "of the separation: log_sigmoid | raw", choices=("log_sigmoid", "raw"))
     coherence_weight: float = setting(1.0, "on tokens that lost likelihood beyond the tolerance; 0: none", least=0)
     tolerance: float = setting(0.2, "nats that a token may lose", least=0)
     power: int = setting(2, "how steeply more costs", least=1)
     monotonicity_weight: float = setting(1.0, "on log-odds that do not rise with the strength; 0: none", least=0)
+    personas: list[str] = setting(
+        ["an honest/a dishonest"],
+        "positive/negative, each before every suffix, where adapter.pairs is a file of suffixes",
+    )
+    template: str = setting(
+        "Pretend you are {persona} person. {suffix}", "how the two stand together: names {persona}, ends in {suffix}"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,22 +10,27 @@ from torch import nn
 from mechsteer.errors import ConfigError
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.load import load_model
-from mechsteer.models.twin import twin_of
+from mechsteer.models.twin import Twin, twin_of
+
+
+def require_plain(model: Any) -> Twin:
+    """The model's twin. Raises ConfigError for what is no raw bridge of a Hugging Face model, or has hooks of others on it."""
+    twin = twin_of(model)
+    if twin is None:
+        raise ConfigError(
+            f"a {backend_of(model).kind} model has no plain copy that PEFT or full fine-tuning could change",
+            "load it as a raw bridge (mechsteer.load_model(name), backend=bridge), fold nothing in, and take hooks off",
+        )
+    return twin
 
 
 def plain_copy(model: Any, *, shares_memory: bool = True) -> Any:
     """A frozen Hugging Face model with eager attention and the bridge's weights.
 
     Its parameters are objects of its own: replacing one leaves the bridge as it is. With `shares_memory` they lie in the
-    bridge's memory, so nothing may write into them in place. Raises ConfigError for what is no raw bridge of a Hugging
-    Face model, or has hooks of others on it.
+    bridge's memory, so nothing may write into them in place. Raises as `require_plain`.
     """
-    twin = twin_of(model)
-    if twin is None:
-        raise ConfigError(
-            f"a {backend_of(model).kind} model has no plain copy",
-            "load it as a raw bridge, mechsteer.load_model(name), fold nothing in, and take hooks off",
-        )
+    twin = require_plain(model)
     made: dict[int, Any] = {}
     for tensor in (*twin.hf.parameters(), *twin.hf.buffers()):
         value = tensor.detach() if shares_memory else tensor.detach().clone()

@@ -3,7 +3,7 @@
 from mechsteer.prompts.chat import chat_prompts, chat_texts, chat_tokens
 from mechsteer.prompts.files import Row, field_of, malformed, read_files, read_rows, read_text, why_not_json
 from mechsteer.prompts.fitting import FITS, Fit, fitted
-from mechsteer.prompts.personas import persona_pairs
+from mechsteer.prompts.personas import persona_pairs, read_pairs
 from mechsteer.prompts.sets import ContrastivePairs, PromptSet
 from mechsteer.prompts.splits import Fractions, Part, split_of, uniform_hash
 from mechsteer.prompts.tables import is_dataset, is_dataset_folder
@@ -26,6 +26,7 @@ __all__ = [
     "malformed",
     "persona_pairs",
     "read_files",
+    "read_pairs",
     "read_rows",
     "read_text",
     "split_of",

@@ -6,10 +6,14 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from mechsteer.errors import DataError
+from mechsteer.prompts.files import Row, malformed, read_files
 from mechsteer.prompts.sets import ContrastivePairs
 
 TEMPLATE = "Pretend you are {persona} person. {suffix}"
@@ -51,3 +55,27 @@ def persona_pairs(
         return [template.replace("{persona}", pair[i]).removesuffix("{suffix}") + end for pair, end in drawn]
 
     return ContrastivePairs(side(0), side(1), groups=[end for _, end in drawn])
+
+
+def read_pairs(
+    path: str | os.PathLike[str] | Any, personas: Sequence[tuple[str, str]] = (), *, template: str = TEMPLATE
+) -> ContrastivePairs:
+    """Pairs of a file (see `read_rows`): rows with positive and negative texts, or suffixes behind every persona.
+
+    Suffixes are plain texts, as the lists of vgel/repeng's notebooks are; blank ones and repeats are left out. Raises
+    DataError naming file and line of what is neither, and for suffixes without personas.
+    """
+    rows = [(file, row) for file, some in read_files(path) for row in some]
+    if not isinstance(rows[0][1].data, str):
+        return ContrastivePairs.read(path)
+    if not personas:
+        raise DataError(f"{path} holds suffixes, and there are no personas", "give (positive, negative) ones")
+    return persona_pairs(personas, [_suffix(*where) for where in rows], template=template)
+
+
+def _suffix(path: Path, row: Row) -> str:
+    if not isinstance(row.data, str):
+        raise malformed(
+            path, row.line, f"a suffix is expected as in the first row, this is a {type(row.data).__name__}"
+        )
+    return row.data

@@ -27,6 +27,7 @@ from mechsteer.studies.contexts import Contexts, contexts
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.features import seen_in_words
 from mechsteer.studies.kept import Kept
+from mechsteer.studies.own_triples import MOST_CONTEXTS, has_triples, in_own_triples
 from mechsteer.studies.problems import Problems
 from mechsteer.studies.results import (
     AttributeResult,
@@ -53,15 +54,18 @@ def attribute(
 ) -> AttributeResult:
     """The adapter in SAE features, singular directions and logits; effect shares, sufficiency and necessity.
 
-    Of a steering at several sites it is the last one in the residual stream that is attributed, given the others.
+    Of a steering at several sites it is the last one in the residual stream that is attributed, given the others; singular
+    adapters of one that writes nowhere there in their own triples.
     """
     kept, problems, model = Kept(desk), Problems(desk, traces.metric), desk.model
     steering, how = kept.steering(), desk.settings.attribute
-    seen = contexts(desk, kept, problems, how.n_prompts)
     site = stream_site(model, steering)
+    by_triples = site is None and has_triples(steering)
+    seen = contexts(desk, kept, problems, min(how.n_prompts, MOST_CONTEXTS) if by_triples else how.n_prompts)
     result = AttributeResult(site=site or train.site, n_prompts=len(seen.prompts), metric=seen.named)
     if site is None:
-        return replace(result, not_read="the adapter does not write into the residual stream")
+        found = in_own_triples(desk, kept, steering, seen, sae, reasonscore) if by_triples else None
+        return replace(result, not_read="the adapter does not write into the residual stream", triples=found)
     d = deltas(model, steering, seen.prompts, continuations=seen.continuations)
     into, out_of = downstream(desk, site), singular(model, maps=("o", "down"), layers=[site.layer], side="left")
     written, down = one_map(out_of)

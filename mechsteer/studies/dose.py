@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mechsteer.baselines import METHODS, Method, Steered
+from mechsteer.baselines import Method, Steered, check_methods
 from mechsteer.baselines import train as train_rivals
 from mechsteer.configs.schema import Settings
-from mechsteer.errors import ConfigError, MechsteerError, MechsteerWarning, closest
+from mechsteer.errors import ConfigError, MechsteerError, MechsteerWarning
 from mechsteer.evaluation import DoseResponse, dose_response
 from mechsteer.evaluation.dose import coefficients
 from mechsteer.files.commits import commit
 from mechsteer.studies.desk import Desk
 from mechsteer.studies.falsify import neutral
 from mechsteer.studies.kept import Kept
-from mechsteer.studies.objectives import contrast
+from mechsteer.studies.objectives import check_pairs, contrast
 from mechsteer.studies.results import DoseResult, TrainResult
 from mechsteer.tasks import load_questions
 from mechsteer.tasks.asking import POCKET
@@ -56,14 +56,12 @@ def dose(desk: Desk, train: TrainResult) -> DoseResult:
     return DoseResult(response=found, neutral=told, left_out=left_out)
 
 
-def check_dose(settings: Settings) -> None:
-    """Raises ConfigError for rivals that nobody knows, questions that are not there, and a sweep without −1, 0 and 1."""
+def check_dose(settings: Settings, model: Any) -> None:
+    """Raises ConfigError for rivals that nobody knows or this model cannot have, pairs and questions that are not there, and
+    a sweep without −1, 0 and 1."""
     how = settings.dose
-    for name in how.methods:
-        if name not in METHODS:
-            raise ConfigError(
-                f"dose.methods holds {name!r}", f"closest are {closest(name, METHODS)}; all: {list(METHODS)}"
-            )
+    check_methods(model, how.methods)
+    check_pairs(settings)
     if len(set(how.methods)) < len(how.methods):
         raise ConfigError(f"dose.methods are {how.methods}", "name each once")
     if how.data not in POCKET and not Path(how.data).exists():
@@ -74,7 +72,8 @@ def check_dose(settings: Settings) -> None:
 def _rivals(desk: Desk, names: Sequence[str]) -> tuple[list[Method], dict[str, str]]:
     """(those that could be made, why the others could not)."""
     how, adapter = desk.settings.dose, desk.settings.adapter
-    pairs = contrast(adapter.pairs, adapter.n_samples, seed=desk.seed("pairs"))[0] if names else []
+    told = desk.settings.separation
+    pairs = contrast(adapter.pairs, adapter.n_samples, told, seed=desk.seed("pairs"))[0] if names else []
     config = FitConfig(lr=how.lr, epochs=how.epochs, schedule="one_cycle")
     options: dict[str, Any] = {
         "loss": how.loss,

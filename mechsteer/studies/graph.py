@@ -35,6 +35,7 @@ SCORED = ("batch_size", "positive", "negative", "normalise")  # how answers to t
 _TRIED = tuple(f"attribute.{key}" for key in ("nulls", "nulls_run", "outcome_k", "outcome_nulls"))
 _ATTRIBUTED = tuple(f"attribute.{key}" for key in ("n_prompts", "k", "folds", "nulls", "nulls_run", "integrated"))
 
+_PERSONAS = ("separation.personas", "separation.template")
 _STEERED_BY = ("traces", "capture", "sae", "reasonscore")
 _HOW_FEATURES = ("feature.mode", "feature.gamma", "feature.scope")
 
@@ -178,7 +179,7 @@ STAGES: dict[str, Declaration] = {
     "dose": Declaration(
         about="the adapter and rivals over a sweep of strengths, on questions answered yes or no; a study leaves it out",
         reads=("train",),
-        keys=("seed", "batch_size", "adapter.pairs", "adapter.n_samples", "dose"),
+        keys=("seed", "batch_size", "adapter.pairs", "adapter.n_samples", *_PERSONAS, "dose"),
         writes=("dose",),
         steers=True,
         on_request=True,

@@ -13,7 +13,7 @@ from mechsteer.configs.schema import AdapterSettings, SeparationSettings, Settin
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.models import Vocabulary, backend_of, load_model
 from mechsteer.pocket import CONTRASTS, contrast_pairs
-from mechsteer.prompts import ContrastivePairs
+from mechsteer.prompts import ContrastivePairs, read_pairs
 from mechsteer.runtime.batches import Sample
 from mechsteer.steering.generation import default_stop_tokens
 from mechsteer.studies.desk import Desk
@@ -106,7 +106,7 @@ def material(desk: Desk, kept: Kept, problems: Problems) -> Material:
     """The training data of `adapter.objective`. Raises DataError where there is nothing to train on."""
     how, settings = desk.settings.adapter, desk.settings
     if how.objective == "separation":
-        train, dev = contrast(how.pairs, how.n_samples, seed=desk.seed("pairs"))
+        train, dev = contrast(how.pairs, how.n_samples, settings.separation, seed=desk.seed("pairs"))
         beside: dict[str, Any] = {"teaching": settings.teacher, "teacher": None, "cache": None}
         return Material(how=how, **beside, train=train, dev=dev, neutral=[], problems=problems)
     teacher, cache = None, None
@@ -159,22 +159,45 @@ def check_teacher(settings: Settings, model: Any) -> None:
     require_same_vocabulary(model, Vocabulary.of_name(name))
 
 
-def contrast(pairs: str, most: int, *, seed: int) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+def contrast(
+    pairs: str, most: int, how: SeparationSettings, *, seed: int
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
     """(training pairs, at most `most`; dev pairs, at most N_DEV) of pocket's contrasts by name or a file, by group.
 
-    Raises DataError where a side is left empty, and for a file that cannot be read.
+    Raises DataError where a side is left empty, and for a file that cannot be read, ConfigError for odd personas.
     """
     if pairs in CONTRASTS:
         drawn = contrast_pairs(pairs, min(most + N_DEV, _MOST), seed)
         found = ContrastivePairs(*zip(*drawn, strict=True))
     else:
-        found = ContrastivePairs.read(pairs).dedupe()
+        found = read_pairs(pairs, _personas(how.personas), template=how.template).dedupe()
     parts = found.split((0.75, 0.25, 0.0), seed=0)
     if "train" not in parts or "dev" not in parts:
         raise DataError(
             f"{len(found)} pairs of {pairs} are too few to hold some out", "give more pairs, or more groups"
         )
     return list(parts["train"])[:most], list(parts["dev"])[:N_DEV]
+
+
+def _personas(entries: Sequence[str]) -> list[tuple[str, str]]:
+    """(positive, negative) of each "positive/negative"."""
+    for entry in entries:
+        if entry.count("/") != 1:
+            raise ConfigError(f"separation.personas holds {entry!r:.80}", "write positive/negative: an honest/a lying")
+    return [(positive.strip(), negative.strip()) for positive, negative in (entry.split("/") for entry in entries)]
+
+
+def check_pairs(settings: Settings) -> None:
+    """Raise ConfigError or DataError where adapter.pairs holds no pairs."""
+    pairs = settings.adapter.pairs
+    if pairs in CONTRASTS:
+        return
+    if not Path(pairs).exists():
+        raise ConfigError(
+            f"adapter.pairs is {pairs!r}: neither one of pocket's contrasts nor a file",
+            f"choose one of {list(CONTRASTS)}, or give a file of rows with positive and negative, or of suffixes",
+        )
+    contrast(pairs, settings.adapter.n_samples, settings.separation, seed=0)
 
 
 def check_objective(settings: Settings) -> None:
@@ -187,12 +210,8 @@ def check_objective(settings: Settings) -> None:
             f"adapter.objective is reinforce, and answers to {data} are not verified (metric={settings.metric})",
             "rewards are verified answers: give problems that have some, or adapter.objective=cross_entropy",
         )
-    pairs = settings.adapter.pairs
-    if objective == "separation" and pairs not in CONTRASTS and not Path(pairs).exists():
-        raise ConfigError(
-            f"adapter.pairs is {pairs!r}: neither one of pocket's contrasts nor a file",
-            f"choose one of {list(CONTRASTS)}, or give a file of rows with positive and negative",
-        )
+    if objective == "separation":
+        check_pairs(settings)
     if objective == "multiple_choice" and (is_ready_made(data) or not load_task(data, 1, split="train").has_options):
         raise ConfigError(
             f"adapter.objective is multiple_choice, and the problems of {data} have no options",

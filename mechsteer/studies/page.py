@@ -26,6 +26,7 @@ from mechsteer.report.sections import (
     probes,
     readings,
     shapes,
+    singular,
     sweeps,
     training,
     trajectories,
@@ -360,6 +361,8 @@ def topology_sections(result: TopologyResult) -> list[Section]:
 
 def attribute_sections(result: AttributeResult) -> list[Section]:
     """What the adapter is made of."""
+    if result.triples is not None:
+        return singular.singular(result.triples, metric=result.metric, unit="nats")
     if result.not_read:
         return [Section("What the adapter is made of", [Note(f"Not read: {result.not_read}.")])]
     return readings.made_of(

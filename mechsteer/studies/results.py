@@ -9,7 +9,13 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from mechsteer.attribution import Attribution, EffectAttribution, LogitAttribution, PathAttribution
+from mechsteer.attribution import (
+    Attribution,
+    EffectAttribution,
+    LogitAttribution,
+    PathAttribution,
+    SingularAttribution,
+)
 from mechsteer.attribution.facts import DirectionFacts
 from mechsteer.evaluation import (
     DoseResponse,
@@ -237,6 +243,8 @@ class AttributeResult(Result):
     facts: dict[str, dict[int, DirectionFacts]] = field(default_factory=dict)
     not_read: str = ""
     """why there are no readings in the directions of the residual stream"""
+    triples: SingularAttribution | None = None
+    """of singular adapters, which write none of these: in their own singular triples"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,7 +134,7 @@ def check(run: Run) -> None:
         untrained(place, model, how.kind, how.args, TokenScope.all(), seed=0)
     observations(model, settings.observers)
     check_sampling(settings)
-    dose.check_dose(settings)
+    dose.check_dose(settings, model)
     if settings.sae.path is None and settings.sae.k > settings.sae.d_sae:
         raise ConfigError(
             f"sae.k is {settings.sae.k}, more than sae.d_sae has features ({settings.sae.d_sae})",

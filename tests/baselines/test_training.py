@@ -172,6 +172,15 @@ def test_training_without_pairs_is_refused(model):
         baselines.train(model, [], ["random"], progress=False)
 
 
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_what_needs_a_hugging_face_model_is_refused_of_another_before_anything_is_trained(name):
+    if name == "lora":
+        pytest.importorskip("peft")
+    hooked = toys.shared("llama", "hooked")
+    with pytest.raises(ConfigError, match=r"a hooked model has no plain copy(.|\n)*load it as a raw bridge"):
+        baselines.train(hooked, PAIRS, ["random", name], progress=False)
+
+
 def test_a_method_that_fails_is_left_out_and_said(model):
     one = PAIRS[:1]
     with pytest.warns(MechsteerWarning, match="repeng is left out: 1 pairs have no principal axis"):

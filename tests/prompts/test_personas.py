@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+from shared_data import data_file
 
 from mechsteer.errors import DataError
-from mechsteer.prompts import persona_pairs
+from mechsteer.prompts import persona_pairs, read_pairs
 
 PERSONAS = [("an honest", "a lying"), ("a truthful", "a dishonest")]
 SUFFIXES = ["The moon", "I can {see}", "", "The moon", "Two and two"]
@@ -37,3 +40,27 @@ def test_what_makes_no_pair_is_refused():
     ):
         with pytest.raises(DataError, match=message):
             persona_pairs(*arguments, **options)
+
+
+def test_a_file_of_suffixes_stands_behind_every_persona(tmp_path):
+    """As vgel/repeng keeps them: a list of texts, one of them empty."""
+    path = tmp_path / "suffixes.json"
+    path.write_text(json.dumps(SUFFIXES))
+    assert read_pairs(path, PERSONAS) == persona_pairs(PERSONAS, SUFFIXES)
+    path.with_suffix(".txt").write_text("The moon\n\nTwo and two\n")
+    told = read_pairs(path.with_suffix(".txt"), PERSONAS[:1], template="[INST] Be {persona} one. [/INST] {suffix}")
+    assert told[0][0].startswith("[INST] Be an honest one. [/INST] ")
+    assert set(told.groups) == {"The moon", "Two and two"}
+    with pytest.raises(DataError, match="holds suffixes, and there are no personas"):
+        read_pairs(path)
+    path.write_text('["The moon",\n {"text": "The sun"}]')
+    with pytest.raises(DataError, match=r"line 2: a suffix is expected as in the first row, this is a dict"):
+        read_pairs(path, PERSONAS)
+    path.write_text(json.dumps([{"positive": "I love rain", "negative": "I hate rain"}]))
+    assert read_pairs(path, PERSONAS)[0] == ("I love rain", "I hate rain")
+
+
+@pytest.mark.parametrize("name", ["all_truncated_outputs", "code_questions", "reasoning", "true_facts"])
+def test_suffixes_of_repeng_are_read(name):
+    pairs = read_pairs(data_file(f"repeng/{name}.json"), PERSONAS)
+    assert len(pairs) == 2 * len(set(pairs.groups)) > 100

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pandas as pd
 import pytest
 from study_toys import TEXTS, prompts_file, stage_result
@@ -66,11 +68,32 @@ def test_settings_that_make_no_table_are_refused(run, capsys) -> None:
     assert cli.main(["dose", f"out={run}", "dose.methods=[random]", "dose.rank=0"]) == 2
     assert "dose.rank is 0" in capsys.readouterr().err
     assert cli.main(["dose", f"out={run}", "dose.methods=[s_spice]"]) == 2
-    assert "dose.methods holds 's_spice'" in capsys.readouterr().err
+    assert "there is no method 's_spice'" in capsys.readouterr().err
     assert cli.main(["dose", f"out={run}", "dose.coeffs=[0,1]"]) == 2
     assert "with each c its -c" in capsys.readouterr().err
     assert cli.main(["dose", f"out={run}", "dose.data=nowhere.csv"]) == 2
     assert "'nowhere.csv': no file" in capsys.readouterr().err
+
+
+def test_peft_without_it_without_the_method_or_on_another_backend_is_refused_at_once(
+    run, tmp_path, monkeypatch, capsys
+) -> None:
+    def refused(*options) -> str:
+        assert cli.main(["dose", *options]) == 2
+        told = capsys.readouterr().err
+        assert "Traceback" not in told
+        assert told.count("error:") == 1
+        return told
+
+    pytest.importorskip("peft")
+    assert "has no ETHER" in refused(f"out={run}", "dose.methods=[random,ether]")
+    anew = f"out={tmp_path / 'run'}"
+    assert "a hooked model has no plain copy" in refused(anew, "backend=hooked", "dose.methods=[lora]")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    told = refused(anew, "dose.methods=[lora]")
+    assert "PEFT is not installed" in told
+    assert 'pip install "mechsteer[peft]"' in told
+    assert not (tmp_path / "run").exists()
 
 
 def test_ablations_change_one_key_at_a_time_with_every_seed() -> None:

@@ -9,8 +9,9 @@ import pytest
 from study_toys import SMALL, prompts_file, stage_result
 
 from mechsteer import cli
+from mechsteer.configs.schema import SeparationSettings
 from mechsteer.configs.settings import resolve
-from mechsteer.errors import DataError
+from mechsteer.errors import ConfigError, DataError
 from mechsteer.steering import read_header
 from mechsteer.studies.objectives import contrast
 from mechsteer.studies.places import layers_tried
@@ -99,13 +100,27 @@ def test_pairs_of_a_file_are_split_by_group(tmp_path):
     path = tmp_path / "pairs.jsonl"
     rows = [{"positive": f"I love {i}; {i % 5}", "negative": f"I hate {i}; {i % 5}"} for i in range(40)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    train, dev = contrast(str(path), 20, seed=0)
+    train, dev = contrast(str(path), 20, SeparationSettings(), seed=0)
     assert len(train) == 20
     assert len(dev) > 0
     assert not set(train) & set(dev)
     path.write_text(json.dumps(rows[0]) + "\n")
     with pytest.raises(DataError, match=r"1 pairs of .* are too few to hold some out"):
-        contrast(str(path), 20, seed=0)
+        contrast(str(path), 20, SeparationSettings(), seed=0)
+
+
+def test_suffixes_of_a_file_stand_behind_personas(tmp_path):
+    path = tmp_path / "suffixes.json"
+    path.write_text(json.dumps([f"The number {i} is" for i in range(30)] + [""]))
+    how = SeparationSettings(personas=["a kind/a mean", "a glad / a sad"], template="Be {persona} one. {suffix}")
+    train, dev = contrast(str(path), 12, how, seed=0)
+    assert len(train) == 12
+    starts = {text.split(" one. ")[0] for pair in (*train, *dev) for text in pair}
+    assert starts == {"Be a kind", "Be a mean", "Be a glad", "Be a sad"}
+    ends = [{positive.partition(". ")[2] for positive, _ in part} for part in (train, dev)]
+    assert not ends[0] & ends[1]
+    with pytest.raises(ConfigError, match=r"separation\.personas holds 'an honest'"):
+        contrast(str(path), 12, SeparationSettings(personas=["an honest"]), seed=0)
 
 
 @pytest.mark.parametrize(
