@@ -29,7 +29,11 @@ def _rivals(where: str, prefix: str) -> tuple[Claim, ...]:
     return (
         _more(f"{prefix}mean difference", f"{where} moves more than the mean difference", "adapter - mean difference"),
         _more(f"{prefix}prompting", f"{where} moves more than prompting", "adapter - prefix"),
-        _more(f"{prefix}LoRA", f"{where} moves more than LoRA of its rank on the same loss", "adapter - LoRA"),
+        _more(
+            f"{prefix}LoRA",
+            f"{where} moves more than LoRA of its rank on the same loss",
+            "adapter - LoRA, each at the best of three rates on the other seeds",
+        ),
         _more(
             f"{prefix}chance",
             f"{where} moves more than what is random",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,13 +31,18 @@ SINGLE = {name: Make(name=f"{name} alone", maps=(name,)) for name in ("q", "k", 
 LATER = tuple(Make(name=f"loss at N - {3 - i}", later=i) for i in (1, 2))
 PATIENT = Make(name="margin 2, long", margin=2.0, longer=4)
 SMALL = Make(name="small angles", options={"theta_max": math.pi / 12})
-MEANS, PCA, S_SPACE, LORA, PROMPT = (
-    Make(name=name, baseline=name) for name in ("mean_difference", "pairwise_pca", "s_space", "lora", "prompting")
+BETWEEN = (2.5, 3.0)  # where vectors stop being answered, or lose what is compared at
+MEANS, PCA = (Make(name=name, baseline=name, finer=BETWEEN) for name in ("mean_difference", "pairwise_pca"))
+S_SPACE, LORA, PROMPT = (Make(name=name, baseline=name) for name in ("s_space", "lora", "prompting"))
+RATES = {"a third": 1 / 3, "a tenth": 0.1}
+OWN_SLOWER, LORA_SLOWER = (
+    tuple(replace(make, name=f"{make.name}, {name} of the rate", rate=rate) for name, rate in RATES.items())
+    for make in (OWN, LORA)
 )
 N_DRAWS = 2
-RANDOM = tuple(Make(name=f"random direction {i}", baseline="random", draw=i) for i in range(N_DRAWS))
+RANDOM = tuple(Make(name=f"random direction {i}", baseline="random", draw=i, finer=BETWEEN) for i in range(N_DRAWS))
 UNTRAINED = tuple(Make(name=f"untrained {i}", init=0.3, draw=i) for i in range(N_DRAWS))
-CORE = (OWN, *SIDES, MULT, MEANS, LORA, PROMPT, *RANDOM, *UNTRAINED)
+CORE = (OWN, *OWN_SLOWER, *SIDES, MULT, MEANS, LORA, *LORA_SLOWER, PROMPT, *RANDOM, *UNTRAINED)
 """What the story model is asked for, too."""
 EVERY = (*CORE, PCA, S_SPACE, SAMPLEWISE, BEFORE, AFTER, *SINGLE.values(), *LATER, PATIENT, SMALL)
 
@@ -69,6 +75,20 @@ def mean_of(makes: Sequence[Make], asked: str = "") -> OfSeed:
     return of
 
 
+def tuned(makes: Sequence[Make]) -> OfSeed:
+    """Of each seed that of the makes which has the largest mean effect on the other seeds."""
+
+    def of(shop: Workshop, seed: int) -> tuple[Swept, Rows]:
+        others = [other for other in shop.seeds if other != seed] or [seed]
+
+        def elsewhere(make: Make) -> float:
+            return float(np.mean([told(*equal(make)(shop, other), 10).value for other in others]))
+
+        return equal(max(makes, key=elsewhere))(shop, seed)
+
+    return of
+
+
 def level(shops: Sequence[Workshop], of: OfSeed) -> float:
     """Mean effect over preferences and seeds."""
     return float(np.mean([told(*of(shop, seed), 10).value for shop in shops for seed in shop.seeds]))
@@ -91,12 +111,13 @@ def rivals(shops: Sequence[Workshop], prefix: str) -> Findings:
         told_null = f"{make.name}: {level(shops, equal(make)):.2f}; {null}"
         return differences(shops, own, equal(make), told_null)
 
+    every_rate, lora = tuned((OWN, *OWN_SLOWER)), tuned((LORA, *LORA_SLOWER))
     side, named = strongest(shops, {make.name: equal(make) for make in SIDES})
     random, chosen = strongest(shops, chance)
     return {
         f"{prefix}mean difference": than(MEANS),
         f"{prefix}prompting": than(PROMPT),
-        f"{prefix}LoRA": than(LORA),
+        f"{prefix}LoRA": differences(shops, every_rate, lora, f"lora: {level(shops, lora):.2f}; {null}"),
         f"{prefix}chance": differences(shops, own, random, chosen),
         f"{prefix}V alone": differences(shops, own, side, f"{named}; {null}"),
         f"{prefix}add": than(MULT),

@@ -31,7 +31,8 @@ class Make:
 
     `later`: at how many layers above the default one the loss is measured. `layers`: the adapters' (default: its own).
     `longer`: times as many epochs. `init`: of parameters that stay as they were drawn, where nothing is trained. `draw`:
-    which of several random ones.
+    which of several random ones. `rate`: times the learning rate of the settings. `finer`: coefficients that are swept beside those
+    of the settings, and their opposites.
     """
 
     name: str
@@ -45,6 +46,8 @@ class Make:
     longer: int = 1
     init: float = 0.0
     draw: int = 0
+    rate: float = 1.0
+    finer: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,7 +131,7 @@ class Workshop:
             drawn = self.of.pairs[self.of.prompted](s["n_pairs"], seed)
         chance = seed + FAR * make.draw
         epochs, half = s["epochs"] * make.longer, len(drawn) // 2 * 2  # of all texts: two steps an epoch
-        config = FitConfig(lr=s["lr"], epochs=epochs, batch_size=half, schedule="one_cycle", seed=seed)
+        config = FitConfig(lr=make.rate * s["lr"], epochs=epochs, batch_size=half, schedule="one_cycle", seed=seed)
         layers, measured = self.layers(make)
         if make.baseline:
             how: dict[str, Any] = {"layers": layers, "maps": make.maps, "rank": s["rank"], "config": config}
@@ -156,7 +159,7 @@ class Workshop:
             self.of.model,
             [method],
             self.of.asked[asked or self.of.name],
-            coeffs=self.settings["coeffs"],
+            coeffs=sorted({*self.settings["coeffs"], *make.finer, *(-c for c in make.finer)}),
             neutral=self.of.neutral,
             least_mass=self.of.least_mass,
             n_examples=2 if make.name in ("singular", "prompting") and not seed else 0,

@@ -111,6 +111,7 @@ def tables(shops: Sequence[Workshop]) -> Tables:
         for shop in shops
         for make in (OWN, *((SMALL,) if shop.of.name != STORIES else ()))
         for coeff in (1.0, 2.0)
+        if coeff in shop.settings["coeffs"]
     ]
     examples = [
         {

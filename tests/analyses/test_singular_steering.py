@@ -54,7 +54,7 @@ class Shop:
     """Planted effects by the make's name; the second seed's are .2 larger for everything."""
 
     seeds = range(3)
-    settings = {"loss": 0.1, "n_boot": 100}  # noqa: RUF012
+    settings = {"loss": 0.1, "n_boot": 100, "coeffs": COEFFS}  # noqa: RUF012
 
     def __init__(self, effects, name="honesty", base=1.0):
         transfers = (("honest", "honesty"), ("honest", "asked")) if name == "honesty" else ()
@@ -117,6 +117,17 @@ def test_the_strongest_rival_is_the_one_that_is_held_against():
     assert found["beats mean difference"].value == pytest.approx(1.0)
 
 
+def test_the_rate_of_a_seed_is_chosen_on_the_others():
+    class Uneven(Shop):
+        def swept(self, make, seed, pairs="", asked=""):
+            lucky = {"lora": (9.0, 0.1, 0.1)}.get(make.name, (0.5, 0.5, 0.5))  # by far the best, in one seed alone
+            return planted(lucky[seed])
+
+    of = singular_found.tuned((singular_found.LORA, *singular_found.LORA_SLOWER))
+    found = [of(Uneven({}), seed)[1].mean() for seed in range(3)]
+    np.testing.assert_allclose(found, [0.5, 0.1, 0.1])
+
+
 def test_every_variant_has_a_finding():
     effects = {"singular": 1.5, "margin 2, long": 1.9, "up alone": 0.7, "k alone": 0.6, "q alone": 0.1}
     effects |= {
@@ -167,7 +178,7 @@ def test_holm_undoes_what_many_claims_find_by_chance():
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Both preferences of the bundled model, little of everything."""
-    settings, _ = common.resolve(FOLDER, ["quick=true", "n_questions=16", "coeffs=[-1.0,0.0,1.0]", "n_pairs=4"])
+    settings, _ = common.resolve(FOLDER, ["quick=true", "n_pairs=4"])
     cells = Cells(tmp_path_factory.mktemp("cells"))
     found = singular_tasks.preferences(settings)
     return [singular_makes.Workshop(of=one, settings=settings, cells=cells) for one in found]
