@@ -254,3 +254,21 @@ def test_without_a_story_model_its_claims_are_not_run(tmp_path, monkeypatch, cap
     rows = answer.figures["Effect at equal loss"]
     assert {row["steering"] for row in rows} == {make.name for make in singular_found.EVERY}
     assert "beats LoRA" in capsys.readouterr().out
+
+
+def test_the_readmes_table_is_of_the_answer():
+    text = (FOLDER / "README.md").read_text("utf-8")
+    rows = common.read_answer(FOLDER / "answer.json").figures["Effect at equal loss"]
+    effects = {(row["steering"], row["preference"]): f"{row['effect']:.2f}".replace("0.", ".") for row in rows}
+    for line, name in {
+        "singular adapter, V alone": "singular",
+        "mult in place of add": "mult",
+        "mean difference": "mean_difference",
+        "pairwise PCA": "pairwise_pca",
+        "S-space vector": "s_space",
+    }.items():
+        told = [effects.get((name, preference), "not run") for preference in ("honesty", "sentiment", "stories")]
+        assert f"| {line} | {' | '.join(told)} |" in text
+    lora = [effects["lora", preference] for preference in ("honesty", "sentiment", "stories")]
+    slow = effects["lora, a tenth of the rate", "stories"]
+    assert f"| LoRA, at the rate .03 | {' | '.join(lora)} ({slow} at .003) |" in text
