@@ -5,6 +5,7 @@ from mechsteer.concepts.extracting import DEPTHS, concept_vectors
 from mechsteer.concepts.knowing import check_concepts, checks_to_markdown
 from mechsteer.concepts.prompts import NEUTRAL
 from mechsteer.concepts.reading import NAMES, Concept, ConceptFile, as_concept, concept, concepts
+from mechsteer.concepts.showing import ShowsConcept, neutral_items
 
 __all__ = [
     "DEPTHS",
@@ -14,6 +15,7 @@ __all__ = [
     "Concept",
     "ConceptCheck",
     "ConceptFile",
+    "ShowsConcept",
     "as_concept",
     "auroc_interval",
     "check_concept",
@@ -22,4 +24,5 @@ __all__ = [
     "concept",
     "concept_vectors",
     "concepts",
+    "neutral_items",
 ]
