@@ -18,6 +18,7 @@ from mechsteer.errors import ConfigError, DataError
 from mechsteer.evaluation.likelihoods import log_likelihoods
 from mechsteer.results import Result
 from mechsteer.steering.generation import generate
+from mechsteer.steering.interventions import Intervention
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +36,24 @@ class TextBreaks(Result):
     def breaks(self) -> np.ndarray:
         """[n_texts] bool; an empty text does not break."""
         return np.nan_to_num(self.losses, nan=-np.inf) > self.threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrengthBreaks(Result):
+    """How many texts break at each strength."""
+
+    coeffs: tuple[float, ...]
+    losses: np.ndarray
+    """[n_coeffs n_prompts] nats per token under the base model; nan for a text without tokens"""
+    shares: tuple[float, ...]
+    """of the texts that break, per coefficient"""
+    threshold: float
+
+    @property
+    def first(self) -> float | None:
+        """The weakest coefficient at which half of the texts break; None where none does."""
+        broken = [c for c, share in zip(self.coeffs, self.shares, strict=True) if share >= 0.5]
+        return min(broken, key=abs, default=None)
 
 
 def text_breaks(
@@ -66,6 +85,36 @@ def text_breaks(
         threshold=float(np.nanquantile(of_own, quantile)),
         n_own=n_own,
         quantile=quantile,
+    )
+
+
+def where_text_breaks(
+    model: Any,
+    iv: Intervention,
+    coeffs: Sequence[float],
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 32,
+    seed: int = 0,
+) -> StrengthBreaks:
+    """Texts of each coefficient, sampled with one seed, under the base model. Raises as `generate` and `text_breaks`."""
+    wrote = [
+        generate(model, prompts, iv.with_coeff(c), max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
+        for c in coeffs
+    ]
+    found = text_breaks(
+        model,
+        [row for one in wrote for row in one.prompt_tokens],
+        [row for one in wrote for row in one.tokens],
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    shape = (len(coeffs), len(prompts))
+    return StrengthBreaks(
+        coeffs=tuple(float(c) for c in coeffs),
+        losses=found.losses.reshape(shape),
+        shares=tuple(float(share) for share in found.breaks.reshape(shape).mean(axis=1)),
+        threshold=found.threshold,
     )
 
 
