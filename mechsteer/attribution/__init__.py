@@ -18,11 +18,11 @@ from mechsteer.attribution.effect_attribution import EffectAttribution, EffectSe
 from mechsteer.attribution.explained import NullExplained
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.attribution.ground import Ground, effect_ground
+from mechsteer.attribution.layer_changes import ResidualChange, residual_change
 from mechsteer.attribution.lens import LogitLens, logit_lens
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
 from mechsteer.attribution.paths import PathAttribution, PathSettings, attribute_paths
 from mechsteer.attribution.pursuit import matching_pursuit
-from mechsteer.attribution.residual_change import ResidualChange, residual_change
 from mechsteer.attribution.singular import attribute_singular
 from mechsteer.attribution.singular_attribution import SingularAttribution, SingularSettings
 

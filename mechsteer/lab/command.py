@@ -8,12 +8,11 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from typing import Any
 
 from mechsteer.errors import ConfigError, closest
-from mechsteer.lab.page import THEME, build
+from mechsteer.lab.library import Middleware
+from mechsteer.lab.page import build, theme
 from mechsteer.lab.workbench import Workbench
 from mechsteer.models import load_model
 
@@ -90,7 +89,7 @@ def serving(bench: Workbench, port: int) -> Iterator[None]:
         inbrowser=False,
         ssr_mode=False,
         prevent_thread_lock=True,
-        theme=THEME,
+        theme=theme(),
         footer_links=[],
         enable_monitoring=False,
         mcp_server=False,
@@ -109,11 +108,11 @@ def serving(bench: Workbench, port: int) -> Iterator[None]:
 class OwnMachineOnly:
     """Puts the policy on every answer."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Any) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def with_policy(message: Message) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def with_policy(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", []), (b"content-security-policy", POLICY.encode())]
             await send(message)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import gradio as gr
-
 from mechsteer.errors import MechsteerError
 from mechsteer.lab.handling import files_shown, in_frame, told
+from mechsteer.lab.library import gr
 from mechsteer.lab.workbench import Workbench
 from mechsteer.report import Block, Note, Table, Text
 

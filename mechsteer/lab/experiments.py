@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import numpy as np
 
 from mechsteer.adapters import Static
 from mechsteer.concepts import NEUTRAL, ConceptMixing, mix_concepts, sweep_concept
 from mechsteer.evaluation import StrengthBreaks, StrengthSweep, where_text_breaks
 from mechsteer.lab import exporting
 from mechsteer.lab.handling import files_shown, in_frame, told
+from mechsteer.lab.library import gr
 from mechsteer.lab.workbench import Choice, Workbench
 from mechsteer.models.sites import Site
 from mechsteer.report import Note, Table, Text
 from mechsteer.report.sections.sweeps import sweep as sweep_sections
-from mechsteer.results import Result
+from mechsteer.results import Interval, Result
 from mechsteer.steering import Intervention
 
 COEFFS = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0)
@@ -94,7 +95,9 @@ def _broken(breaks: StrengthBreaks) -> list[Note | Table]:
     """From which strength on texts break, by the base model's own loss."""
     rows = [
         {"coefficient": f"{coeff:g}", "texts that break": f"{share:.0%}", "mean loss (nats per token)": float(loss)}
-        for coeff, share, loss in zip(breaks.coeffs, breaks.shares, breaks.losses.mean(axis=1), strict=True)
+        for coeff, share, loss in zip(
+            breaks.coeffs, breaks.shares, np.nan_to_num(breaks.losses).mean(axis=1), strict=True
+        )
     ]
     caption = (
         f"Texts that the base model would hardly write: loss above {breaks.threshold:.2f}, the 95 % quantile of its own"
@@ -124,14 +127,18 @@ def mixed_table(found: ConceptMixing) -> Table:
     """The shares of both concepts at every weight."""
     a, b = found.names
     rows = [
-        {f"weight of {b}": f"{t:g}", f"show {a} [95 %]": f"{x:.0%}", f"show {b} [95 %]": f"{y:.0%}"}
+        {f"weight of {b}": f"{t:g}", f"show {a} [95 %]": _share(x), f"show {b} [95 %]": _share(y)}
         for t, x, y in zip(found.weights, found.shows_a, found.shows_b, strict=True)
     ]
     caption = f"Shares of {found.n_texts} texts under {found.coeff:g} · ((1 − t) {a} + t {b}) at {found.site}."
     return Table(rows, caption)
 
 
-def tab(bench: Workbench) -> list[gr.Dropdown]:
+def _share(found: Interval) -> str:
+    return f"{found.value:.0%} [{found.low:.0%}, {found.high:.0%}]"
+
+
+def tab(bench: Workbench) -> list[Any]:
     """The components of the tab, wired up."""
     kind = gr.Radio(["Layer sweep", "Strength sweep", "Mixing"], value="Layer sweep", label="Experiment")
     with gr.Row():

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import torch
 
 from mechsteer.errors import MechsteerError
+from mechsteer.lab.library import gr
 from mechsteer.lab.workbench import NONE, Choice, Workbench
 from mechsteer.report import Block, Report, Section, escape
 from mechsteer.report.report import framed
@@ -50,7 +50,7 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
     return once
 
 
-def shown(error: Exception) -> gr.Error:
+def shown(error: Exception) -> Exception:
     """An error as the page shows it, escaped, until it is closed."""
     if isinstance(error, MechsteerError):
         hint = f" — {error.hint}" if error.hint else ""
@@ -59,16 +59,19 @@ def shown(error: Exception) -> gr.Error:
     return gr.Error(text, duration=None, print_exception=False)
 
 
+_UNITS = "raw: of the difference itself; residual: of the residual's norm; kl: nats per token"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Controls:
     """The components of a `Choice`, in the order of `Controls.inputs`."""
 
-    name: gr.Dropdown
-    other: gr.Dropdown
-    weight: gr.Slider
-    layer: gr.Slider
-    strength: gr.Slider
-    unit: gr.Radio
+    name: Any
+    other: Any
+    weight: Any
+    layer: Any
+    strength: Any
+    unit: Any
 
     @property
     def inputs(self) -> list[Any]:
@@ -84,7 +87,7 @@ def controls(bench: Workbench, *, strength: float = 2.5) -> Controls:
     with gr.Row():
         layer = gr.Slider(0, bench.n_layers - 1, value=bench.n_layers // 2, step=1, label="Layer")
         number = gr.Slider(-5, 5, value=strength, step=0.1, label="Strength")
-        unit = gr.Radio(list(UNITS), value="raw", label="Unit of strength", info="raw: multiples of the difference")
+        unit = gr.Radio(list(UNITS), value="raw", label="Unit of strength", info=_UNITS)
     return Controls(name=name, other=other, weight=weight, layer=layer, strength=number, unit=unit)
 
 

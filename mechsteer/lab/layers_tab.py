@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from mechsteer.attribution import LogitLens, logit_lens
 from mechsteer.lab.handling import in_frame, told
+from mechsteer.lab.library import gr
 from mechsteer.lab.workbench import Workbench
 from mechsteer.report import CellGrid, Table
 

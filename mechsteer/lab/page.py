@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gradio as gr
-
 from mechsteer.lab import concept_tab, experiments, layers_tab, playground, visualiser
 from mechsteer.lab.handling import fresh
+from mechsteer.lab.library import Request, Theme, gr
 from mechsteer.lab.visitors import Visitors
 from mechsteer.lab.workbench import Workbench
 
 FONTS = ["system-ui", "sans-serif"]
-THEME = gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"])
 TABS = ("Playground", "Concepts", "Layers explained", "Visualiser", "Experiments")
 
 
-def build(bench: Workbench) -> gr.Blocks:
+def build(bench: Workbench) -> Any:
     """The application over one workbench; nothing is served yet."""
     visitors = Visitors()
     with gr.Blocks(title="The steering lab", analytics_enabled=False) as demo:
@@ -39,11 +37,16 @@ def build(bench: Workbench) -> gr.Blocks:
             fifth.select(_lists(bench, [False, False]), None, lists, api_visibility="private")
         demo.load(_lists(bench, [False, True]), None, [one.name, one.other], api_visibility="private")
 
-        def leave(request: gr.Request) -> None:
+        def leave(request: Request) -> None:
             visitors.stop(request.session_hash)
 
         demo.unload(leave)
     return demo
+
+
+def theme() -> Any:
+    """Gradio's own, with the system's fonts: none is fetched."""
+    return Theme(font=FONTS, font_mono=["ui-monospace", "monospace"])
 
 
 def _lists(bench: Workbench, with_none: list[bool]) -> Callable[[], list[Any]]:

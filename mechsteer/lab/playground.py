@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
-
 from mechsteer.evaluation import text_breaks
 from mechsteer.lab import exporting
 from mechsteer.lab.handling import Controls, choice_of, controls, files_shown, in_frame, told
+from mechsteer.lab.library import Request, gr
 from mechsteer.lab.visitors import Visitors
 from mechsteer.lab.workbench import Workbench
 from mechsteer.report import ComparedTexts, Note, decimal
@@ -90,7 +89,10 @@ def compared(model: Any, written: Written, steered: Generation, base: Generation
     )
     blocks = [ComparedTexts([written.base], [written.steered], [written.prompt], notes=[note])]
     if found.breaks[1]:
-        broken = Note("The text breaks here: the base model would hardly ever write it. Lower the strength.", "warning")
+        broken = Note(
+            "The text breaks here: the base model would hardly write it. A strong voice is unlikely too: read it, or lower the strength.",
+            "warning",
+        )
         return in_frame("Differences", [broken, *blocks], height="24rem")
     return in_frame("Differences", blocks, height="20rem")
 
@@ -119,7 +121,7 @@ def tab(bench: Workbench, visitors: Visitors) -> Controls:
     inputs = [prompt, *chosen.inputs, most, temperature, seed]
 
     @told
-    def on_write(request: gr.Request, *values: Any) -> Iterator[tuple[str, str, str]]:
+    def on_write(request: Request, *values: Any) -> Iterator[tuple[str, str, str]]:
         pair, how = _asked(bench, values)
         event = visitors.begin(request.session_hash)
         last = None
@@ -132,7 +134,7 @@ def tab(bench: Workbench, visitors: Visitors) -> Controls:
     def on_export(*values: Any) -> Any:
         return files_shown(exported(bench, *_asked(bench, values)))
 
-    def on_stop(request: gr.Request) -> None:
+    def on_stop(request: Request) -> None:
         visitors.stop(request.session_hash)
 
     outputs = [base, steered, differences]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from mechsteer.attribution import ResidualChange, residual_change
 from mechsteer.lab.handling import Controls, choice_of, controls, in_frame, told
+from mechsteer.lab.library import gr
 from mechsteer.lab.workbench import Choice, Workbench
 from mechsteer.report import CellGrid, Text
 
