@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
 import os
 import sys
@@ -21,7 +22,7 @@ usage: mechsteer COMMAND [key=value ...]     mechsteer COMMAND --help     mechst
 
 {commands}
 
-All commands but models, configure, records, prompts, mix, push and pull work on one run folder (out=runs/study), which keeps its settings: give it alone,
+All commands but models, configure, records, prompts, mix, lab, push and pull work on one run folder (out=runs/study), which keeps its settings: give it alone,
 or with keys to change. A command runs what it needs first; what is done already is read back, and what a changed key
 concerns runs again. `mechsteer study --help` lists every key.
 
@@ -72,6 +73,12 @@ PROMPTS_HELP = """  SOURCE                  a .jsonl, .json, .csv, .txt, .parque
 
 Repeats go first, then what is too short or long."""
 
+LAB_HELP = """  model=voices            a bundled name, a Hugging Face folder, a hub name
+  port=7860               where it listens, on this machine (127.0.0.1) alone
+  folder=runs/lab         vectors, checks, your own concepts and exports
+
+Needs the extra: pip install 'mechsteer[lab]'. Nothing is sent anywhere."""
+
 CONFIGURE_HELP = """  model=NAME     a bundled name, a Hugging Face folder, a hub name; its weights are not read
   memory=GIB     of the machine that is to run it; by default what is free here
   device=cuda    whose memory that is
@@ -91,6 +98,7 @@ COMMANDS = {
     "records": "what runs have recorded: list, show, import into a database",
     "prompts": "choose prompts of a data set by length, likeness, chance: SOURCE out=FILE [key=value ...]",
     "mix": "the atoms of a steering file: gains, presets, and what they write: FILE [key=value ...]",
+    "lab": "a local page to see steering happen: concepts, layers, experiments [key=value ...]",
     "push": "a steering file as a folder, or on the Hugging Face hub, with a model card and a script: FILE TARGET",
     "pull": "a steering file from a folder or the hub, checked: SOURCE OUT",
 }
@@ -267,13 +275,21 @@ def _configure(words: list[str]) -> int:
     return 0
 
 
+def _lab(words: list[str]) -> int:
+    if importlib.util.find_spec("gradio") is None:
+        raise MechsteerError("the lab needs gradio, which is not installed", "pip install 'mechsteer[lab]'")
+    importlib.import_module("mechsteer.lab.command").lab_command(words, _say)
+    return 0
+
+
 # commands that read their words themselves, and their usage and help
-OWN_WORDS = {"mix": _mix, "records": _records, "prompts": _prompts, "configure": _configure}
+OWN_WORDS = {"mix": _mix, "records": _records, "prompts": _prompts, "configure": _configure, "lab": _lab}
 OWN_HELP = {
     "mix": ("FILE [key=value ...]", MIX_HELP),
     "records": ("ACTION [FILE ...]", RECORDS_HELP),
     "prompts": ("SOURCE out=FILE [key=value ...]", PROMPTS_HELP),
     "configure": ("model=NAME [key=value ...]", CONFIGURE_HELP),
+    "lab": ("[key=value ...]", LAB_HELP),
 }
 
 

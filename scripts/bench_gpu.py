@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM
 import mechsteer as ms
 from mechsteer.models import backend_of
 from mechsteer.runtime.batches import Sample
+from mechsteer.steering.interventions import writing
 from mechsteer.training import FitConfig, fit
 
 LOGITS, EFFECT = 3e-2, 1e-1
@@ -67,10 +68,11 @@ def trained(model: Any) -> tuple[torch.Tensor, float]:
     before = logits(model, torch.arange(5, 29)[None])
     result = fit(model, iv, samples, FitConfig(lr=0.05, epochs=3, seed=0), progress=False)
     assert torch.equal(before, logits(model, torch.arange(5, 29)[None])), "no hook is left on"
-    (fitted,) = result.steering.interventions
+    (fitted,) = writing(result.steering)
+    adapter: Any = fitted.adapter
     train = result.history[-1].train
     assert train is not None
-    return fitted.adapter.vector.detach().float().cpu(), train["loss"]
+    return adapter.vector.detach().float().cpu(), train["loss"]
 
 
 def pocket() -> None:
@@ -115,7 +117,7 @@ def parity(folder: Path) -> None:
 def speed(folder: Path, *, new_tokens: int, rounds: int) -> None:
     """Tokens per second, interleaved."""
     model = ms.load_model(str(folder), device="cuda", dtype="bfloat16")
-    hf: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).cuda().eval()
+    hf: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, device_map="cuda").eval()
     iv = vector_at_half_depth(model, 0.1)
     for batch in (1, 32):
         prompt = torch.randint(5, 1000, (batch, 24), generator=torch.Generator().manual_seed(0)).cuda()

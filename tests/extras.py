@@ -7,6 +7,7 @@ A test whose name (parameters included) says "hooked" is skipped there, and so i
 from __future__ import annotations
 
 import importlib.util
+import shutil
 
 import pytest
 
@@ -30,3 +31,10 @@ def require_sae_lens() -> None:
 
 NO_DSPY = "dspy is not installed"
 needs_dspy = pytest.mark.skipif(importlib.util.find_spec("dspy") is None, reason=NO_DSPY)
+NO_GRADIO = "gradio is not installed"
+needs_lab = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason=NO_GRADIO)
+NO_BROWSER = "playwright or Chromium is not installed"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(
+    importlib.util.find_spec("playwright") is None or CHROMIUM is None, reason=NO_BROWSER
+)

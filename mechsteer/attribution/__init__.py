@@ -6,6 +6,7 @@ What is added, in a basis; which of it carries an effect; which way the effect t
     attribute(d, basis), attribute_encoder(d, sae), attribute_maps(d, singular_basis), attribute_logits(model, d)
     attribute_effect(model, iv, prompts, basis, metrics.log_odds(yes, no))
     attribute_paths(model, iv, prompts, metrics.log_odds(yes, no))
+    logit_lens(model, text), residual_change(model, iv, text, v)     after every layer
     attribute_singular(model, steering, prompts, metrics.log_odds(yes, no))     in a singular adapter's own basis
 """
 
@@ -17,6 +18,8 @@ from mechsteer.attribution.effect_attribution import EffectAttribution, EffectSe
 from mechsteer.attribution.explained import NullExplained
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.attribution.ground import Ground, effect_ground
+from mechsteer.attribution.layer_changes import ResidualChange, residual_change
+from mechsteer.attribution.lens import LogitLens, logit_lens
 from mechsteer.attribution.logits import LogitAttribution, attribute_logits
 from mechsteer.attribution.paths import PathAttribution, PathSettings, attribute_paths
 from mechsteer.attribution.pursuit import matching_pursuit
@@ -31,9 +34,11 @@ __all__ = [
     "EffectSettings",
     "Ground",
     "LogitAttribution",
+    "LogitLens",
     "PathAttribution",
     "PathSettings",
     "NullExplained",
+    "ResidualChange",
     "SingularAttribution",
     "SingularSettings",
     "SiteDeltas",
@@ -49,6 +54,8 @@ __all__ = [
     "deltas",
     "direction_facts",
     "effect_ground",
+    "logit_lens",
     "matching_pursuit",
     "metrics",
+    "residual_change",
 ]

@@ -84,8 +84,8 @@ def _parts(directions: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
         yield "map", str(name), rows
     for layer, rows in ordered.groupby("layer", sort=True):
         yield "layer", f"layer {layer}", rows
-    for (layer, name), rows in ordered.groupby(["layer", "map"], sort=False):
-        yield "map of a layer", f"{name}.{layer}", rows
+    for name, rows in ordered.groupby(ordered["map"] + "." + ordered["layer"].astype(str), sort=False):
+        yield "map of a layer", str(name), rows
 
 
 def _at_random(contexts: Contexts, own: Axes, size: int, n: int, generator: torch.Generator) -> np.ndarray:

@@ -5,6 +5,8 @@ from mechsteer.concepts.extracting import DEPTHS, concept_vectors
 from mechsteer.concepts.knowing import check_concepts, checks_to_markdown
 from mechsteer.concepts.prompts import NEUTRAL
 from mechsteer.concepts.reading import NAMES, Concept, ConceptFile, as_concept, concept, concepts
+from mechsteer.concepts.showing import ShowsConcept, neutral_items
+from mechsteer.concepts.sweeping import ConceptMixing, mix_concepts, sweep_concept
 
 __all__ = [
     "DEPTHS",
@@ -14,6 +16,8 @@ __all__ = [
     "Concept",
     "ConceptCheck",
     "ConceptFile",
+    "ConceptMixing",
+    "ShowsConcept",
     "as_concept",
     "auroc_interval",
     "check_concept",
@@ -22,4 +26,7 @@ __all__ = [
     "concept",
     "concept_vectors",
     "concepts",
+    "mix_concepts",
+    "neutral_items",
+    "sweep_concept",
 ]

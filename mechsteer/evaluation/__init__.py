@@ -14,6 +14,7 @@ from mechsteer.evaluation.arms import (
     random_arms,
     treated_arm,
 )
+from mechsteer.evaluation.breaking import StrengthBreaks, TextBreaks, text_breaks, where_text_breaks
 from mechsteer.evaluation.control_arms import magnitude_only_arm, shuffled_router_arm
 from mechsteer.evaluation.decompositions import SwitchAndRest, style_share, switch_and_rest
 from mechsteer.evaluation.dose import COEFFS, dose_response
@@ -60,6 +61,10 @@ from mechsteer.evaluation.within_styles import Answers, StyleEffect, SwitchAndBe
 from mechsteer.evaluation.yes_no import AnswerTokens, answer_tokens, yes_no
 
 __all__ = [
+    "TextBreaks",
+    "StrengthBreaks",
+    "text_breaks",
+    "where_text_breaks",
     "EarlyDetection",
     "early_detection",
     "ShapeComparison",

@@ -57,7 +57,10 @@ class SAEStep(Result):
     fvu: float
     """of the batch trained on"""
     l0: float
+    fvu_error: float = float("nan")
+    """standard errors over tokens, taken as independent; nan in the history of versions that did not keep them"""
     held_out_fvu: float = float("nan")
+    held_out_fvu_error: float = float("nan")
     held_out_l0: float = float("nan")
     held_out_dead_share: float = float("nan")
 

@@ -73,31 +73,46 @@ def logged(trainer: lens.SAETrainer[Any, Any], output: Any) -> dict[str, float]:
         )
     with torch.no_grad():
         x = output.sae_in
-        fvu = (x - output.sae_out).square().sum() / (x - x.mean(0)).square().sum()
+        fvu, error = _ratio((x - output.sae_out).square().sum(-1), (x - x.mean(0)).square().sum(-1))
         return {
             "step": trainer.n_training_steps,
             "loss": loss,
-            "fvu": float(fvu),
+            "fvu": fvu,
+            "fvu_error": error,
             "l0": float((output.feature_acts > 0).float().sum(-1).mean()),
             "not_fired_lately": float(trainer.dead_neurons.float().mean()),
         }
 
 
+def _ratio(above: Tensor, below: Tensor) -> tuple[float, float]:
+    """Σ above / Σ below [n], and its standard error over rows taken as independent (linearised); nan where there is none.
+
+    As of any ratio of sums: Cochran, Sampling Techniques, section 6.3.
+    """
+    total, n = float(below.double().sum()), len(below)
+    if not total > 0:
+        return math.nan, math.nan
+    ratio = float(above.double().sum()) / total
+    apart = float((above.double() - ratio * below.double()).square().sum())
+    return ratio, math.sqrt(apart * n / (n - 1)) / total if n > 1 else math.nan
+
+
 @torch.no_grad()
 def held_out(trainer: lens.SAETrainer[Any, Any], rows: Tensor) -> dict[str, float]:
-    """L0, FVU and the share of dead features on raw activations [n d_in] that are not trained on."""
-    n_active, error, d_sae = 0, 0.0, trainer.sae.cfg.d_sae
+    """L0, FVU with its standard error, and the share of dead features on raw activations [n d_in] that are not trained on."""
+    n_active, errors, d_sae = 0, [], trainer.sae.cfg.d_sae
     fired = torch.zeros(d_sae, dtype=torch.bool, device=trainer.sae.device)
     scaled = trainer.activation_scaler(rows.to(trainer.sae.device))
     for x in scaled.split(trainer.cfg.train_batch_size_samples):
         acts = trainer.sae.encode(x)
-        error += float((x - trainer.sae.decode(acts)).double().square().sum())
+        errors.append((x - trainer.sae.decode(acts)).double().square().sum(-1))
         active = (acts.to_dense() if acts.is_sparse else acts) > 0
         fired |= active.any(0)
         n_active += int(active.sum())
-    variance = float((scaled - scaled.mean(0)).double().square().sum())
+    fvu, error = _ratio(torch.cat(errors), (scaled - scaled.mean(0)).double().square().sum(-1))
     return {
-        "held_out_fvu": error / variance if variance > 0 else math.nan,
+        "held_out_fvu": fvu,
+        "held_out_fvu_error": error,
         "held_out_l0": n_active / len(rows),
         "held_out_dead_share": 1 - float(fired.double().mean()),
     }

@@ -13,7 +13,7 @@ import copy
 import itertools
 import random
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -163,6 +163,28 @@ def optimizers_of(model: Qwen3ForCausalLM, recipe: Recipe) -> list[torch.optim.O
         Muon(inner, lr=recipe.lr_matrix),
         torch.optim.AdamW(other, lr=recipe.lr_other, betas=(0.9, 0.95), weight_decay=0.0),
     ]
+
+
+def step_down(
+    model: Qwen3ForCausalLM,
+    optimizers: Sequence[torch.optim.Optimizer],
+    batch: Sequence[MicroBatch],
+    recipe: Recipe,
+    share: float,
+) -> tuple[Tensor, float]:
+    """One step at a `share` of the highest rates; (loss summed over the tokens, their weight)."""
+    weight = sum(weight_sum(micro) for micro in batch)
+    total = torch.zeros((), dtype=torch.float64, device=model.device)
+    for micro in batch:
+        loss = loss_sum(model, micro)
+        (loss / weight).backward()
+        total += loss.detach()
+    for optimizer, highest in zip(optimizers, (recipe.lr_matrix, recipe.lr_other), strict=True):
+        for group in optimizer.param_groups:
+            group["lr"] = highest * share
+        optimizer.step()
+        optimizer.zero_grad()
+    return total, weight
 
 
 def save_model(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

@@ -20,12 +20,11 @@ from mechsteer.pocket.recipes import (
     LOG,
     Recipe,
     build_model,
-    loss_sum,
     micro_batches,
     optimizers_of,
     rate,
     save_model,
-    weight_sum,
+    step_down,
 )
 from mechsteer.pocket.tokenizer import build_tokenizer
 
@@ -61,18 +60,8 @@ def sprint(
         at = by_the_clock(step, recipe.steps, (time.monotonic() - start) / 60 / minutes)
         share, last = rate(at, recipe.steps), at + 1 == recipe.steps
         batch = list(itertools.islice(batches, recipe.micro_batches))
-        weight = sum(weight_sum(micro) for micro in batch)
-        for micro in batch:
-            loss = loss_sum(model, micro)
-            (loss / weight).backward()
-            total += loss.detach()
-            seen += sum(len(tokens) for tokens, _ in micro)
-        n += weight
-        for optimizer, highest in zip(optimizers, (recipe.lr_matrix, recipe.lr_other), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = highest * share
-            optimizer.step()
-            optimizer.zero_grad()
+        loss, weight = step_down(model, optimizers, batch, recipe, share)
+        total, n, seen = total + loss, n + weight, seen + sum(len(tokens) for micro in batch for tokens, _ in micro)
         if (step + 1) % log_every == 0 or last:
             entry = {"step": step + 1, "tokens": seen, "loss": round(float(total) / n, 4), "rate": round(share, 4)}
             lines.append(json.dumps(entry))

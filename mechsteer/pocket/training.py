@@ -24,12 +24,11 @@ from mechsteer.pocket.recipes import (
     LOG,
     Recipe,
     build_model,
-    loss_sum,
     micro_batches,
     optimizers_of,
     rate,
     save_model,
-    weight_sum,
+    step_down,
 )
 from mechsteer.pocket.tokenizer import build_tokenizer
 
@@ -121,18 +120,8 @@ def train(
     for step in bar:
         batch = list(itertools.islice(batches, recipe.micro_batches))
         share, last = rate(step, recipe.steps), step + 1 == stop
-        step_weight = sum(weight_sum(micro) for micro in batch)
-        for micro in batch:
-            loss = loss_sum(model, micro)
-            (loss / step_weight).backward()
-            total += loss.detach()
-            seen += sum(len(tokens) for tokens, _ in micro)
-        n += step_weight
-        for optimizer, highest in zip(optimizers, (recipe.lr_matrix, recipe.lr_other), strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = highest * share
-            optimizer.step()
-            optimizer.zero_grad()
+        loss, weight = step_down(model, optimizers, batch, recipe, share)
+        total, n, seen = total + loss, n + weight, seen + sum(len(tokens) for micro in batch for tokens, _ in micro)
         if (step + 1) % log_every == 0 or last:
             seconds = time.monotonic() - start
             entry = {"step": step + 1, "tokens": seen, "loss": round(float(total) / n, 4), "rate": round(share, 4)}

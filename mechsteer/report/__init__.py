@@ -6,6 +6,7 @@ could detect) and goes on in `Section`s of blocks: `Text`, `Table`, `Figure`, `H
 """
 
 from mechsteer.report.blocks import Block, Code, Details, Note, Page, Text
+from mechsteer.report.cell_grid import CellGrid
 from mechsteer.report.comparing import ComparedTexts, compare_texts
 from mechsteer.report.diagrams import persistence_diagram
 from mechsteer.report.escaping import escape, visible
@@ -32,6 +33,7 @@ __all__ = [
     "Arm",
     "Forest",
     "Block",
+    "CellGrid",
     "Text",
     "Table",
     "Figure",

@@ -65,6 +65,8 @@ class Report(Shown):
     timings: Mapping[str, float] = field(default_factory=dict)
     fingerprint: str | Mapping[str, str] = ""
     command: str = ""
+    bare: bool = False
+    """within another page: title and contents are not shown"""
 
     def _question(self) -> str:
         return self.question or (self.verdict.question if self.verdict else "")
@@ -106,6 +108,7 @@ class Report(Shown):
             "page.html",
             title=self.title,
             question=self._question(),
+            bare=self.bare,
             policy=Markup(_policy(scripts)),
             style=source("style.css"),
             verdict=Markup(verdict),

@@ -154,7 +154,7 @@ class Table(Shown):
 
     `data` is a frame (an index with a name, or one that is not 0, 1, 2, ..., becomes columns), a sequence of
     mappings, or a sequence of rows with `columns`. `digits` is for all columns or, as a mapping, by column.
-    `highlight` names the rows (by position) that the reader should look at first.
+    `highlight` names the rows (by position) that the reader should look at first, `muted` those that are greyed.
     """
 
     data: pd.DataFrame | Sequence[Mapping[str, Any]] | Sequence[Sequence[Any]]
@@ -162,6 +162,7 @@ class Table(Shown):
     columns: Sequence[str] | None = None
     digits: int | Mapping[str, int] = 3
     highlight: int | Sequence[int] = ()
+    muted: Sequence[int] = ()
 
     def frame(self) -> pd.DataFrame:
         """The data as a frame, index included where it says something. Raises DataError for uneven rows."""
@@ -204,6 +205,7 @@ class Table(Shown):
             ],
             numeric=[all(_is_number(v) or cell(v) == UNDEFINED for v in column) for column in columns],
             marked=self._marked(),
+            muted=set(self.muted),
         )
 
     def markdown(self) -> str:

@@ -18,6 +18,7 @@ from mechsteer.steering.presets import Sized, at_parameters, bias_only, prototyp
 from mechsteer.steering.singular import adapter_layers, loss_layer, singular_steering
 from mechsteer.steering.sizes import Largest, largest
 from mechsteer.steering.streaming import Stream, stream
+from mechsteer.steering.units import at_strength
 
 __all__ = [
     "Atom",
@@ -35,6 +36,7 @@ __all__ = [
     "Stream",
     "TensorError",
     "as_steering",
+    "at_strength",
     "at_parameters",
     "atoms_of",
     "bias_only",

@@ -1,7 +1,8 @@
-"""H1 by GUDHI (optional extra `mechsteer[gudhi]`): the same bars as ripser's, sooner where there are many points.
+"""H1 by GUDHI (optional extra `mechsteer[gudhi]`): the same bars as ripser's, in half the time.
 
-Edges that no loop needs are collapsed first (Boissonnat & Pritam 2020), which leaves the diagram as it is; triangles
-are made of the rest alone.
+It is GUDHI's own fork of Ripser (`RipsPersistence`), from the matrix of distances. The other way that GUDHI has, edges
+collapsed and triangles of the rest in a simplex tree, is ten times as slow on clouds in general position: next to no edge
+can be spared there.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from numpy import ndarray
 from mechsteer.errors import ConfigError
 
 try:
-    import gudhi  # noqa: TID251  this file owns it
+    from gudhi.sklearn.rips_persistence import RipsPersistence  # noqa: TID251  this file owns it
 except ImportError:  # an optional extra: the error comes when it is asked for
-    gudhi = None
+    RipsPersistence = None
 
 
 def is_installed() -> bool:
     """Whether `engine="gudhi"` can be asked for."""
-    return gudhi is not None
+    return RipsPersistence is not None
 
 
 def gudhi_h1_bars(distances: Float[ndarray, "n_points n_points"]) -> Float[ndarray, "n_bars 2"]:
@@ -28,11 +29,9 @@ def gudhi_h1_bars(distances: Float[ndarray, "n_points n_points"]) -> Float[ndarr
 
     `distances` are square, finite and have a zero diagonal. Raises ConfigError where GUDHI is not installed.
     """
-    if gudhi is None:
+    if RipsPersistence is None:
         raise ConfigError('engine="gudhi" needs GUDHI.', 'pip install "mechsteer[gudhi]", or use engine="ripser".')
-    tree = gudhi.RipsComplex(distance_matrix=distances).create_simplex_tree(max_dimension=1)
-    tree.collapse_edges(nb_iterations=1)
-    tree.expansion(2)
-    tree.compute_persistence(homology_coeff_field=2, min_persistence=0)
-    bars = np.asarray(tree.persistence_intervals_in_dimension(1), dtype=np.float64).reshape(-1, 2)
-    return bars[np.isfinite(bars).all(1)]
+    # The lower triangle alone: where the two differ in last bits, as a product's may, GUDHI would pair wrongly, silently.
+    rips = RipsPersistence(1, input_type="lower distance matrix", num_collapses=0, homology_coeff_field=2)
+    bars = np.asarray(rips.fit_transform([distances])[0], dtype=np.float64).reshape(-1, 2)
+    return bars[np.isfinite(bars).all(1) & (bars[:, 1] > bars[:, 0])]

@@ -128,10 +128,9 @@ def test_next_token_training_makes_each_side_likelier(name):
     objective = NextToken(PAIRS)
     (part,) = objective.parts(model, (), config).train
     forwards = MethodForwards(method, model, config)
-    with torch.no_grad():
-        after = objective.terms(forwards.steered(part))
-        base = objective.terms(MethodForwards(Steered("base", model, ms.Steering([])), model, config).steered(part))
-    difference = {side: float(after[side][0] - base[side][0]) for side in after}
+    after = objective.terms(forwards.steered(part))
+    base = objective.terms(MethodForwards(Steered("base", model, ms.Steering([])), model, config).steered(part))
+    difference = {side: float((after[side][0] - base[side][0]).detach()) for side in after}
     if name == "bipo":  # which has a loss of its own: it is the gap that grows
         return
     assert max(difference.values()) < 0

@@ -179,6 +179,11 @@ def test_the_history_looks_at_held_out_tokens(architecture):
     for name in ("fvu", "l0", "dead_share"):
         assert last[f"held_out_{name}"] == pytest.approx(measured[name], rel=1e-3, abs=1e-3), name
     assert last["fvu"] != last["held_out_fvu"]
+    error = (held - trained.sae.decode(trained.sae.encode(held))).square().sum(-1)
+    drawn = torch.randint(len(held), (2000, len(held)), generator=torch.Generator().manual_seed(0))
+    ratios = error[drawn].sum(1) / (held - held.mean(0)).square().sum(-1)[drawn].sum(1)
+    assert last["held_out_fvu_error"] == pytest.approx(float(ratios.std()), rel=0.1)  # resampled tokens
+    assert all(0 < entry["fvu_error"] < entry["fvu"] for entry in trained.metrics["history"])
     without = train_sae(quick_data(), **QUICK, architecture=architecture, n_steps=40)
     assert torch.equal(without.sae.W_dec, trained.sae.W_dec)  # looking changes nothing
     assert not any("held_out_fvu" in entry for entry in without.metrics["history"])

@@ -11,6 +11,7 @@ import mechsteer as ms
 from mechsteer.features.in_words import SAEStep
 from mechsteer.features.layers import LayerFeatures, LayersCompared
 from mechsteer.report import Report, Section
+from mechsteer.report.figures import Figure
 from mechsteer.report.sections import layers
 
 SITE = ms.Site(1, "resid_post")
@@ -55,5 +56,9 @@ def test_layers_and_training_of_saes() -> None:
     steps = [SAEStep(step=i, loss=1.0, fvu=0.5 / i, l0=8.0) for i in (1, 2)]
     assert "Active per token at the end: trained on 8.00." in written(layers.sae_training(steps, site="here"))
     looked = replace(steps[1], held_out_fvu=0.3, held_out_l0=7.5, held_out_dead_share=0.1)
-    assert "held out 7.50" in written(layers.sae_training([steps[0], looked], site="here"))
+    looked = replace(looked, fvu_error=0.01, held_out_fvu_error=0.02)
+    (section,) = layers.sae_training([steps[0], looked], site="here")
+    assert "held out 7.50" in written([section])
+    (figure,) = (block for block in section.blocks if isinstance(block, Figure))
+    assert "FVU, held out from 0.300 [0.261, 0.339]" in figure.alt
     assert layers.sae_training([], site="here") == []

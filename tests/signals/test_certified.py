@@ -101,6 +101,16 @@ def test_every_narrow_dtype_as_ripser_and_scipy(dtype):
         np.testing.assert_allclose(found, np.sort(deaths), rtol=1e-6)
 
 
+@pytest.mark.parametrize("n_points", [2, 3, 9, 33])
+def test_chunks_and_clouds_of_any_size(n_points, monkeypatch, threads):
+    points = torch.randn(13, n_points, D, generator=torch.Generator().manual_seed(7)) + 5
+    monkeypatch.setattr(certified, "CHUNK_VALUES", 2 * n_points * D)  # the last chunk is not full
+    edges, is_certified = certified_edges(points)
+    assert is_certified.all()
+    for found, cloud in zip(edges, points.numpy(), strict=True):
+        np.testing.assert_allclose(np.sort(found), exact(cloud), rtol=1e-6)
+
+
 def test_a_tree_that_float32_gets_wrong_is_put_right(monkeypatch):
     """Products as wrong as their bound allows, against each tree: the edges stay exact."""
     points = torch.randn(20, 24, 64, generator=torch.Generator().manual_seed(4))

@@ -59,7 +59,9 @@ def sae_training(history: Sequence[SAEStep], *, site: str) -> list[Section]:
     if not shown:
         return []
     curves = {"FVU, trained on": [step.fvu for step in shown]}
+    errors = {"FVU, trained on": [step.fvu_error for step in shown]}
     if looked:
+        errors["FVU, held out"] = [step.held_out_fvu_error for step in looked]
         curves |= {"FVU, held out": [step.held_out_fvu for step in looked]}
         curves |= {"dead features, held out": [step.held_out_dead_share for step in looked]}
     last = shown[-1]
@@ -69,7 +71,9 @@ def sae_training(history: Sequence[SAEStep], *, site: str) -> list[Section]:
         curves,
         title=f"Training of the SAE at {site}",
         y_label="share",
-        caption="Shares of variance that is not explained, and of features that fire on none of the held-out tokens.",
+        caption="Shares of variance that is not explained (with 95 % intervals over tokens, taken as independent), and of "
+        "features that fire on none of the held-out tokens.",
+        errors=errors,
     )
     return [Section("How the sparse autoencoder was trained", [Text(f"Active per token at the end: {l0}."), figure])]
 

@@ -35,7 +35,7 @@ def singular(result: SingularAttribution, *, metric: str = "the metric", unit: s
             "Not resolved: shares are not parts of the effect. What was really switched off holds all the same."
         )
         blocks.append(Note(unresolved, kind="warning"))
-    parts = result.parts[result.parts["kind"] != "map of a layer"]
+    parts = result.parts.query("kind != 'map of a layer'")
     blocks += [
         Table(_triples(result.top(n)), caption=_triples_caption(result)),
         Table(_parts(parts), caption=_parts_caption(result)),
@@ -52,7 +52,7 @@ def _n_adapters(result: SingularAttribution) -> int:
 
 
 def _fine(result: SingularAttribution) -> pd.DataFrame:
-    return result.parts[result.parts["kind"] == "map of a layer"]
+    return result.parts.query("kind == 'map of a layer'")
 
 
 def _accounting(result: SingularAttribution) -> str:

@@ -1,7 +1,7 @@
 """In what unit a report writes the scores of a metric: shares in per cent, their differences in points.
 
-accuracy, multiple_choice   64.0 %        +14.0 [10.1, 18.0] points
-everything else             9.04 nats     +8.08 [7.72, 8.44] nats of log-odds
+accuracy, multiple_choice, shows_concept   64.0 %      +14.0 [10.1, 18.0] points
+everything else                            9.04 nats   +8.08 [7.72, 8.44] nats of log-odds
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from mechsteer.report.tables import UNDEFINED, decimal
 from mechsteer.results import Interval
 
-SHARES = ("accuracy", "multiple_choice")
+SHARES = {
+    "accuracy": "accuracy",
+    "multiple_choice": "accuracy of choices",
+    "shows_concept": "texts that show the concept",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,6 @@ class Unit:
 def unit_of(metric: str, unit: str = "") -> Unit:
     """The unit of a metric by its name; `unit`: what a score of another metric is a number of."""
     if metric in SHARES:
-        name = "accuracy" if metric == "accuracy" else "accuracy of choices"
-        return Unit(name, "points", mark=" %", factor=100.0, decimals=1)
+        return Unit(SHARES[metric], "points", mark=" %", factor=100.0, decimals=1)
     name = "log-odds" if metric == "log_odds" else metric.replace("_", " ")
     return Unit(name, unit or ("nats of log-odds" if metric == "log_odds" else "units"))

@@ -1,0 +1,53 @@
+"""The page: the tabs put together, with system fonts and nothing from elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from mechsteer.lab import concept_tab, experiments, layers_tab, playground, visualiser
+from mechsteer.lab.handling import fresh
+from mechsteer.lab.library import Request, Theme, gr
+from mechsteer.lab.visitors import Visitors
+from mechsteer.lab.workbench import Workbench
+
+FONTS = ["system-ui", "sans-serif"]
+TABS = ("Playground", "Concepts", "Layers explained", "Visualiser", "Experiments")
+
+
+def build(bench: Workbench) -> Any:
+    """The application over one workbench; nothing is served yet."""
+    visitors = Visitors()
+    with gr.Blocks(title="The steering lab", analytics_enabled=False) as demo:
+        gr.Markdown(
+            f"# The steering lab\nModel: `{bench.name}`, {bench.n_layers} layers. Everything runs on this machine."
+        )
+        with gr.Tab(TABS[0]) as first:
+            one = playground.tab(bench, visitors)
+            first.select(_lists(bench, [False, True]), None, [one.name, one.other], api_visibility="private")
+        with gr.Tab(TABS[1]):
+            concept_tab.tab(bench)
+        with gr.Tab(TABS[2]):
+            layers_tab.tab(bench)
+        with gr.Tab(TABS[3]) as fourth:
+            two = visualiser.tab(bench)
+            fourth.select(_lists(bench, [False, True]), None, [two.name, two.other], api_visibility="private")
+        with gr.Tab(TABS[4]) as fifth:
+            lists = experiments.tab(bench)
+            fifth.select(_lists(bench, [False, False]), None, lists, api_visibility="private")
+        demo.load(_lists(bench, [False, True]), None, [one.name, one.other], api_visibility="private")
+
+        def leave(request: Request) -> None:
+            visitors.stop(request.session_hash)
+
+        demo.unload(leave)
+    return demo
+
+
+def theme() -> Any:
+    """Gradio's own, with the system's fonts: none is fetched."""
+    return Theme(font=FONTS, font_mono=["ui-monospace", "monospace"])
+
+
+def _lists(bench: Workbench, with_none: list[bool]) -> Callable[[], list[Any]]:
+    return lambda: fresh(bench, with_none=with_none)

@@ -1,0 +1,158 @@
+"""The playground: one prompt written on as the model does and steered, side by side, token by token."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mechsteer.evaluation import text_breaks
+from mechsteer.lab import exporting
+from mechsteer.lab.handling import Controls, choice_of, controls, files_shown, in_frame, told
+from mechsteer.lab.library import Request, gr
+from mechsteer.lab.visitors import Visitors
+from mechsteer.lab.workbench import Workbench
+from mechsteer.report import ComparedTexts, Note, decimal
+from mechsteer.results import Result
+from mechsteer.steering import Generation, Intervention, stream
+
+PROMPT = "Tell me about the garden."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """How both texts are decoded. One seed: both draw the same numbers."""
+
+    max_new_tokens: int = 48
+    temperature: float = 0.0
+    seed: int = 0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments of `stream` and `generate`."""
+        drawn = {"temperature": self.temperature, "seed": self.seed} if self.temperature > 0 else {}
+        return {"max_new_tokens": self.max_new_tokens, **drawn}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written(Result):
+    """Both texts so far, or at the end."""
+
+    prompt: str
+    base: str
+    steered: str
+    coeff: float
+    site: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """Two streams of one model, read in turn; the steered one first, so that it waits for nobody."""
+
+    model: Any
+    prompt: str
+    iv: Intervention
+    how: Decoding
+
+    def steps(self, stop: Callable[[], bool]) -> Iterator[tuple[Written, Generation, Generation]]:
+        """What there is after every token; ends when both have ended, or `stop` answers True."""
+        texts = ["", ""]
+        options = {**self.how.options, "stop": stop}
+        with (
+            stream(self.model, [self.prompt], self.iv, **options) as steered,
+            stream(self.model, [self.prompt], (), **options) as base,
+        ):
+            for both in itertools.zip_longest(steered, base):
+                for i, step in enumerate(both):
+                    if step is not None and step.texts:
+                        texts[i] = step.texts[0]
+                yield self._written(texts), steered.result(), base.result()
+
+    def _written(self, texts: list[str]) -> Written:
+        return Written(prompt=self.prompt, steered=texts[0], base=texts[1], coeff=self.iv.coeff, site=str(self.iv.site))
+
+
+def compared(model: Any, written: Written, steered: Generation, base: Generation, how: Decoding) -> str:
+    """The frame below the two texts: what differs, and whether one of them breaks."""
+    found = text_breaks(
+        model,
+        [base.prompt_tokens[0], steered.prompt_tokens[0]],
+        [base.tokens[0], steered.tokens[0]],
+        max_new_tokens=how.max_new_tokens,
+    )
+    losses = ", ".join(decimal(float(loss), 2) for loss in found.losses)
+    note = (
+        f"Coefficient {written.coeff:.3g} at {written.site}. Loss under the base model (base, steered): {losses} nats "
+        f"per token; its own samples stay below {decimal(found.threshold, 2)} in {found.quantile:.0%} of {found.n_own}."
+    )
+    blocks = [ComparedTexts([written.base], [written.steered], [written.prompt], notes=[note])]
+    if found.breaks[1]:
+        broken = Note(
+            "The text breaks here: the base model would hardly write it. A strong voice is unlikely too: read it, or lower the strength.",
+            "warning",
+        )
+        return in_frame("Differences", [broken, *blocks], height="24rem")
+    return in_frame("Differences", blocks, height="20rem")
+
+
+def tab(bench: Workbench, visitors: Visitors) -> Controls:
+    """The components of the tab, wired up."""
+    gr.Markdown(
+        "Both texts are written with the same seed and decoding. At strength 0 they are identical. "
+        "Prompting usually beats steering; a raw strength does not carry over to another model or layer."
+    )
+    prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, max_length=4000)
+    chosen = controls(bench)
+    with gr.Row():
+        most = gr.Slider(1, 128, value=48, step=1, label="New tokens")
+        temperature = gr.Slider(0, 2, value=0, step=0.1, label="Temperature", info="0: the likeliest token")
+        seed = gr.Number(0, label="Seed", precision=0)
+    with gr.Row():
+        write = gr.Button("Write", variant="primary")
+        stop = gr.Button("Stop")
+        export = gr.Button("Export")
+    with gr.Row():
+        base = gr.Textbox(label="Base", lines=6, interactive=False, elem_id="base")
+        steered = gr.Textbox(label="Steered", lines=6, interactive=False, elem_id="steered")
+    differences = gr.HTML(elem_id="differences")
+    files = gr.File(label="Export", file_count="multiple", interactive=False, visible=False)
+    inputs = [prompt, *chosen.inputs, most, temperature, seed]
+
+    @told
+    def on_write(request: Request, *values: Any) -> Iterator[tuple[str, str, str]]:
+        pair, how = _asked(bench, values)
+        event = visitors.begin(request.session_hash)
+        last = None
+        for last in pair.steps(event.is_set):
+            yield last[0].base, last[0].steered, ""
+        if last is not None:
+            yield last[0].base, last[0].steered, compared(bench.model, *last, how)
+
+    @told
+    def on_export(*values: Any) -> Any:
+        return files_shown(exported(bench, *_asked(bench, values)))
+
+    def on_stop(request: Request) -> None:
+        visitors.stop(request.session_hash)
+
+    outputs = [base, steered, differences]
+    write.click(on_write, inputs, outputs, concurrency_limit=8, show_progress="hidden", api_visibility="private")
+    stop.click(on_stop, None, None, queue=False, api_visibility="private")
+    export.click(on_export, inputs, files, api_visibility="private")
+    return chosen
+
+
+def _asked(bench: Workbench, values: tuple[Any, ...]) -> tuple[SideBySide, Decoding]:
+    prompt, *of_choice, most, temperature, seed = values
+    how = Decoding(max_new_tokens=int(most), temperature=float(temperature), seed=int(seed or 0))
+    iv = bench.steering(choice_of(*of_choice))
+    return SideBySide(model=bench.model, prompt=prompt, iv=iv, how=how), how
+
+
+def exported(bench: Workbench, pair: SideBySide, how: Decoding) -> list[Path]:
+    """Snippet, JSON and steering file of both texts, written anew."""
+    *_, (written, _, _) = pair.steps(lambda: False)
+    code = exporting.playground(bench.name, pair.prompt, how.options)
+    return exporting.export(bench, "playground", code, written, pair.iv)
