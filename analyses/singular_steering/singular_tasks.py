@@ -20,6 +20,8 @@ Pairs = Sequence[tuple[str, str]]
 HONESTY, SENTIMENT, STORIES = "honesty", "sentiment", "stories"
 GLAD = ((" I feel so", 1), (" what a", -1))  # a yes of the first is a glad word, of the second a sad one
 YES, NO = (" good", " terrible"), (" bad", " wonderful")
+FELT = ((" She felt very", 1), (" She did not feel", -1))
+FEELINGS = ((" happy", " glad", " excited", " proud", " joyful"), (" sad", " upset", " angry", " scared", " unhappy"))
 PERSONAS = (("a very happy", "a very sad"), ("a cheerful", "a gloomy"), ("a glad", "an unhappy"))
 STORY = "There was {persona} girl. {suffix}"
 N_OPENING, N_STORY = 8, 30  # words of a story in a pair, and of a neutral text
@@ -139,7 +141,7 @@ def _stories(settings: Mapping[str, Any]) -> Preference:
 
 
 def _cut(task: Task, n: int) -> QuestionSet:
-    return sentiment_questions(_of(task, task.items[: 2 * n]), n)
+    return sentiment_questions(_of(task, task.items[: 2 * n]), n, suffixes=FELT, words=FEELINGS, whole_sentences=False)
 
 
 def _of(task: Task, items: Sequence[Any]) -> Task:

@@ -30,16 +30,22 @@ SUFFIXES = ((" She felt very", 1), (" She did not feel very", -1))
 
 
 def sentiment_questions(
-    stories: Task, n: int | None = None, *, n_words: int = 24, suffixes: Sequence[tuple[str, int]] = SUFFIXES
+    stories: Task,
+    n: int | None = None,
+    *,
+    n_words: int = 24,
+    suffixes: Sequence[tuple[str, int]] = SUFFIXES,
+    words: tuple[Sequence[str], Sequence[str]] = (GLAD, SAD),
+    whole_sentences: bool = True,
 ) -> QuestionSet:
-    """The first `n` stories (default: all), each cut where the sentence of its `n_words`-th word ends, and followed by one of
-    `suffixes` in turn.
+    """The first `n` stories (default: all), each cut where the sentence of its `n_words`-th word ends (or behind that word,
+    without `whole_sentences`), and followed by one of `suffixes` in turn.
 
-    `suffixes`: (text, label +1 or −1). Raises DataError for no suffix, and for fewer than `n` stories of that length.
+    `suffixes`: (text, label +1 or −1). `words`: those of happy answers, and of sad ones. Raises DataError for no suffix, and for fewer than `n` stories of that length.
     """
     if not suffixes:
         raise DataError("there is no suffix", "give the half sentence that a feeling ends")
-    items = openings(stories, n_words, whole_sentences=True).items
+    items = openings(stories, n_words, whole_sentences=whole_sentences).items
     if len(items) < (n or 1):
         raise DataError(
             f"{len(items)} stories are longer than {n_words} words, {n or 1} were asked for",
@@ -51,4 +57,4 @@ def sentiment_questions(
         labels = {TARGET: label}
         questions.append(Question(id=item.id, prompt=item.prompt + suffix, group=item.group, labels=labels))
     found = QuestionSet(name="stories", questions=tuple(questions), target=TARGET)
-    return replace(found, name=stories.name, yes=GLAD, no=SAD)
+    return replace(found, name=stories.name, yes=tuple(words[0]), no=tuple(words[1]))
