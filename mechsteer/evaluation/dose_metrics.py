@@ -126,7 +126,7 @@ def smoothness(coeffs: ndarray, means: Sequence[float] | ndarray) -> float:
 
     nan where fewer than three are defined, or all are the same.
 
-    >>> smoothness(np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), [-4.0, -2.0, 0.0, 2.0, 4.0])
+    >>> round(smoothness(np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), [-4.0, -2.0, 0.0, 2.0, 4.0]), 6)
     1.0
     """
     values = np.asarray(means, dtype=float)

@@ -105,7 +105,7 @@ def test_what_has_no_shape_is_refused():
 
 
 def test_what_is_around_an_objective_leaves_its_samples_and_sites_to_it():
-    pairs = [("a b", "a c"), ("b b", "b c"), ("c b", "c d"), ("d a", "d b")]
+    pairs = [("a b a", "a c a"), ("b b a", "b c a"), ("c b a", "c d a"), ("d a b", "d b b")]
     inner = Separation(pairs, dev=pairs)
     around = OpenRate(inner)
     model, iv = toys.shared("llama"), controller()
