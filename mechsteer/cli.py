@@ -22,9 +22,9 @@ usage: mechsteer COMMAND [key=value ...]     mechsteer COMMAND --help     mechst
 
 {commands}
 
-All commands but models, configure, records, prompts, mix, lab, push and pull work on one run folder (out=runs/study), which keeps its settings: give it alone,
-or with keys to change. A command runs what it needs first; what is done already is read back, and what a changed key
-concerns runs again. `mechsteer study --help` lists every key.
+All commands but models, configure, records, prompts, mix, lab, push and pull work on one run folder (out=runs/study),
+which keeps its settings: give it alone, or with keys to change. A command runs what it needs first; what is done already
+is read back, and what a changed key concerns runs again. `mechsteer study --help` lists every key.
 
   preset=NAME      settings to start from: {presets}; or a YAML file
   config=FILE      a YAML file of keys, over the preset

@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument("concepts", nargs="*", help="default: all")
     parser.add_argument("--depth", type=float, default=0.5)
     parser.add_argument("--kl", type=float, default=CheckSettings().target_kl, help="nats per position")
+    parser.add_argument("--seed", type=int, default=0, help="of the texts, the random directions and what is held out")
     parser.add_argument("--cache", type=Path, help="folder that vectors and checks are kept in")
     args = parser.parse_args()
     model = load_model(args.model)
@@ -26,7 +27,7 @@ def main() -> None:
         model,
         [concept(name) for name in args.concepts or NAMES],
         depth=args.depth,
-        how=CheckSettings(target_kl=args.kl),
+        how=CheckSettings(target_kl=args.kl, seed=args.seed),
         cache=args.cache,
         progress=True,
     )

@@ -163,8 +163,8 @@ def evaluate(
 
     Harm is measured on `neutral` texts, where there are any (an arm that steers nothing has none there), and on the
     form of what is written. `equivalent` is the verdict's margin, a difference of scores too small to matter, stated
-    before anything is looked at (`margin` that of harm, in nats). `keep(name, compute)` may return what an earlier run kept: names are the arms' own, with
-    what is added to them. `seed` is that of intervals and tests, `style_seed` (default: `seed`) of the decomposition.
+    before anything is looked at (`margin` that of harm, in nats). `keep(name, compute)` may return what an earlier run kept
+    (on the disk: see `scoring.Keep`); names are the arms' own, with what is added to them. `seed` is that of intervals and tests, `style_seed` (default: `seed`) of the decomposition.
 
     Raises ConfigError (no base arm or several, names twice, no items) and what `scoring` raises.
     """

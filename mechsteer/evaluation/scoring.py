@@ -19,7 +19,9 @@ from mechsteer.steering.interventions import Interventions
 from mechsteer.tasks import Item, Trace
 
 Keep = Callable[[str, Callable[[], Any]], Any]
-"""keep(name, compute): plain data kept under this name by an earlier run, or what `compute` gives, kept now."""
+"""keep(name, compute): plain data kept under this name by an earlier run, or what `compute` gives, kept now.
+
+Arms run side by side in processes of their own (`mechsteer.runtime.threads`): what is kept must lie on the disk."""
 
 
 def at_once(_name: str, compute: Callable[[], Any]) -> Any:

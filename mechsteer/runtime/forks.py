@@ -1,7 +1,7 @@
 """Pieces of work in forked processes: what Python's threads cannot do at once.
 
-A small model is mostly Python, which one process runs one thread of at a time: two trainings on a thread each take 1.4
-times as long as one, in a process each 1.1 times (`python scripts/bench.py threads`). A fork has the model, open `steer`
+Python is much of a small model's time, and one process runs one thread of it at a time: pieces on threads wait for each
+other, pieces in processes do not (`python scripts/bench.py threads` measures stages so, beside a row of them). A fork has the model, open `steer`
 blocks and everything else of the moment it was made, shares their memory, and costs milliseconds. What a piece returns
 comes back through a pipe between the two; nothing else that it changes does.
 """

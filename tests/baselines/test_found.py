@@ -166,6 +166,7 @@ def steering():
 def test_clean_methods_pass_the_guard(model):
     methods = [Steered("s", model, steering()), Prompted("p", model, "a ", "b ")]
     refuse_contamination(methods, model, TEXTS)
+    assert toys.hooks_left(model) == 0, "nor does it leave anything on"
 
 
 def test_a_method_that_is_not_the_base_at_zero_is_named(model):

@@ -48,14 +48,19 @@ def test_nothing_is_changed_here_by_what_a_piece_changes():
 
 
 def test_the_first_error_in_order_is_raised_with_where_it_came_from():
-    begun = multiprocessing.get_context("fork").Value("i", 0)
+    fork = multiprocessing.get_context("fork")
+    failed, n_begun_after = fork.Event(), fork.Value("i", 0)
 
     def piece(i):
-        with begun.get_lock():
-            begun.value += 1
-        time.sleep(1.0 if i == 1 else 0.2 * (i > 2))
+        if i == 1:  # the last to end: nothing begins while it runs on beside a piece that has failed
+            failed.wait(20)
+            time.sleep(1.5)
         if i in (1, 2):
+            failed.set()
             raise ConfigError(f"piece {i} is wrong", "mend it")
+        with n_begun_after.get_lock():
+            n_begun_after.value += failed.is_set()
+        time.sleep(0.05 * (i > 2))
         return i
 
     found = []
@@ -64,7 +69,7 @@ def test_the_first_error_in_order_is_raised_with_where_it_came_from():
     assert found == [0]
     assert caught.value.hint == "mend it"
     assert "in piece" in str(caught.value.__cause__), "the traceback of the process in which it was raised"
-    assert begun.value < 50
+    assert n_begun_after.value <= 2, "what had been asked for when the failure was told"
     assert multiprocessing.active_children() == []
 
 
