@@ -104,7 +104,7 @@ class TwinRunner(Runner):
 
         def remove() -> None:
             leave()
-            self._watches[:] = [each for each in self._watches if each is not watch]
+            self._watches.remove(watch)  # at once, whatever other threads add meanwhile
 
         return remove
 

@@ -21,9 +21,8 @@ def apply(
     `sources` are the activations at the sites that `iv` reads, `acts` is the one it changes.
     """
     flat = flatten_heads(acts, iv.site, ctx)
-    if (
-        iv.adapter.summary is not None and ctx.summary is None and not is_carried(iv.adapter, state)
-    ):  # the rest of some prompt is still to come
+    is_asked = iv.adapter.summary is not None and not is_carried(iv.adapter, state)
+    if is_asked and ctx.summary is None:  # the rest of some prompt is still to come
         if touched is True or (isinstance(touched, Tensor) and bool(touched.any())):
             raise ScopeError(
                 f"{iv.scope!r} touches tokens before the whole prompt is known, and {type(iv.adapter).__name__} needs its summary",
