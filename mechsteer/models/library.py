@@ -13,6 +13,7 @@ _WEIGHTS = "transformer_lens.pretrained.weight_conversions"
 _PLACES = {
     "TransformerBridge": "transformer_lens.model_bridge",
     "NativeModel": "transformer_lens.model_bridge.sources.native",
+    "HookPoint": "transformer_lens.hook_points",
     "TransformerLensKeyValueCache": "transformer_lens.cache.key_value_cache",
     **{name: "transformer_lens" for name in ("HookedTransformer", "HookedTransformerConfig")},
     **{f"convert_{name}_weights": f"{_WEIGHTS}.{name}" for name in ("llama", "qwen2", "qwen3", "gpt2", "neox")},

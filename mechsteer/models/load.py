@@ -48,7 +48,7 @@ def load_model(
     `device`: None is the processor. `dtype`: float32, float64, bfloat16 or float16, of torch or by name.
 
     Raises ModelLoadError: nothing found, unreadable files, a family the hooked backend does not load, a device that
-    this machine has not, a dtype that a model does not compute in.
+    this machine has not, a dtype that a model does not compute in, a Hugging Face model that a bridge wraps already.
     """
     model: Any
     if backend not in ("bridge", "hooked"):
@@ -64,6 +64,7 @@ def load_model(
                 "a Hugging Face model in memory loads as a bridge",
                 "save it to a folder to load it with backend='hooked'",
             )
+        _require_unwrapped(name_path_or_model)
         name = str(name_path_or_model.config.name_or_path or name_path_or_model.config.model_type)
         # an unknown name would be asked for on the network
         found = tokenizer is not None or (Path(name).is_dir() and has_tokenizer(name))
@@ -81,6 +82,15 @@ def load_model(
     if model is not name_path_or_model:
         _warn_unless_additive(model)
     return model
+
+
+def _require_unwrapped(model: Any) -> None:
+    """A bridge replaces the modules of what it wraps: a second one would stand on the first one's hooks."""
+    if any(isinstance(module, library.HookPoint) for module in model.modules()):
+        raise ModelLoadError(
+            "this Hugging Face model is wrapped by a TransformerBridge already",
+            "use that bridge, or make the Hugging Face model anew",
+        )
 
 
 def load_counter(name: str | os.PathLike[str]) -> Any:

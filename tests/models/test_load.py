@@ -85,6 +85,14 @@ def test_dtype_is_the_one_asked_for(backend):
     assert (logits.float() - exact).norm() < 0.05 * exact.norm()
 
 
+def test_a_model_in_memory_is_wrapped_once():
+    """The second bridge would read its maps transposed, through the first one's modules."""
+    hf = toys.hf_model("llama")
+    ms.load_model(hf, tokenizer=toys.tokenizer())
+    with pytest.raises(ModelLoadError, match="wrapped by a TransformerBridge already"):
+        ms.load_model(hf, tokenizer=toys.tokenizer())
+
+
 def test_a_model_in_memory_and_one_somebody_built():
     hf = toys.hf_model("llama")
     model = ms.load_model(hf, tokenizer=toys.tokenizer())
