@@ -90,7 +90,8 @@ def forked(function: Callable[[T], R], items: Sequence[T], n_workers: int) -> It
                 answers[i] = _received(end)
                 failed = failed or answers[i].error is not None
                 if n_asked < len(items) and not failed:
-                    end.send(n_asked)
+                    with contextlib.suppress(BrokenPipeError):  # killed since: what is read from it says so
+                        end.send(n_asked)
                     asked[end], n_asked = n_asked, n_asked + 1
     finally:
         for worker in workers:

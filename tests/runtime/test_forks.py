@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from mechsteer.errors import ConfigError, MechsteerWarning
+from mechsteer.runtime import forks
 from mechsteer.runtime.forks import LostProcessError, can_fork, forked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are safe on Linux alone")
@@ -109,6 +110,21 @@ def test_a_killed_process_is_an_error_with_a_hint():
     with pytest.raises(LostProcessError, match="was killed") as caught:
         list(forked(piece, range(3), 2))
     assert "memory" in caught.value.hint
+
+
+def test_a_process_killed_between_two_pieces_is_the_same_error(monkeypatch):
+    received = forks._received
+
+    def killed_after(end):
+        answer = received(end)
+        for child in multiprocessing.active_children():
+            child.kill()
+            child.join()
+        return answer
+
+    monkeypatch.setattr(forks, "_received", killed_after)
+    with pytest.raises(LostProcessError, match="was killed"):
+        list(forked(lambda i: i, range(3), 1))
 
 
 def test_gradients_and_trained_modules_come_back():
