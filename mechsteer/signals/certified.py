@@ -13,18 +13,22 @@ largest one added behind the earlier of them, up to the later, so the test is a 
 
 from __future__ import annotations
 
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 UNIT = 2.0**-24  # rounding of float32
 CHUNK_VALUES = 2**18  # float32 values of one buffer: 1 MB, which stay in a core's cache
-BLOCK = 32  # rows of a product at a time
 SAMPLED = 8  # every eighth point makes the middle; squared norms are larger by about 1 / their number
 SPARE = 3  # pairs per point that are measured, at most; with more float64 is faster
 LARGEST, SMALLEST = 2.0**100, 2.0**-60  # of a squared norm: between them nothing overflows or vanishes
@@ -39,7 +43,36 @@ def certified_edges(
     Points are float32 or narrower, on the processor, at least two in a cloud. Lengths are right to 1e-6, mostly to 1e-7.
     Not certified, with nan for lengths, is a cloud that is not finite or whose squares leave float32, one with duplicates,
     and one in which float32 decides too little (near-duplicates, a point far from all others).
+
+    Clouds are dealt to as many threads as torch has, each of which runs on one processor: shared out inside, products as
+    small as these wait for each other.
     """
+    n_threads = torch.get_num_threads()
+    if n_threads == 1 or len(points) < n_threads or not _DEALING.acquire(blocking=False):
+        return _certified(points)
+    try:
+        torch.set_num_threads(1)
+        with _blas().limit(limits=1), ThreadPoolExecutor(n_threads) as pool:
+            found = list(pool.map(_certified, points.tensor_split(n_threads)))
+    finally:
+        torch.set_num_threads(n_threads)
+        _DEALING.release()
+    edges, certified = zip(*found, strict=True)
+    return np.concatenate(edges), np.concatenate(certified)
+
+
+_DEALING = threading.Lock()  # how many threads an operation has is the process's: one at a time changes it
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """numpy's product; looked for once, since that takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
+
+
+def _certified(
+    points: Float[Tensor, "batch n_points d_model"],
+) -> tuple[Float[ndarray, "batch n_edges"], Bool[ndarray, " batch"]]:
     batch, n_points, d_model = points.shape
     points = points.float()
     upper = _grams(points)
@@ -107,32 +140,18 @@ def _grams(points: Float[Tensor, "batch n_points d_model"]) -> Float[ndarray, "b
     difference itself.
     """
     batch, n_points, d_model = points.shape
-    grams, n_threads = torch.empty(batch, n_points, n_points), torch.get_num_threads()
-    # Threads share the clouds of a chunk out among themselves: a few for each, or they wait for one another.
-    n_values = CHUNK_VALUES if n_threads == 1 else 2 * CHUNK_VALUES * n_threads
-    size = max(1, min(batch, n_values // (n_points * d_model)))
+    grams = np.empty((batch, n_points, n_points), np.float32)
+    size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
     buffer = torch.empty(size, n_points, d_model)
     for start in range(0, batch, size):
         part = points[start : start + size]
         centred = buffer[: len(part)]
         torch.sub(part, part[:, ::SAMPLED].mean(1, keepdim=True), out=centred)
-        _product(centred, grams[start : start + size])
-    return grams.numpy()
-
-
-def _product(points: Tensor, out: Tensor) -> None:
-    """X Xᵀ of each cloud, half of which is the other half. On one thread numpy's is fastest, which knows that."""
-    if torch.get_num_threads() == 1:
-        x = points.numpy()
+        x = centred.numpy()
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not certified
-            np.matmul(x, x.swapaxes(1, 2), out=out.numpy())
-        return
-    for start in range(0, points.shape[1], BLOCK):
-        rows = slice(start, start + BLOCK)
-        torch.bmm(points[:, rows], points[:, : rows.stop].transpose(1, 2), out=out[:, rows, : rows.stop])
-    for start in range(0, points.shape[1], BLOCK):
-        rows = slice(start, start + BLOCK)
-        out[:, rows, rows.stop :] = out[:, rows.stop :, rows].transpose(1, 2)
+            # numpy's product knows that half of X Xᵀ is the other half
+            np.matmul(x, x.swapaxes(1, 2), out=grams[start : start + size])
+    return grams
 
 
 def _into_distances(grams: Float[ndarray, "batch n n"], norms: Float[ndarray, "batch n"]) -> None:

@@ -111,6 +111,33 @@ def test_chunks_and_clouds_of_any_size(n_points, monkeypatch, threads):
         np.testing.assert_allclose(np.sort(found), exact(cloud), rtol=1e-6)
 
 
+def test_clouds_dealt_to_threads_have_the_same_trees_and_leave_the_number_of_threads(monkeypatch):
+    points = torch.randn(7, 24, D, generator=torch.Generator().manual_seed(8))
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone, _ = certified_edges(points)
+        torch.set_num_threads(3)
+        on, inside = certified._certified, []
+        monkeypatch.setattr(certified, "_certified", lambda some: inside.append(torch.get_num_threads()) or on(some))
+        dealt, is_certified = certified_edges(points)
+        assert inside == [1, 1, 1]
+        assert torch.get_num_threads() == 3
+        with certified._DEALING:  # somebody else's are dealt just now
+            undealt, _ = certified_edges(points)
+        assert len(inside) == 4
+        monkeypatch.setattr(certified, "_certified", lambda some: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            certified_edges(points)
+        assert torch.get_num_threads() == 3
+        assert not certified._DEALING.locked()
+    finally:
+        torch.set_num_threads(before)
+    assert is_certified.all()
+    np.testing.assert_allclose(np.sort(dealt), np.sort(alone), rtol=1e-6)
+    np.testing.assert_allclose(np.sort(undealt), np.sort(alone), rtol=1e-6)
+
+
 def test_a_tree_that_float32_gets_wrong_is_put_right(monkeypatch):
     """Products as wrong as their bound allows, against each tree: the edges stay exact."""
     points = torch.randn(20, 24, 64, generator=torch.Generator().manual_seed(4))
@@ -126,7 +153,7 @@ def test_a_tree_that_float32_gets_wrong_is_put_right(monkeypatch):
         return grams + (np.where(in_tree, -error, error) * off).astype(np.float32)
 
     monkeypatch.setattr(certified, "_grams", misleading)
-    edges, is_certified = certified_edges(points)
+    edges, is_certified = certified._certified(points)
     assert is_certified.all()
     for found, d in zip(np.sort(edges, 1), distances, strict=True):
         np.testing.assert_allclose(found, np.sort(minimum_spanning_tree(d).data), rtol=1e-6)
