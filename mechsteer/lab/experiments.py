@@ -81,7 +81,7 @@ def _sweep(
     options = {"layers": list(layers), "coeffs": list(coeffs), **size.options, "n_random": size.n_random}
     result = sweep_concept(bench.model, bench.concept(name), cache=str(bench.cache), **options)
     blocks = [Text(f"How often texts show {name!r}. {_HONEST}"), *([] if breaks is None else _broken(breaks))]
-    code = exporting.sweep(bench.name, name, options)
+    code = exporting.sweep(bench.source, name, options)
     files = exporting.export(bench, kind, code, result, _best(bench, name, result), [name])
     return Done(html=in_frame(name, blocks, sweep_sections(result), height="52rem"), result=result, files=files)
 
@@ -116,7 +116,7 @@ def mixing(bench: Workbench, names: tuple[str, str], layer: int, coeff: float, s
     a, b = names
     options = {"layer": layer, "coeff": coeff, **size.options}
     found = mix_concepts(bench.model, (bench.concept(a), bench.concept(b)), cache=str(bench.cache), **options)
-    code = exporting.mixing(bench.name, names, options)
+    code = exporting.mixing(bench.source, names, options)
     half = 0.5 * bench.vector(a, layer) + 0.5 * bench.vector(b, layer)
     iv = Intervention(Static(half.vector), Site(layer, "resid_post"), coeff=coeff)
     files = exporting.export(bench, "mixing", code, found, iv, names)

@@ -154,5 +154,5 @@ def _asked(bench: Workbench, values: tuple[Any, ...]) -> tuple[SideBySide, Decod
 def exported(bench: Workbench, pair: SideBySide, how: Decoding) -> list[Path]:
     """Snippet, JSON and steering file of both texts, written anew."""
     *_, (written, _, _) = pair.steps(lambda: False)
-    code = exporting.playground(bench.name, pair.prompt, how.options)
+    code = exporting.playground(bench.source, pair.prompt, how.options)
     return exporting.export(bench, "playground", code, written, pair.iv)

@@ -30,6 +30,7 @@ from mechsteer.concepts import (
 from mechsteer.directions import Direction
 from mechsteer.errors import ConfigError, MechsteerError
 from mechsteer.files import write_atomically
+from mechsteer.lab.choosing import Source
 from mechsteer.models.sites import Site
 from mechsteer.results import to_json
 from mechsteer.steering import Intervention, at_strength, save_steering
@@ -56,8 +57,11 @@ class Choice:
 class Workbench:
     """The model of one lab with its concepts. Safe to use from several threads."""
 
-    def __init__(self, model: Any, *, name: str, folder: Path, how: CheckSettings | None = None) -> None:
+    def __init__(
+        self, model: Any, *, name: str, folder: Path, source: Source | None = None, how: CheckSettings | None = None
+    ) -> None:
         self.model, self.name, self.folder = model, name, folder
+        self.source = Source(name=name) if source is None else source
         self.how = how
         self.cache = folder / "vectors"
         self.problems: list[str] = []
