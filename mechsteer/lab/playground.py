@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechsteer.evaluation import text_breaks
+from mechsteer.evaluation import TextBreaks, text_breaks
 from mechsteer.lab import exporting
 from mechsteer.lab.handling import Controls, choice_of, controls, files_shown, in_frame, told
 from mechsteer.lab.library import Request, gr
@@ -17,6 +17,7 @@ from mechsteer.lab.workbench import Workbench
 from mechsteer.report import ComparedTexts, Note, decimal
 from mechsteer.results import Result
 from mechsteer.steering import Generation, Intervention, stream
+from mechsteer.tokens import continuation_text
 
 PROMPT = "Tell me about the garden."
 
@@ -87,14 +88,32 @@ def compared(model: Any, written: Written, steered: Generation, base: Generation
         f"Coefficient {written.coeff:.3g} at {written.site}. Loss under the base model (base, steered): {losses} nats "
         f"per token; its own samples stay below {decimal(found.threshold, 2)} in {found.quantile:.0%} of {found.n_own}."
     )
-    blocks = [ComparedTexts([written.base], [written.steered], [written.prompt], notes=[note])]
-    if found.breaks[1]:
-        broken = Note(
-            "The text breaks here: the base model would hardly write it. A strong voice is unlikely too: read it, or lower the strength.",
-            "warning",
-        )
-        return in_frame("Differences", [broken, *blocks], height="24rem")
-    return in_frame("Differences", blocks, height="20rem")
+    at = _character(model, steered.tokens[0], found.begins[1])
+    texts = ComparedTexts([written.base], [written.steered], [written.prompt], notes=[note], breaks=[at])
+    said = _broken(found, steered.tokens[0])
+    if said is None:
+        return in_frame("Differences", [texts], height="20rem")
+    return in_frame("Differences", [Note(said, "warning"), texts], height="24rem")
+
+
+def _broken(found: TextBreaks, tokens: Sequence[int]) -> str | None:
+    """What is said above a steered text that the base model would hardly write."""
+    begins = found.begins[1]
+    if begins is None and not found.breaks[1]:
+        return None
+    where = (
+        "The text breaks: as a whole"
+        if begins is None
+        else f"The text breaks here: from token {begins + 1} of {len(tokens)} on (marked below)"
+    )
+    return (
+        f"{where} the base model would hardly write it. A strong voice is unlikely too: read it, or lower the strength."
+    )
+
+
+def _character(model: Any, tokens: Sequence[int], begins: int | None) -> int | None:
+    """Where in the text a token begins."""
+    return None if begins is None else len(continuation_text(model.tokenizer, tokens[:begins]))
 
 
 def tab(bench: Workbench, visitors: Visitors) -> Controls:

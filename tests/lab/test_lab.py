@@ -123,9 +123,11 @@ def test_text_of_a_model_is_never_markup(bench):
 
 def test_the_text_that_breaks_is_marked(bench):
     *_, last = beside(bench, pirate(9.0)).steps(lambda: False)
-    assert "The text breaks here" in playground.compared(bench.model, *last, Decoding(max_new_tokens=8))
+    frame = playground.compared(bench.model, *last, Decoding(max_new_tokens=8))
+    assert re.search(r"The text breaks here: from token \d of 8 on", frame)
+    assert "⚠ text breaks here" in frame
     *_, calm = beside(bench, pirate(0.0)).steps(lambda: False)
-    assert "The text breaks here" not in playground.compared(bench.model, *calm, Decoding(max_new_tokens=8))
+    assert "text breaks" not in playground.compared(bench.model, *calm, Decoding(max_new_tokens=8))
 
 
 # -- concepts --------------------------------------------------------------------------------------------------
