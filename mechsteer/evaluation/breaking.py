@@ -11,7 +11,7 @@ voice that the base model would not choose has a higher loss too: a mark says "l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 from mechsteer.errors import ConfigError, DataError
 from mechsteer.evaluation.likelihoods import token_log_likelihoods
 from mechsteer.results import Result
-from mechsteer.steering.generation import generate
+from mechsteer.steering.generation import generate, pausing
 from mechsteer.steering.interventions import Intervention
 
 WINDOW = 4  # tokens, or the whole text where it is shorter
@@ -74,10 +74,12 @@ def text_breaks(
     n_own: int = 20,
     quantile: float = 0.95,
     seed: int = 0,
+    pause: Callable[[], object] | None = None,
 ) -> TextBreaks:
     """The loss of each of `continuations` behind its prompt (token ids both), and whether it breaks.
 
-    `n_own` samples of the base model, spread over the prompts, make the threshold. Raises ConfigError for counts and a
+    `n_own` samples of the base model, spread over the prompts, make the threshold. `pause` is called before every token
+    of theirs: it may wait, or raise to give up. Raises ConfigError for counts and a
     quantile out of range, DataError where the prompts are not one per text or the model writes nothing on any of them.
     """
     if n_own < 1 or not 0 < quantile < 1:
@@ -85,7 +87,7 @@ def text_breaks(
     if len(prompts) != len(continuations) or not prompts:
         raise DataError(f"{len(prompts)} prompts for {len(continuations)} texts", "give one per text, at least one")
     asked = [list(prompts[i % len(prompts)]) for i in range(n_own)]
-    own = generate(model, asked, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed)
+    own = generate(model, asked, max_new_tokens=max_new_tokens, temperature=1.0, seed=seed, stop=pausing(pause))
     own_losses = _losses(model, own.prompt_tokens, own.tokens)
     of_own = _means(own_losses)
     if np.isnan(of_own).all():

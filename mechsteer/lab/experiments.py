@@ -160,12 +160,13 @@ def tab(bench: Workbench) -> list[Any]:
         what: str, a: str, b: str, at: float, c: float, n: float, controls: float, number: float
     ) -> tuple[str, Any]:
         size = Size(n_prompts=int(n), n_random=int(controls), seed=int(number or 0))
-        if what == "Mixing":
-            done = mixing(bench, (a, b), int(at), float(c), size)
-        elif what == "Strength sweep":
-            done = strength_sweep(bench, a, int(at), size)
-        else:
-            done = layer_sweep(bench, a, [float(c)], size)
+        with bench.visit():
+            if what == "Mixing":
+                done = mixing(bench, (a, b), int(at), float(c), size)
+            elif what == "Strength sweep":
+                done = strength_sweep(bench, a, int(at), size)
+            else:
+                done = layer_sweep(bench, a, [float(c)], size)
         return done.html, files_shown(done.files)
 
     given = [kind, name, other, layer, coeff, n_prompts, n_random, seed]

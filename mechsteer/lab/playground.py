@@ -75,14 +75,37 @@ class SideBySide:
         return Written(prompt=self.prompt, steered=texts[0], base=texts[1], coeff=self.iv.coeff, site=str(self.iv.site))
 
 
-def compared(model: Any, written: Written, steered: Generation, base: Generation, how: Decoding) -> str:
-    """The frame below the two texts: what differs, and whether one of them breaks."""
-    found = text_breaks(
-        model,
-        [base.prompt_tokens[0], steered.prompt_tokens[0]],
-        [base.tokens[0], steered.tokens[0]],
-        max_new_tokens=how.max_new_tokens,
-    )
+class Stopped(Exception):
+    """A visitor stopped while what was written was being measured."""
+
+
+def compared(
+    model: Any,
+    written: Written,
+    steered: Generation,
+    base: Generation,
+    how: Decoding,
+    stopped: Callable[[], bool] = lambda: False,
+) -> str:
+    """The frame below the two texts: what differs, and whether one of them breaks, if nobody stops that."""
+
+    def pause() -> None:
+        if stopped():
+            raise Stopped
+
+    try:
+        pause()
+        found = text_breaks(
+            model,
+            [base.prompt_tokens[0], steered.prompt_tokens[0]],
+            [base.tokens[0], steered.tokens[0]],
+            max_new_tokens=how.max_new_tokens,
+            pause=pause,
+        )
+    except Stopped:
+        note = "Stopped: whether the text breaks was not measured."
+        texts = ComparedTexts([written.base], [written.steered], [written.prompt], notes=[note])
+        return in_frame("Differences", [texts], height="20rem")
     losses = ", ".join(decimal(float(loss), 2) for loss in found.losses)
     note = (
         f"Coefficient {written.coeff:.3g} at {written.site}. Loss under the base model (base, steered): {losses} nats "
@@ -133,25 +156,27 @@ def tab(bench: Workbench, visitors: Visitors) -> Controls:
         stop = gr.Button("Stop")
         export = gr.Button("Export")
     with gr.Row():
-        base = gr.Textbox(label="Base", lines=6, interactive=False, elem_id="base")
-        steered = gr.Textbox(label="Steered", lines=6, interactive=False, elem_id="steered")
+        base = gr.Textbox(label="Base", lines=6, interactive=False, min_width=300, elem_id="base")
+        steered = gr.Textbox(label="Steered", lines=6, interactive=False, min_width=300, elem_id="steered")
     differences = gr.HTML(elem_id="differences")
     files = gr.File(label="Export", file_count="multiple", interactive=False, visible=False)
     inputs = [prompt, *chosen.inputs, most, temperature, seed]
 
     @told
     def on_write(request: Request, *values: Any) -> Iterator[tuple[str, str, str]]:
-        pair, how = _asked(bench, values)
         event = visitors.begin(request.session_hash)
-        last = None
-        for last in pair.steps(event.is_set):
-            yield last[0].base, last[0].steered, ""
-        if last is not None:
-            yield last[0].base, last[0].steered, compared(bench.model, *last, how)
+        with bench.visit():
+            pair, how = _asked(bench, values)
+            last = None
+            for last in pair.steps(event.is_set):
+                yield last[0].base, last[0].steered, ""
+            if last is not None:
+                yield last[0].base, last[0].steered, compared(bench.model, *last, how, event.is_set)
 
     @told
     def on_export(*values: Any) -> Any:
-        return files_shown(exported(bench, *_asked(bench, values)))
+        with bench.visit():
+            return files_shown(exported(bench, *_asked(bench, values)))
 
     def on_stop(request: Request) -> None:
         visitors.stop(request.session_hash)

@@ -54,11 +54,13 @@ def tab(bench: Workbench) -> Controls:
 
     @told
     def on_show(given: str, *of_choice: Any) -> str:
-        return changed(bench, choice_of(*of_choice), given)
+        with bench.visit():
+            return changed(bench, choice_of(*of_choice), given)
 
     @told
     def on_map(layer: float) -> str:
-        return concept_map(bench, int(layer))
+        with bench.visit():
+            return concept_map(bench, int(layer))
 
     show.click(on_show, [text, *chosen.inputs], result, api_visibility="private")
     chart.click(on_map, chosen.layer, result, api_visibility="private")

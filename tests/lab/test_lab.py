@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -94,6 +95,15 @@ def test_stop_ends_the_text_and_frees_the_model(bench):
     assert (older.is_set(), newer.is_set()) == (True, False)
 
 
+def test_a_visitor_who_stops_does_not_wait_for_what_is_measured(bench, monkeypatch):
+    *_, last = beside(bench, pirate()).steps(lambda: False)
+    frame = playground.compared(bench.model, *last, Decoding(max_new_tokens=8), lambda: True)
+    assert "whether the text breaks was not measured" in frame
+    calls = iter([False, False, True])
+    frame = playground.compared(bench.model, *last, Decoding(max_new_tokens=8), lambda: next(calls))
+    assert "whether the text breaks was not measured" in frame
+
+
 def test_visitors_at_once_do_not_touch_each_other(bench):
     pairs = [beside(bench, c, temperature=1.0) for c in (pirate(), pirate(2.0, name="sad"), pirate(0.0))]
     alone = [list(pair.steps(lambda: False))[-1][0] for pair in pairs]
@@ -158,7 +168,7 @@ def test_a_second_start_runs_no_forward(bench, monkeypatch):
 
 def test_what_the_model_does_not_know_is_greyed_with_the_reason(bench):
     assert "17 are still being checked" in concept_tab.overview(bench)
-    bench.check_all(["pirate"])
+    bench.check_now("pirate")
     found = bench.check("pirate")
     bench._checks |= {name: replace(found, knows=False, reason=f"because {HOSTILE}") for name in ("calm", "sad")}
     bench._checks["brief"] = MechsteerError("nothing spends the KL")
@@ -171,11 +181,47 @@ def test_what_the_model_does_not_know_is_greyed_with_the_reason(bench):
     assert labels["happy"] == "happy"
 
 
+def test_checks_wait_for_visitors_and_begin_with_what_was_chosen(bench):
+    replace_concepts(bench, "happy", "calm", "pirate")
+    bench.steering(pirate())
+    with bench.visit():
+        checks = threading.Thread(target=bench.check_all)
+        checks.start()
+        checks.join(2)  # one takes less than a second
+        assert [bench.check(name) for name in bench.names()] == [None] * 3
+    wait_for(lambda: bench.check("pirate"))
+    assert bench.check("calm") is None
+    checks.join(60)
+    assert None not in [bench.check(name) for name in bench.names()]
+    again = Workbench(bench.model, name="voices", folder=bench.folder, how=QUICK)
+    replace_concepts(again, "happy")
+    assert again.check_now("happy") == bench.check("happy")
+
+
+def test_a_lab_that_closes_ends_a_check_where_it_is(bench):
+    with bench.visit():
+        checks = threading.Thread(target=bench.check_all)
+        checks.start()
+        checks.join(1)
+        bench.closing.set()
+        checks.join(10)
+        assert not checks.is_alive()
+    assert [bench.check(name) for name in bench.names()] == [None] * 17
+    assert list(bench.cache.glob("check-*")) == []
+
+
+def wait_for(answer, seconds=60):
+    end = time.monotonic() + seconds
+    while answer() is None and time.monotonic() < end:
+        time.sleep(0.005)
+    assert answer() is not None
+
+
 def test_ones_own_concept_is_kept(bench):
     path = bench.create(" loud ", *PAIRS, "wow, !*")
     steering = ms.load_steering(path, bench.model)
     assert str(steering.interventions[0].site) == "resid_post@4"
-    bench.check_all(["loud"])
+    bench.check_now("loud")
     again = Workbench(bench.model, name="voices", folder=bench.folder)
     assert again.names() == [*(c.name for c in concepts()), "loud"]
     assert again.vector("loud", 2).norm == bench.vector("loud", 2).norm > 0
