@@ -14,7 +14,7 @@ from typing import Any
 from mechsteer.errors import ConfigError, closest
 from mechsteer.lab.choosing import chosen
 from mechsteer.lab.library import Middleware
-from mechsteer.lab.page import build, theme
+from mechsteer.lab.page import STYLE, build, theme
 from mechsteer.lab.workbench import Workbench
 from mechsteer.models.load import DTYPES
 
@@ -111,6 +111,7 @@ def serving(bench: Workbench, port: int) -> Iterator[None]:
         ssr_mode=False,
         prevent_thread_lock=True,
         theme=theme(),
+        css=STYLE,
         footer_links=[],
         enable_monitoring=False,
         mcp_server=False,

@@ -104,18 +104,20 @@ def test_a_visitor_who_stops_does_not_wait_for_what_is_measured(bench, monkeypat
     assert "whether the text breaks was not measured" in frame
 
 
-def test_visitors_at_once_do_not_touch_each_other(bench):
-    pairs = [beside(bench, c, temperature=1.0) for c in (pirate(), pirate(2.0, name="sad"), pirate(0.0))]
+def test_a_hundred_texts_at_once_do_not_touch_each_other(bench):
+    choices = [pirate(2.0 + 0.25 * i, name=name) for i, name in enumerate(("pirate", "sad", "happy", "formal"))]
+    pairs = [beside(bench, choice, temperature=1.0) for choice in (*choices, pirate(0.0))]
     alone = [list(pair.steps(lambda: False))[-1][0] for pair in pairs]
-    ready = threading.Barrier(3)
+    assert len({written.steered for written in alone}) == len(pairs)
+    ready = threading.Barrier(len(pairs))
 
     def visit(pair):
         ready.wait()
-        return [list(pair.steps(lambda: False))[-1][0] for _ in range(4)]
+        return [list(pair.steps(lambda: False))[-1][0] for _ in range(20)]
 
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(len(pairs)) as pool:
         for expected, found in zip(alone, pool.map(visit, pairs), strict=True):
-            assert found == [expected] * 4
+            assert found == [expected] * 20
 
 
 def test_text_of_a_model_is_never_markup(bench):
