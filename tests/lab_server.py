@@ -1,6 +1,6 @@
 """`mechsteer lab` whose playground writes slowly and keeps a log, for tests that stop it: words as the command's.
 
-`log=FILE` takes a line with the prompt for every token of either text. A prompt that says OUT OF MEMORY runs out of it at
+`log=FILE` takes a line with the prompt for every token of either text, and no text ends by itself. A prompt that says OUT OF MEMORY runs out of it at
 its third token. Concepts are not checked.
 """
 
@@ -37,7 +37,7 @@ def slow_stream(model, prompts, interventions, *, stop, **options):
             file.write(prompts[0] + "\n")
         return stop()
 
-    return stream(model, prompts, interventions, stop=paused, **options)
+    return stream(model, prompts, interventions, stop=paused, stop_tokens=(), **options)
 
 
 def say(text):

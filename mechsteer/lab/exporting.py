@@ -30,8 +30,8 @@ def export(
         (part / "result.json").write_text(to_json(result), encoding="utf-8")
         save_steering(iv, part / "steering.safetensors", bench.model)
         for name in own:
-            if name not in NAMES:
-                shutil.copy(bench.folder / "concepts" / f"{name}.json", part)
+            if (file := bench.own_file(name)) is not None:
+                shutil.copy(file, part / f"{name}.json")
     return sorted(folder.iterdir())
 
 

@@ -44,7 +44,7 @@ def build(bench: Workbench) -> Any:
         demo.load(_lists(bench, [False, True]), None, [one.name, one.other], api_visibility="private")
 
         def leave(request: Request) -> None:
-            visitors.stop(request.session_hash)
+            visitors.leave(request.session_hash)
 
         demo.unload(leave)
     return demo

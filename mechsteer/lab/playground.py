@@ -10,7 +10,7 @@ from typing import Any
 
 from mechsteer.evaluation import TextBreaks, text_breaks
 from mechsteer.lab import exporting
-from mechsteer.lab.handling import Controls, choice_of, controls, files_shown, in_frame, told
+from mechsteer.lab.handling import Controls, choice_of, controls, files_shown, in_frame, number, seed_of, told
 from mechsteer.lab.library import Request, gr
 from mechsteer.lab.visitors import Visitors
 from mechsteer.lab.workbench import Workbench
@@ -19,6 +19,7 @@ from mechsteer.results import Result
 from mechsteer.steering import Generation, Intervention, stream
 from mechsteer.tokens import continuation_text
 
+MOST = 128  # tokens of a text
 PROMPT = "Tell me about the garden."
 
 
@@ -148,7 +149,7 @@ def tab(bench: Workbench, visitors: Visitors) -> Controls:
     prompt = gr.Textbox(PROMPT, label="Prompt", lines=2, max_length=4000)
     chosen = controls(bench)
     with gr.Row():
-        most = gr.Slider(1, 128, value=48, step=1, label="New tokens")
+        most = gr.Slider(1, MOST, value=48, step=1, label="New tokens")
         temperature = gr.Slider(0, 2, value=0, step=0.1, label="Temperature", info="0: the likeliest token")
         seed = gr.Number(0, label="Seed", precision=0)
     with gr.Row():
@@ -169,8 +170,10 @@ def tab(bench: Workbench, visitors: Visitors) -> Controls:
             pair, how = _asked(bench, values)
             last = None
             for last in pair.steps(event.is_set):
+                if not visitors.is_newest(request.session_hash, event):
+                    return
                 yield last[0].base, last[0].steered, ""
-            if last is not None:
+            if last is not None and visitors.is_newest(request.session_hash, event):
                 yield last[0].base, last[0].steered, compared(bench.model, *last, how, event.is_set)
 
     @told
@@ -182,7 +185,15 @@ def tab(bench: Workbench, visitors: Visitors) -> Controls:
         visitors.stop(request.session_hash)
 
     outputs = [base, steered, differences]
-    write.click(on_write, inputs, outputs, concurrency_limit=8, show_progress="hidden", api_visibility="private")
+    write.click(
+        on_write,
+        inputs,
+        outputs,
+        concurrency_limit=8,
+        trigger_mode="multiple",  # a second press begins anew; the first text ends
+        show_progress="hidden",
+        api_visibility="private",
+    )
     stop.click(on_stop, None, None, queue=False, api_visibility="private")
     export.click(on_export, inputs, files, api_visibility="private")
     return chosen
@@ -190,7 +201,11 @@ def tab(bench: Workbench, visitors: Visitors) -> Controls:
 
 def _asked(bench: Workbench, values: tuple[Any, ...]) -> tuple[SideBySide, Decoding]:
     prompt, *of_choice, most, temperature, seed = values
-    how = Decoding(max_new_tokens=int(most), temperature=float(temperature), seed=int(seed or 0))
+    how = Decoding(
+        max_new_tokens=int(number(most, "the number of new tokens", least=1, most=MOST)),
+        temperature=number(temperature, "the temperature", least=0, most=2),
+        seed=seed_of(seed),
+    )
     iv = bench.steering(choice_of(*of_choice))
     return SideBySide(model=bench.model, prompt=prompt, iv=iv, how=how), how
 

@@ -82,6 +82,7 @@ class Workbench:
         self._coeffs: dict[Choice, float] = {}
         self._checks: dict[str, ConceptCheck | MechsteerError] = {}
         self._concepts = {known: concept(known) for known in NAMES}
+        self._own: dict[str, Path] = {}
         for path in sorted((folder / "concepts").glob("*.json")):
             self._read_own(path)
 
@@ -98,6 +99,10 @@ class Workbench:
         if name not in self._concepts:
             raise ConfigError(f"there is no concept {name!r}", "choose one from the list")
         return self._concepts[name]
+
+    def own_file(self, name: str) -> Path | None:
+        """The file of a concept of one's own; None for the package's."""
+        return self._own.get(name)
 
     def choices(self) -> list[tuple[str, str]]:
         """(what a list shows, name) of every concept; what the model does not know says so."""
@@ -228,9 +233,11 @@ class Workbench:
         with self.lock:
             if name in self._concepts:  # another visitor was faster
                 raise ConfigError(f"there is a concept {name!r} already", "choose another name")
+            if any(path.with_suffix(end).exists() for end in (".json", ".safetensors")):  # it could not be read
+                raise ConfigError(f"a file of a concept {name!r} lies there already", "choose another name, or mend it")
             save_steering(Intervention(Static(vector.vector), site), path, self.model)
             write_atomically(path.with_suffix(".json"), to_json(file, ConceptFile))
-            self._concepts[name] = made
+            self._concepts[name], self._own[name] = made, path.with_suffix(".json")
         return path
 
     def _read_own(self, path: Path) -> None:
@@ -242,4 +249,4 @@ class Workbench:
         if own.name in self._concepts:
             self.problems.append(f"{path} is named {own.name!r}, as another concept is")
             return
-        self._concepts[own.name] = own
+        self._concepts[own.name], self._own[own.name] = own, path

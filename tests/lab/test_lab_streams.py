@@ -90,8 +90,11 @@ def test_a_second_text_of_a_visitor_ends_the_first(page, log):
     begin(page, "Tell me about Ann.")
     fill(page, Prompt="Tell me about Sam.", New_tokens="4")
     page.get_by_role("button", name="Write", exact=True).click()
-    page.wait_for_selector("#differences iframe")
+    frame = page.frame_locator("#differences iframe")
+    frame.locator(".prompt").get_by_text("Tell me about Sam.").wait_for()
+    texts = written(page)
     page.wait_for_timeout(500)
+    assert written(page) == texts
     after = n_tokens(log, "Tell me about Ann.")
     assert after < 2 * LONG
     page.wait_for_timeout(500)
