@@ -106,3 +106,12 @@ def test_the_text_that_breaks_is_marked(bench):
     assert "⚠ text breaks here" in frame
     *_, calm = beside(bench, pirate(0.0)).steps(lambda: False)
     assert "text breaks" not in playground.compared(bench.model, *calm, Decoding(max_new_tokens=8))
+
+
+@pytest.mark.parametrize("begins", [0, 3, 7])
+def test_the_mark_stands_before_the_token_where_the_text_breaks(bench, begins):
+    (row,) = ms.generate(bench.model, [PROMPT], max_new_tokens=8).tokens
+    at = playground._character(bench.model, row, begins)
+    before = ms.generate(bench.model, [PROMPT], max_new_tokens=begins).texts[0] if begins else ""
+    assert at == len(before)
+    assert playground._character(bench.model, row, None) is None
