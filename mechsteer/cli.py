@@ -73,11 +73,17 @@ PROMPTS_HELP = """  SOURCE                  a .jsonl, .json, .csv, .txt, .parque
 
 Repeats go first, then what is too short or long."""
 
-LAB_HELP = """  model=voices            a bundled name, a Hugging Face folder, a hub name
+LAB_HELP = """  model=NAME              a bundled name (voices, pocket), a Hugging Face folder, a hub name
+                          left out: the largest of Mistral-7B-Instruct, Phi-3-mini and Qwen3-0.6B that lies whole in this
+                          machine's Hugging Face cache and fits into free memory, else voices; nothing is downloaded
+  model=auto              the same, but loaded from the hub where it is not here (1 to 15 GB)
+  device=cuda             by default CUDA, else MPS where it computes in float64, else the processor (cpu)
+  dtype=bfloat16          by default float32 where that takes at most half of the free memory, else bfloat16
   port=7860               where it listens, on this machine (127.0.0.1) alone
   folder=runs/lab         vectors, checks, your own concepts and exports
 
-Needs the extra: pip install 'mechsteer[lab]'. Nothing is sent anywhere."""
+Port, folder, model and memory are looked at before anything is loaded. Needs the extra: pip install 'mechsteer[lab]'.
+Nothing is sent anywhere."""
 
 CONFIGURE_HELP = """  model=NAME     a bundled name, a Hugging Face folder, a hub name; its weights are not read
   memory=GIB     of the machine that is to run it; by default what is free here

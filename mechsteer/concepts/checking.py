@@ -25,6 +25,7 @@ from mechsteer.errors import ConfigError
 from mechsteer.evaluation import compare_scores
 from mechsteer.results import Interval, Result
 from mechsteer.steering import Intervention, calibrate, generate
+from mechsteer.steering.generation import pausing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,11 @@ def check_concept(
     prompts: Sequence[str] = NEUTRAL,
     how: CheckSettings | None = None,
     batch_size: int = 32,
+    pause: Callable[[], object] | None = None,
 ) -> ConceptCheck:
     """Check `concept` by its vector, as `concept_vectors` gives it (with site and held-out separation).
+
+    `pause` is called before every token that is written: it may wait while others need the machine, or raise to end here.
 
     Raises ConfigError for a vector without these, and what `calibrate` and `generate` raise; where no strength spends the KL, the
     model does not know the concept.
@@ -109,6 +113,7 @@ def check_concept(
             temperature=how.temperature,
             seed=how.seed,
             batch_size=batch_size,
+            stop=pausing(pause),
         ).texts
         return np.array([concept.shows(text) for text in texts], dtype=float)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ def check_concepts(
     how: CheckSettings | None = None,
     cache: str | Path | None = None,
     progress: bool = False,
+    pause: Callable[[], object] | None = None,
 ) -> list[ConceptCheck]:
     """`check_concept` of every concept at the residual stream of one depth. Raises as that and `concept_vectors`.
 
     `cache`: a folder that vectors and checks are read from and written to; what is there is not computed again.
+    `pause`: as `check_concept` takes it; a check that it ends is not kept.
     """
     how, site = CheckSettings() if how is None else how, Site(depth, "resid_post").at(model)
     folder, found = None if cache is None else Path(cache), []
@@ -43,7 +45,7 @@ def check_concepts(
         kept = None if path is None else _read(path)
         if kept is None:
             (vector,) = concept_vectors(model, [concept], site, pooling=pooling, cache=folder)
-            kept = check_concept(model, concept, vector, prompts=prompts, how=how)
+            kept = check_concept(model, concept, vector, prompts=prompts, how=how, pause=pause)
             if path is not None:
                 write_record(path, {"check": to_plain(kept)})
         found.append(kept)

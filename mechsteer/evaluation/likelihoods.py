@@ -5,7 +5,7 @@ log P(continuation | prompt) = Σ_t log P(token_t | prompt, tokens before t), un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,40 @@ def log_likelihoods(
     `by_length` puts pairs of equal length into one batch, which pads less; the order of the result stays.
     Raises DataError for an empty continuation or a pair longer than the model's context.
     """
+    totals = torch.zeros(len(pairs), dtype=torch.float64)
+    for rows, log_p in _of_targets(model, pairs, interventions, batch_size, by_length, progress):
+        totals.index_add_(0, rows, log_p)
+    return totals.numpy()
+
+
+@torch.no_grad()
+def token_log_likelihoods(
+    model: Any,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    interventions: Interventions = (),
+    *,
+    batch_size: int = 64,
+) -> list[np.ndarray]:
+    """log P(token | all before it) in nats of every token of each continuation: float64 [n_tokens] per pair.
+
+    Raises as `log_likelihoods`, of which these are the summands.
+    """
+    found = [np.empty(0)] * len(pairs)
+    for rows, log_p in _of_targets(model, pairs, interventions, batch_size, True, False):
+        for i in rows.unique().tolist():
+            found[i] = log_p[rows == i].numpy()
+    return found
+
+
+def _of_targets(
+    model: Any,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    interventions: Interventions,
+    batch_size: int,
+    by_length: bool,
+    progress: bool,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batch by batch: the pair that each token of a continuation belongs to, and its log-likelihood; in order."""
     rows = [(list(prompt), list(end)) for prompt, end in pairs]
     for prompt, end in rows:
         if not prompt or not end or len(prompt) + len(end) > model.cfg.n_ctx:
@@ -47,15 +81,13 @@ def log_likelihoods(
                 "give at least one token each, and no more than fit",
             )
     order = sorted(range(len(rows)), key=lambda i: (len(rows[i][0]), len(rows[i][1]))) if by_length else None
-    totals = torch.zeros(len(rows), dtype=torch.float64)
     batches = make_batches(model, rows, batch_size, order)
     for batch in tqdm(batches, desc="likelihoods", unit="batch", disable=not progress, leave=False):
         at = batch.predicts_target
         with steer(model, interventions, warn=False):
             log_p = logits_from(model, batch, Start(), at).double().log_softmax(-1)
         of_targets = log_p.gather(1, batch.tokens.roll(-1, 1)[at][:, None])[:, 0]
-        totals.index_add_(0, batch.rows[at.nonzero()[:, 0]].cpu(), of_targets.cpu())
-    return totals.numpy()
+        yield batch.rows[at.nonzero()[:, 0]].cpu(), of_targets.cpu()
 
 
 @dataclass(frozen=True, kw_only=True)

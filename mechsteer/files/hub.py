@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,21 @@ def kept_folder(name: str) -> Path | None:
     with contextlib.suppress(OSError, ValueError):
         folder = kept / "snapshots" / (kept / "refs" / "main").read_text(encoding="ascii").strip()
         if (folder / "config.json").is_file():
+            return folder
+    return None
+
+
+def kept_whole(name: str) -> Path | None:
+    """`kept_folder` where its weights and a tokenizer lie there too, so that it loads without a network."""
+    folder = kept_folder(name)
+    if folder is None or not any((folder / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
+        return None
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        index = folder / "model.safetensors.index.json"
+        parts = {"model.safetensors"}
+        if index.is_file():
+            parts = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+        if parts and all((folder / str(part)).is_file() for part in parts):
             return folder
     return None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import ConfigError, closest
+from mechsteer.lab.choosing import chosen
 from mechsteer.lab.library import Middleware
-from mechsteer.lab.page import build, theme
+from mechsteer.lab.page import STYLE, build, theme
 from mechsteer.lab.workbench import Workbench
-from mechsteer.models import load_model
+from mechsteer.models.load import DTYPES
 
 HOST = "127.0.0.1"
 POLICY = (
@@ -29,9 +31,12 @@ _MORE = "mechsteer lab --help tells more"
 class LabCommand:
     """What the words of the command line ask for."""
 
-    model: str = "voices"
+    model: str | None = None
+    """None chooses among what lies on this machine"""
     port: int = 7860
     folder: str = "runs/lab"
+    device: str | None = None
+    dtype: str | None = None
 
     @classmethod
     def of(cls, words: Sequence[str]) -> LabCommand:
@@ -49,7 +54,21 @@ class LabCommand:
         port = given.pop("port", str(cls.port))
         if not port.isdecimal() or not 1 <= int(port) <= 65535:
             raise ConfigError(f"port is {port!r:.40}", "give a number from 1 to 65535, such as port=7860")
+        if (dtype := given.get("dtype")) is not None and dtype not in DTYPES:
+            raise ConfigError(f"dtype is {dtype!r:.40}", f"it is one of {list(DTYPES)}")
         return cls(port=int(port), **given)
+
+
+def require_folder(folder: Path) -> None:
+    """Raises ConfigError where the lab's folder cannot be made or written to; makes it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"the folder {folder} cannot be written to: {error.strerror}", "give another: folder="
+        ) from error
 
 
 def require_free(port: int) -> None:
@@ -68,7 +87,9 @@ def lab_command(words: Sequence[str], say: Callable[[str], None]) -> None:
     """Serve the lab until it is interrupted. `say` is told what happens. Raises MechsteerError."""
     asked = LabCommand.of(words)
     require_free(asked.port)
-    bench = Workbench(load_model(asked.model), name=asked.model, folder=Path(asked.folder))
+    require_folder(Path(asked.folder))
+    model, source = chosen(asked.model, say, device=asked.device, dtype=asked.dtype)
+    bench = Workbench(model, name=source.name, folder=Path(asked.folder), source=source)
     say("vectors of the concepts (read from disk where they were made before)")
     bench.prepare()
     with serving(bench, asked.port):
@@ -90,6 +111,7 @@ def serving(bench: Workbench, port: int) -> Iterator[None]:
         ssr_mode=False,
         prevent_thread_lock=True,
         theme=theme(),
+        css=STYLE,
         footer_links=[],
         enable_monitoring=False,
         mcp_server=False,

@@ -60,8 +60,8 @@ def tab(bench: Workbench) -> None:
     )
     name = gr.Textbox(label="Name", placeholder="grumpy", max_length=40)
     with gr.Row():
-        positive = gr.Textbox(label="Texts that show it", lines=8, placeholder=_POSITIVE)
-        neutral = gr.Textbox(label="Neutral texts", lines=8, placeholder=_NEUTRAL)
+        positive = gr.Textbox(label="Texts that show it", lines=8, min_width=300, placeholder=_POSITIVE)
+        neutral = gr.Textbox(label="Neutral texts", lines=8, min_width=300, placeholder=_NEUTRAL)
     words = gr.Textbox(label="Words that show it, with commas between", placeholder="wonder*, behold")
     make = gr.Button("Make the concept", variant="primary")
     said = gr.Textbox(label="What happened", interactive=False, elem_id="made")
@@ -71,7 +71,7 @@ def tab(bench: Workbench) -> None:
     def on_make(*values: str) -> Iterator[tuple[Any, ...]]:
         file, made = files_shown([bench.create(*values)]), values[0].strip()
         yield f"{made} is made and can be chosen in every tab; it is being checked.", file, overview(bench)
-        bench.check_all([made])
+        bench.check_now(made)
         yield f"{made} is made. Known to the model: {row(bench, made)['known']}.", file, overview(bench)
 
     fields: Sequence[Any] = [name, positive, neutral, words]

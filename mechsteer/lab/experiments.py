@@ -13,7 +13,7 @@ from mechsteer.adapters import Static
 from mechsteer.concepts import NEUTRAL, ConceptMixing, mix_concepts, sweep_concept
 from mechsteer.evaluation import StrengthBreaks, StrengthSweep, where_text_breaks
 from mechsteer.lab import exporting
-from mechsteer.lab.handling import files_shown, in_frame, told
+from mechsteer.lab.handling import files_shown, in_frame, number, seed_of, told
 from mechsteer.lab.library import gr
 from mechsteer.lab.workbench import Choice, Workbench
 from mechsteer.models.sites import Site
@@ -81,7 +81,7 @@ def _sweep(
     options = {"layers": list(layers), "coeffs": list(coeffs), **size.options, "n_random": size.n_random}
     result = sweep_concept(bench.model, bench.concept(name), cache=str(bench.cache), **options)
     blocks = [Text(f"How often texts show {name!r}. {_HONEST}"), *([] if breaks is None else _broken(breaks))]
-    code = exporting.sweep(bench.name, name, options)
+    code = exporting.sweep(bench.source, name, options)
     files = exporting.export(bench, kind, code, result, _best(bench, name, result), [name])
     return Done(html=in_frame(name, blocks, sweep_sections(result), height="52rem"), result=result, files=files)
 
@@ -116,7 +116,7 @@ def mixing(bench: Workbench, names: tuple[str, str], layer: int, coeff: float, s
     a, b = names
     options = {"layer": layer, "coeff": coeff, **size.options}
     found = mix_concepts(bench.model, (bench.concept(a), bench.concept(b)), cache=str(bench.cache), **options)
-    code = exporting.mixing(bench.name, names, options)
+    code = exporting.mixing(bench.source, names, options)
     half = 0.5 * bench.vector(a, layer) + 0.5 * bench.vector(b, layer)
     iv = Intervention(Static(half.vector), Site(layer, "resid_post"), coeff=coeff)
     files = exporting.export(bench, "mixing", code, found, iv, names)
@@ -156,16 +156,20 @@ def tab(bench: Workbench) -> list[Any]:
     files = gr.File(label="Snippet, figures and steering file", file_count="multiple", interactive=False, visible=False)
 
     @told
-    def on_start(
-        what: str, a: str, b: str, at: float, c: float, n: float, controls: float, number: float
-    ) -> tuple[str, Any]:
-        size = Size(n_prompts=int(n), n_random=int(controls), seed=int(number or 0))
-        if what == "Mixing":
-            done = mixing(bench, (a, b), int(at), float(c), size)
-        elif what == "Strength sweep":
-            done = strength_sweep(bench, a, int(at), size)
-        else:
-            done = layer_sweep(bench, a, [float(c)], size)
+    def on_start(what: str, a: str, b: str, at: Any, c: Any, n: Any, controls: Any, drawn_by: Any) -> tuple[str, Any]:
+        at, c = int(number(at, "the layer")), number(c, "the coefficient")
+        size = Size(
+            n_prompts=int(number(n, "the number of texts", least=1, most=len(NEUTRAL))),
+            n_random=int(number(controls, "the number of random directions", least=0, most=5)),
+            seed=seed_of(drawn_by),
+        )
+        with bench.visit():
+            if what == "Mixing":
+                done = mixing(bench, (a, b), at, c, size)
+            elif what == "Strength sweep":
+                done = strength_sweep(bench, a, at, size)
+            else:
+                done = layer_sweep(bench, a, [c], size)
         return done.html, files_shown(done.files)
 
     given = [kind, name, other, layer, coeff, n_prompts, n_random, seed]

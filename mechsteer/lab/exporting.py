@@ -10,6 +10,7 @@ from typing import Any
 
 from mechsteer.concepts import NAMES
 from mechsteer.files import atomic_folder
+from mechsteer.lab.choosing import Source
 from mechsteer.lab.workbench import Workbench
 from mechsteer.results import Result, to_json
 from mechsteer.steering import Intervention, save_steering
@@ -29,17 +30,17 @@ def export(
         (part / "result.json").write_text(to_json(result), encoding="utf-8")
         save_steering(iv, part / "steering.safetensors", bench.model)
         for name in own:
-            if name not in NAMES:
-                shutil.copy(bench.folder / "concepts" / f"{name}.json", part)
+            if (file := bench.own_file(name)) is not None:
+                shutil.copy(file, part / f"{name}.json")
     return sorted(folder.iterdir())
 
 
-def _snippet(about: str, model: str, *lines: str) -> str:
+def _snippet(about: str, model: Source, *lines: str) -> str:
     head = f'"""{about} Run it in the folder of steering.safetensors."""\n\nimport mechsteer as ms\n'
-    return "\n".join([head, f"model = ms.load_model({model!r})", *lines, ""])
+    return "\n".join([head, f"model = {model.code}", *lines, ""])
 
 
-def playground(model: str, prompt: str, options: Mapping[str, Any]) -> str:
+def playground(model: Source, prompt: str, options: Mapping[str, Any]) -> str:
     """The snippet of two texts."""
     return _snippet(
         "Base and steered text.",
@@ -58,7 +59,7 @@ def concept_named(name: str) -> str:
     return f"ms.concepts.concept({(name if name in NAMES else f'{name}.json')!r})"
 
 
-def sweep(model: str, name: str, arguments: Mapping[str, Any]) -> str:
+def sweep(model: Source, name: str, arguments: Mapping[str, Any]) -> str:
     """The snippet of a sweep over layers and strengths."""
     return _snippet(
         f"How often texts show {name!r}, by layer and coefficient.",
@@ -69,7 +70,7 @@ def sweep(model: str, name: str, arguments: Mapping[str, Any]) -> str:
     )
 
 
-def mixing(model: str, names: tuple[str, str], arguments: Mapping[str, Any]) -> str:
+def mixing(model: Source, names: tuple[str, str], arguments: Mapping[str, Any]) -> str:
     """The snippet of two concepts mixed."""
     both = ", ".join(concept_named(name) for name in names)
     return _snippet(

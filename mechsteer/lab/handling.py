@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import ConfigError, MechsteerError
 from mechsteer.lab.library import gr
 from mechsteer.lab.workbench import NONE, Choice, Workbench
+from mechsteer.models.memory import is_out_of_memory
 from mechsteer.report import Block, Report, Section, escape
 from mechsteer.report.report import framed
 from mechsteer.steering.units import UNITS
@@ -33,21 +34,27 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
 
         @functools.wraps(handler)
         def steps(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            try:
+            with _shown_in_page():
                 yield from handler(*args, **kwargs)
-            except (MechsteerError, torch.OutOfMemoryError) as error:
-                raise shown(error) from error
 
         return steps
 
     @functools.wraps(handler)
     def once(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with _shown_in_page():
             return handler(*args, **kwargs)
-        except (MechsteerError, torch.OutOfMemoryError) as error:
-            raise shown(error) from error
 
     return once
+
+
+@contextlib.contextmanager
+def _shown_in_page() -> Iterator[None]:
+    try:
+        yield
+    except (MechsteerError, MemoryError, RuntimeError) as error:
+        if isinstance(error, MechsteerError) or is_out_of_memory(error):
+            raise shown(error) from error
+        raise
 
 
 def shown(error: Exception) -> Exception:
@@ -91,9 +98,30 @@ def controls(bench: Workbench, *, strength: float = 2.5) -> Controls:
     return Controls(name=name, other=other, weight=weight, layer=layer, strength=number, unit=unit)
 
 
-def choice_of(name: str, other: str, weight: float, layer: float, strength: float, unit: Any) -> Choice:
-    """A `Choice` of the values of the controls."""
-    return Choice(name=name, other=other, weight=float(weight), layer=int(layer), strength=float(strength), unit=unit)
+def choice_of(name: str, other: str, weight: Any, layer: Any, strength: Any, unit: Any) -> Choice:
+    """A `Choice` of the values of the controls. Raises ConfigError for a number that is not there."""
+    return Choice(
+        name=name,
+        other=other,
+        weight=number(weight, "the weight of the second concept"),
+        layer=int(number(layer, "the layer")),
+        strength=number(strength, "the strength"),
+        unit=unit,
+    )
+
+
+def number(value: Any, what: str, *, least: float = -math.inf, most: float = math.inf) -> float:
+    """What stands in a field for numbers. Raises ConfigError for an empty one, and for one outside of its limits."""
+    if value is None or not math.isfinite(value):
+        raise ConfigError(f"{what} is empty", "give a number")
+    if not least <= value <= most:
+        raise ConfigError(f"{what} is {value:g}", f"give a number from {least:g} to {most:g}")
+    return float(value)
+
+
+def seed_of(value: Any) -> int:
+    """A seed: 0 where the field is empty. Raises ConfigError for one that no generator takes."""
+    return 0 if value is None else int(number(value, "the seed", least=0, most=2**31 - 1))
 
 
 def fresh(bench: Workbench, *, with_none: Sequence[bool]) -> list[Any]:

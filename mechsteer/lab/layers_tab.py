@@ -75,6 +75,7 @@ def tab(bench: Workbench) -> None:
 
     @told
     def on_read(given: str) -> Any:
-        return explained(bench, given)
+        with bench.visit():
+            return explained(bench, given)
 
     read.click(on_read, text, lens, api_visibility="private")

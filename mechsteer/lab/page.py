@@ -12,6 +12,12 @@ from mechsteer.lab.visitors import Visitors
 from mechsteer.lab.workbench import Workbench
 
 FONTS = ["system-ui", "sans-serif"]
+STYLE = """
+.gradio-container.gradio-container.gradio-container :is(:focus-visible, label:has(input[type=radio]:focus-visible)) {
+  outline: 2px solid #0072b2 !important; outline-offset: 2px;
+}
+"""
+"""Who goes through the page by keyboard sees where they are, on every kind of control."""
 TABS = ("Playground", "Concepts", "Layers explained", "Visualiser", "Experiments")
 
 
@@ -38,15 +44,17 @@ def build(bench: Workbench) -> Any:
         demo.load(_lists(bench, [False, True]), None, [one.name, one.other], api_visibility="private")
 
         def leave(request: Request) -> None:
-            visitors.stop(request.session_hash)
+            visitors.leave(request.session_hash)
 
         demo.unload(leave)
     return demo
 
 
 def theme() -> Any:
-    """Gradio's own, with the system's fonts: none is fetched."""
-    return Theme(font=FONTS, font_mono=["ui-monospace", "monospace"])
+    """Gradio's own, with the system's fonts (none is fetched) and colours that are read on white."""
+    return Theme(primary_hue="blue", font=FONTS, font_mono=["ui-monospace", "monospace"]).set(
+        button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700"
+    )
 
 
 def _lists(bench: Workbench, with_none: list[bool]) -> Callable[[], list[Any]]:

@@ -22,8 +22,20 @@ class Visitors:
             before.set()
         return event
 
+    def is_newest(self, visitor: str | None, event: threading.Event) -> bool:
+        """Whether the visitor has begun nothing else since, and is still there: what is written is still to be shown."""
+        with self._lock:
+            return self._running.get(visitor or "") is event
+
     def stop(self, visitor: str | None) -> None:
         """End what the visitor has running; nothing where nothing runs."""
+        with self._lock:
+            event = self._running.get(visitor or "")
+        if event is not None:
+            event.set()
+
+    def leave(self, visitor: str | None) -> None:
+        """The visitor is gone: what runs is ended and forgotten."""
         with self._lock:
             event = self._running.pop(visitor or "", None)
         if event is not None:

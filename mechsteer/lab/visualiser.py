@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from mechsteer.attribution import ResidualChange, residual_change
-from mechsteer.lab.handling import Controls, choice_of, controls, in_frame, told
+from mechsteer.lab.handling import Controls, choice_of, controls, in_frame, number, told
 from mechsteer.lab.library import gr
 from mechsteer.lab.workbench import Choice, Workbench
 from mechsteer.report import CellGrid, Text
@@ -54,11 +54,13 @@ def tab(bench: Workbench) -> Controls:
 
     @told
     def on_show(given: str, *of_choice: Any) -> str:
-        return changed(bench, choice_of(*of_choice), given)
+        with bench.visit():
+            return changed(bench, choice_of(*of_choice), given)
 
     @told
-    def on_map(layer: float) -> str:
-        return concept_map(bench, int(layer))
+    def on_map(layer: Any) -> str:
+        with bench.visit():
+            return concept_map(bench, int(number(layer, "the layer")))
 
     show.click(on_show, [text, *chosen.inputs], result, api_visibility="private")
     chart.click(on_map, chosen.layer, result, api_visibility="private")

@@ -6,12 +6,15 @@ a JSON file in `concepts/` with a steering file beside it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from mechsteer.adapters import Static
 from mechsteer.concepts import (
@@ -30,6 +33,7 @@ from mechsteer.concepts import (
 from mechsteer.directions import Direction
 from mechsteer.errors import ConfigError, MechsteerError
 from mechsteer.files import write_atomically
+from mechsteer.lab.choosing import Source
 from mechsteer.models.sites import Site
 from mechsteer.results import to_json
 from mechsteer.steering import Intervention, at_strength, save_steering
@@ -53,21 +57,32 @@ class Choice:
     weight: float = 0.0
 
 
+class Closing(Exception):
+    """The lab closes: a check ends where it is."""
+
+
 class Workbench:
     """The model of one lab with its concepts. Safe to use from several threads."""
 
-    def __init__(self, model: Any, *, name: str, folder: Path, how: CheckSettings | None = None) -> None:
+    def __init__(
+        self, model: Any, *, name: str, folder: Path, source: Source | None = None, how: CheckSettings | None = None
+    ) -> None:
         self.model, self.name, self.folder = model, name, folder
+        self.source = Source(name=name) if source is None else source
         self.how = how
         self.cache = folder / "vectors"
         self.problems: list[str] = []
         """files of concepts that could not be read, with the reason"""
         self.lock = threading.RLock()
         self.closing = threading.Event()
+        self._idle, self._visits = threading.Condition(), 0
+        self._chosen: dict[str, None] = {}
+        """concepts that somebody chose, the last one last"""
         self._vectors: dict[tuple[str, int], Direction] = {}
         self._coeffs: dict[Choice, float] = {}
         self._checks: dict[str, ConceptCheck | MechsteerError] = {}
         self._concepts = {known: concept(known) for known in NAMES}
+        self._own: dict[str, Path] = {}
         for path in sorted((folder / "concepts").glob("*.json")):
             self._read_own(path)
 
@@ -84,6 +99,10 @@ class Workbench:
         if name not in self._concepts:
             raise ConfigError(f"there is no concept {name!r}", "choose one from the list")
         return self._concepts[name]
+
+    def own_file(self, name: str) -> Path | None:
+        """The file of a concept of one's own; None for the package's."""
+        return self._own.get(name)
 
     def choices(self) -> list[tuple[str, str]]:
         """(what a list shows, name) of every concept; what the model does not know says so."""
@@ -118,6 +137,8 @@ class Workbench:
 
     def steering(self, choice: Choice) -> Intervention:
         """The intervention that a choice stands for. Raises what `at_strength` raises."""
+        self._chosen.pop(choice.name, None)
+        self._chosen[choice.name] = None
         iv = Intervention(Static(self.direction(choice).vector), Site(choice.layer, "resid_post"))
         if choice not in self._coeffs:
             self._coeffs[choice] = at_strength(self.model, iv, choice.strength, choice.unit, PROMPTS).coeff
@@ -129,17 +150,53 @@ class Workbench:
         """What is known of a concept; None until it has been checked."""
         return self._checks.get(name)
 
-    def check_all(self, names: Sequence[str] = ()) -> None:
-        """Check concepts (default: all), one after the other, keeping each on disk."""
-        for name in names or self.names():
-            if self.closing.is_set():
-                return
+    def check_all(self) -> None:
+        """Check all concepts, one after the other, keeping each on disk; first those that somebody chose.
+
+        It waits at every token while a visitor is at work, and ends where the lab closes.
+        """
+        while (name := self._next_unchecked()) is not None:
             try:
-                (found,) = check_concepts(self.model, [self.concept(name)], how=self.how, cache=self.cache)
-            except MechsteerError as error:
-                self._checks[name] = error
-            else:
-                self._checks[name] = found
+                self._check(name, self._yield_to_visitors)
+            except Closing:
+                return
+
+    def check_now(self, name: str) -> ConceptCheck | MechsteerError:
+        """Check a concept at once, as the visitor who made it waits for it."""
+        return self._check(name, None)
+
+    def _check(self, name: str, pause: Callable[[], None] | None) -> ConceptCheck | MechsteerError:
+        try:
+            (found,) = check_concepts(self.model, [self.concept(name)], how=self.how, cache=self.cache, pause=pause)
+        except (MechsteerError, torch.OutOfMemoryError) as error:
+            found = (
+                error if isinstance(error, MechsteerError) else MechsteerError("memory ran out while it was checked")
+            )
+        self._checks[name] = found
+        return found
+
+    def _next_unchecked(self) -> str | None:
+        names = [*reversed(list(self._chosen)), *self.names()]
+        return next((name for name in names if name not in self._checks), None) if not self.closing.is_set() else None
+
+    @contextlib.contextmanager
+    def visit(self) -> Iterator[None]:
+        """A block in which a visitor has something computed: checks of concepts wait."""
+        with self._idle:
+            self._visits += 1
+        try:
+            yield
+        finally:
+            with self._idle:
+                self._visits -= 1
+                self._idle.notify_all()
+
+    def _yield_to_visitors(self) -> None:
+        with self._idle:
+            while self._visits and not self.closing.is_set():
+                self._idle.wait(0.2)
+        if self.closing.is_set():
+            raise Closing
 
     # -- one's own ---------------------------------------------------------------------------------------------
 
@@ -176,9 +233,11 @@ class Workbench:
         with self.lock:
             if name in self._concepts:  # another visitor was faster
                 raise ConfigError(f"there is a concept {name!r} already", "choose another name")
+            if any(path.with_suffix(end).exists() for end in (".json", ".safetensors")):  # it could not be read
+                raise ConfigError(f"a file of a concept {name!r} lies there already", "choose another name, or mend it")
             save_steering(Intervention(Static(vector.vector), site), path, self.model)
             write_atomically(path.with_suffix(".json"), to_json(file, ConceptFile))
-            self._concepts[name] = made
+            self._concepts[name], self._own[name] = made, path.with_suffix(".json")
         return path
 
     def _read_own(self, path: Path) -> None:
@@ -190,4 +249,4 @@ class Workbench:
         if own.name in self._concepts:
             self.problems.append(f"{path} is named {own.name!r}, as another concept is")
             return
-        self._concepts[own.name] = own
+        self._concepts[own.name], self._own[own.name] = own, path

@@ -20,6 +20,7 @@ from mechsteer.files.hub import find_model
 from mechsteer.models import library
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.load_hooked import has_tokenizer, load_hooked
+from mechsteer.models.memory import is_out_of_memory
 from mechsteer.models.protocol import HookedModel
 from mechsteer.tokens import continuation_ids
 
@@ -264,7 +265,12 @@ def _readable(source: str) -> Iterator[None]:
     """Turn the loaders' many errors into one message."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError) as error:
+        if is_out_of_memory(error):
+            raise ModelLoadError(
+                f"cannot load {source}: there is not enough memory",
+                "give dtype='bfloat16', another device, or a smaller model",
+            ) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         hint = (
             "the folder needs a readable config.json, model.safetensors and tokenizer.json"

@@ -20,6 +20,7 @@ from mechsteer.report.escaping import escape_markdown
 from mechsteer.report.templates import render
 from mechsteer.results import Shown
 
+BREAKS = "text breaks here"
 Piece = tuple[str, bool]  # a stretch of text, and whether the other text lacks it
 
 
@@ -46,6 +47,22 @@ def differences(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
     return sides
 
 
+def split(pieces: Sequence[Piece], at: int | None) -> tuple[list[Piece], list[Piece]]:
+    """The stretches before a character of the text and from it on; None is behind the end.
+
+    >>> split([("a ", False), ("bcd", True)], 3)
+    ([('a ', False), ('b', True)], [('cd', True)])
+    """
+    sides: tuple[list[Piece], list[Piece]] = ([], [])
+    for text, differs in pieces:
+        cut = len(text) if at is None else min(max(at, 0), len(text))
+        at = None if at is None else at - len(text)
+        for side, part in zip(sides, (text[:cut], text[cut:]), strict=True):
+            if part:
+                side.append((part, differs))
+    return sides
+
+
 @dataclass(frozen=True)
 class ComparedTexts(Shown):
     """Texts side by side, prompt by prompt: [n_texts] each. `notes` [n_texts] stand below a pair.
@@ -59,10 +76,17 @@ class ComparedTexts(Shown):
     names: tuple[str, str] = ("base", "steered")
     caption: str = ""
     notes: Sequence[str] = ()
+    breaks: Sequence[int | None] = ()
+    """[n_texts] the character of a text of `after` from which on it breaks; None where it does not"""
 
     def __post_init__(self) -> None:
         n = len(self.before)
-        for name, other in (("after", self.after), ("prompts", self.prompts), ("notes", self.notes)):
+        for name, other in (
+            ("after", self.after),
+            ("prompts", self.prompts),
+            ("notes", self.notes),
+            ("breaks", self.breaks),
+        ):
             if len(other) != n and (name == "after" or other):
                 raise ShapeError(
                     f"{n} texts before and {len(other)} {name}", "give one of each per prompt, in the same order"
@@ -89,9 +113,12 @@ class ComparedTexts(Shown):
         for i, (before, after) in enumerate(zip(self.before, self.after, strict=True)):
             pieces = differences(before, after)
             prompt, note = (texts[i] if texts else "" for texts in (self.prompts, self.notes))
+            at = self.breaks[i] if self.breaks else None
             sides = [
-                {"name": name, "pieces": part, "written": bool(text)}
-                for name, part, text in zip(self.names, pieces, (before, after), strict=True)
+                {"name": name, "written": bool(text), "pieces": whole, "broken": broken}
+                for name, text, (whole, broken) in zip(
+                    self.names, (before, after), ((pieces[0], []), split(pieces[1], at)), strict=True
+                )
             ]
             pairs.append({"prompt": prompt, "sides": sides, "note": note, "same": before == after})
         return pairs
@@ -103,7 +130,7 @@ class ComparedTexts(Shown):
 
     def html(self, _page: Page, /) -> str:
         """Two columns a prompt (one below the other on a narrow screen), what differs in mark elements."""
-        return render("compared.html", pairs=self._pairs(), caption=self._caption())
+        return render("compared.html", pairs=self._pairs(), caption=self._caption(), breaks=BREAKS)
 
     def markdown(self) -> str:
         """Prompt and both texts, what differs in bold."""
@@ -111,7 +138,10 @@ class ComparedTexts(Shown):
         for pair in self._pairs():
             lines = [f"**Prompt.** {escape_markdown(pair['prompt'])}"] if pair["prompt"] else []
             for side in pair["sides"]:
-                text = "".join(_marked(*piece) for piece in side["pieces"]) or "nothing was written"
+                text = "".join(_marked(*piece) for piece in side["pieces"])
+                if side["broken"]:
+                    text += f" [{BREAKS}] " + "".join(_marked(*piece) for piece in side["broken"])
+                text = text if side["written"] else "nothing was written"
                 lines.append(f"*{escape_markdown(side['name'])}:* {text}")
             lines += [escape_markdown(pair["note"])] if pair["note"] else []
             parts.append("\n\n".join(lines))

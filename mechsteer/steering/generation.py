@@ -228,6 +228,17 @@ class Run:
         )
 
 
+def pausing(pause: Callable[[], object] | None) -> Callable[[], bool] | None:
+    """A `stop` that ends nothing, but calls `pause` before every token: it may wait, or raise to give up."""
+
+    def stop() -> bool:
+        assert pause is not None
+        pause()
+        return False
+
+    return None if pause is None else stop
+
+
 def _halted(stop: Callable[[], bool] | Event | None) -> Callable[[], bool]:
     if stop is None:
         return lambda: False

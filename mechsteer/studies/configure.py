@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from mechsteer.configs.fields import nested
 from mechsteer.configs.settings import explicit
 from mechsteer.errors import ConfigError, closest
 from mechsteer.files import write_atomically
+from mechsteer.models.memory import free_memory
 from mechsteer.models.size import ModelSize, model_size
 
 GIB = 2**30
@@ -81,30 +80,6 @@ def configure(model: str, *, device: str | None = None, memory: float | None = N
         "sae.n_tokens": 250_000 if size.d_model < 512 else 1_000_000,
     }
     return Configured(size=size, memory_bytes=free, settings=explicit(settings))
-
-
-def free_memory(device: str | None = None) -> int:
-    """Bytes that are free on a device; of the processor what the system and its control group leave.
-
-    Raises ConfigError for a device that is not here.
-    """
-    if device is not None and device.startswith("cuda"):
-        try:
-            return torch.cuda.mem_get_info(device)[0]
-        except (RuntimeError, AssertionError, ValueError) as error:
-            raise ConfigError(
-                f"device {device!r} cannot be asked: {str(error).splitlines()[0]}", "give memory=GIB instead"
-            ) from error
-    try:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError, AttributeError) as error:
-        raise ConfigError("this system does not tell its free memory", "give memory=GIB") from error
-    try:
-        most = int(Path("/sys/fs/cgroup/memory.max").read_text("ascii"))
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text("ascii"))
-    except (OSError, ValueError):  # no control group, or "max"
-        return free
-    return min(free, max(0, most - used))
 
 
 def command(given: Mapping[str, Any]) -> str:

@@ -1,203 +1,36 @@
-"""The lab's tabs, without a browser: what each shows is what the library gives, and every mistake is told in the page."""
+"""The lab's other tabs, the page and the command, without a browser: each shows what the library gives."""
 
 from __future__ import annotations
 
+import math
 import re
 import runpy
 import socket
 import subprocess
 import sys
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 
 import extras
 import pytest
+import torch
+from lab_toys import PAIRS, PROMPT, beside, keep_concepts, pirate
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.concepts import CheckSettings, ConceptMixing, concepts
-from mechsteer.concepts import extracting as extracting_room
-from mechsteer.errors import ConfigError, FileFormatError, MechsteerError
+from mechsteer.concepts import ConceptMixing
+from mechsteer.errors import ConfigError
 from mechsteer.evaluation import StrengthSweep
-from mechsteer.lab import concept_tab, experiments, layers_tab, playground, visualiser
+from mechsteer.lab import experiments, layers_tab, playground, visualiser
 from mechsteer.lab.command import LabCommand, require_free
 from mechsteer.lab.experiments import Size
-from mechsteer.lab.handling import shown, told
+from mechsteer.lab.handling import number, seed_of, told
 from mechsteer.lab.library import gr
-from mechsteer.lab.playground import Decoding, SideBySide, Written
-from mechsteer.lab.visitors import Visitors
-from mechsteer.lab.workbench import Choice, Workbench
+from mechsteer.lab.playground import Written
 from mechsteer.results import from_json
 
 pytestmark = extras.needs_lab
 
-HOSTILE = "<img src=x onerror=alert(1)></script><b>"
-PROMPT = "Tell me about Tom."
-QUICK = CheckSettings(n_random=1, repeats=1, max_new_tokens=6)
-PAIRS = ("\n".join(f"wow! it is day {i}!" for i in range(9)), "\n".join(f"it is day {i}." for i in range(9)))
 SMALL = Size(n_prompts=2, max_new_tokens=4, n_random=1)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return ms.load_model("voices")
-
-
-@pytest.fixture
-def bench(model, tmp_path):
-    return Workbench(model, name="voices", folder=tmp_path / "lab", how=QUICK)
-
-
-def pirate(strength=2.5, **more):
-    return Choice(**{"name": "pirate", "layer": 4, "strength": strength, **more})
-
-
-def beside(bench, choice, **how):
-    iv = bench.steering(choice)
-    return SideBySide(model=bench.model, prompt=PROMPT, iv=iv, how=Decoding(max_new_tokens=8, **how))
-
-
-# -- playground ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("how", [{}, {"temperature": 1.0, "seed": 3}])
-def test_both_texts_are_those_of_generate(bench, how):
-    pair = beside(bench, pirate(), **how)
-    steps = list(pair.steps(lambda: False))
-    options = {"max_new_tokens": 8, **how}
-    base, steered = (ms.generate(bench.model, [PROMPT], ivs, **options).texts[0] for ivs in ((), pair.iv))
-    assert (steps[-1][0].base, steps[-1][0].steered) == (base, steered)
-    assert base != steered
-    assert len(steps) == 8
-    assert steered.startswith(steps[0][0].steered)
-
-
-@pytest.mark.parametrize("unit", ["raw", "residual", "kl"])
-def test_at_strength_0_both_are_identical(bench, unit):
-    *_, (last, _, _) = beside(bench, pirate(0.0, unit=unit), temperature=1.0).steps(lambda: False)
-    assert last.base == last.steered != ""
-
-
-def test_stop_ends_the_text_and_frees_the_model(bench):
-    visitors = Visitors()
-    event, seen = visitors.begin("somebody"), []
-    for written, _, _ in beside(bench, pirate()).steps(event.is_set):
-        seen.append(written)
-        visitors.stop("somebody")
-    assert len(seen) == 1
-    again = ms.generate(bench.model, [PROMPT], max_new_tokens=8).texts
-    *_, (free, _, _) = beside(bench, pirate(0.0)).steps(lambda: False)
-    assert [free.base] == again
-    older, newer = visitors.begin("somebody"), visitors.begin("somebody")
-    assert (older.is_set(), newer.is_set()) == (True, False)
-
-
-def test_visitors_at_once_do_not_touch_each_other(bench):
-    pairs = [beside(bench, c, temperature=1.0) for c in (pirate(), pirate(2.0, name="sad"), pirate(0.0))]
-    alone = [list(pair.steps(lambda: False))[-1][0] for pair in pairs]
-    ready = threading.Barrier(3)
-
-    def visit(pair):
-        ready.wait()
-        return [list(pair.steps(lambda: False))[-1][0] for _ in range(4)]
-
-    with ThreadPoolExecutor(3) as pool:
-        for expected, found in zip(alone, pool.map(visit, pairs), strict=True):
-            assert found == [expected] * 4
-
-
-def test_text_of_a_model_is_never_markup(bench):
-    *_, (written, steered, base) = beside(bench, pirate()).steps(lambda: False)
-    hostile = replace(written, prompt=HOSTILE, base=HOSTILE, steered=HOSTILE)
-    frame = playground.compared(bench.model, hostile, steered, base, Decoding(max_new_tokens=8))
-    assert frame.startswith("<iframe")
-    assert 'sandbox="allow-scripts"' in frame
-    assert "<img" not in frame
-    assert "&lt;img" not in frame.replace("&amp;lt;img", "")
-    error = shown(ConfigError(HOSTILE, HOSTILE))
-    assert "<" not in error.message
-    assert "&lt;img" in error.message
-
-
-def test_the_text_that_breaks_is_marked(bench):
-    *_, last = beside(bench, pirate(9.0)).steps(lambda: False)
-    assert "The text breaks here" in playground.compared(bench.model, *last, Decoding(max_new_tokens=8))
-    *_, calm = beside(bench, pirate(0.0)).steps(lambda: False)
-    assert "The text breaks here" not in playground.compared(bench.model, *calm, Decoding(max_new_tokens=8))
-
-
-# -- concepts --------------------------------------------------------------------------------------------------
-
-
-def test_concept_arithmetic(bench):
-    both = bench.direction(pirate(other="sad", weight=-0.5)).vector
-    expected = bench.vector("pirate", 4).vector - 0.5 * bench.vector("sad", 4).vector
-    assert (both - expected).abs().max() == 0
-
-
-def test_a_second_start_runs_no_forward(bench, monkeypatch):
-    few = [name for name in bench.names() if name not in ("pirate", "sad")]
-    for name in few:
-        del bench._concepts[name]
-    bench.prepare()
-    again = Workbench(bench.model, name="voices", folder=bench.folder)
-    for name in few:
-        del again._concepts[name]
-
-    def forward(*_, **__):
-        raise AssertionError("a forward ran")
-
-    monkeypatch.setattr(extracting_room, "extract_each", forward)
-    again.prepare()
-    assert again.vector("sad", 4).norm > 0
-
-
-def test_what_the_model_does_not_know_is_greyed_with_the_reason(bench):
-    assert "17 are still being checked" in concept_tab.overview(bench)
-    bench.check_all(["pirate"])
-    found = bench.check("pirate")
-    bench._checks |= {name: replace(found, knows=False, reason=f"because {HOSTILE}") for name in ("calm", "sad")}
-    bench._checks["brief"] = MechsteerError("nothing spends the KL")
-    table = concept_tab.overview(bench)
-    assert table.count("class=&quot;muted&quot;") >= 3
-    assert "nothing spends the KL" in table
-    assert "<img" not in table
-    labels = {name: label for label, name in bench.choices()}
-    assert labels["calm"] == "calm (this model does not know it)"
-    assert labels["happy"] == "happy"
-
-
-def test_ones_own_concept_is_kept(bench):
-    path = bench.create(" loud ", *PAIRS, "wow, !*")
-    steering = ms.load_steering(path, bench.model)
-    assert str(steering.interventions[0].site) == "resid_post@4"
-    bench.check_all(["loud"])
-    again = Workbench(bench.model, name="voices", folder=bench.folder)
-    assert again.names() == [*(c.name for c in concepts()), "loud"]
-    assert again.vector("loud", 2).norm == bench.vector("loud", 2).norm > 0
-    (bench.folder / "concepts" / "broken.json").write_text("{")
-    assert "not valid JSON" in Workbench(bench.model, name="voices", folder=bench.folder).problems[0]
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "said"),
-    [
-        (("pirate", *PAIRS, "wow"), ConfigError, "a concept 'pirate' already"),
-        (("../x", *PAIRS, "wow"), ConfigError, "'../x' is no name"),
-        (("loud", PAIRS[0], "it is", "wow"), ConfigError, "9 texts show it and 1 are neutral"),
-        (("loud", "", "", "wow"), FileFormatError, "0 different pairs"),
-        (("loud", *PAIRS, ""), FileFormatError, "does not say how a text shows it"),
-    ],
-)
-def test_a_concept_that_cannot_be_made(bench, given, error, said):
-    with pytest.raises(error, match=re.escape(said)):
-        bench.create(*given)
-    assert not (bench.folder / "concepts").exists()
-
-
-# -- layers, visualiser, experiments ---------------------------------------------------------------------------
 
 
 def test_layers_and_visualiser_show_every_layer_and_token(bench):
@@ -206,12 +39,7 @@ def test_layers_and_visualiser_show_every_layer_and_token(bench):
     for frame in (lens, changed):
         assert all(f"layer {layer}" in frame for layer in range(bench.n_layers))
         assert "Tom&amp;#39;" in frame
-    assert "pirate" in visualiser.concept_map(replace_concepts(bench, "pirate", "sad"), 4)
-
-
-def replace_concepts(bench, *names):
-    bench._concepts = {name: bench._concepts[name] for name in names}
-    return bench
+    assert "pirate" in visualiser.concept_map(keep_concepts(bench, "pirate", "sad"), 4)
 
 
 @pytest.mark.parametrize("kind", ["layers", "strengths", "mixing", "own"])
@@ -289,6 +117,35 @@ def test_errors_of_handlers_are_told_in_the_page():
     assert next(running) == 1
     with pytest.raises(gr.Error, match="nor this"):
         next(running)
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("x"), MemoryError(), RuntimeError("can't allocate memory: x")]
+)
+def test_memory_that_runs_out_is_told(error):
+    def fails():
+        raise error
+
+    with pytest.raises(gr.Error, match="The model ran out of memory"):
+        told(fails)()
+
+
+def test_a_bug_is_not_told_as_a_mistake():
+    def fails():
+        raise RuntimeError("a bug")
+
+    with pytest.raises(RuntimeError, match="a bug"):
+        told(fails)()
+
+
+def test_numbers_that_are_none():
+    assert (number(3, "the layer"), seed_of(None), seed_of(7.0)) == (3.0, 0, 7)
+    for value, said in [(None, "the layer is empty"), (math.nan, "the layer is empty"), (9, "the layer is 9")]:
+        with pytest.raises(ConfigError, match=said):
+            number(value, "the layer", least=0, most=7)
+    for value in (-1, 1e30):
+        with pytest.raises(ConfigError, match="the seed is"):
+            seed_of(value)
 
 
 def test_the_words_of_the_command():

@@ -10,7 +10,7 @@ import mechsteer as ms
 from mechsteer.errors import ConfigError, ShapeError
 from mechsteer.report import ComparedTexts, compare_texts
 from mechsteer.report.blocks import Page
-from mechsteer.report.comparing import differences
+from mechsteer.report.comparing import BREAKS, differences
 from tests import toys
 
 BEFORE = "He saw a dog. He was very sad and went home.\nThe end."
@@ -52,6 +52,18 @@ def test_marks_are_in_the_page_and_hostile_text_is_not():
     (row, other) = block.frame().to_dict("records")
     assert (row["base"], row["differs"], other["alike"]) == (BEFORE, True, 1.0)
     assert 0 < row["alike"] < 1
+
+
+def test_where_a_text_breaks_is_marked_and_nothing_of_it_is_lost():
+    hostile = "</span><b>"
+    block = ComparedTexts(["a b", "a", ""], [f"a {hostile} c", "a", ""], breaks=[5, None, 0])
+    page = block.html(Page())
+    text = html.unescape(re.sub(r"<[^>]*>", "", page))
+    assert f"a </s⚠ {BREAKS} pan><b> c" in text
+    assert page.count(BREAKS) == block.markdown().count(BREAKS) == 1
+    assert page.count('<span class="broken">') == 1
+    with pytest.raises(ShapeError, match="3 texts before and 1 breaks"):
+        ComparedTexts(["a", "b", "c"], ["a", "b", "c"], breaks=[1])
 
 
 def test_what_was_generated_is_compared_and_saved(tmp_path):
