@@ -98,7 +98,7 @@ def test_mistakes_and_names(page):
     open_tab(page, "Concepts")
     fill(page, Name=MARKUP[:40], Texts_that_show_it=PROMPT, Neutral_texts=PROMPT)
     page.get_by_role("button", name="Make the concept").click()
-    page.get_by_text("is no name for a concept").wait_for()
+    page.get_by_text("is no name for a concept").first.wait_for()
     require_harmless(page)
     fill(page, Name="hostile", Texts_that_show_it="\n".join(f"{i} {PROMPT} wow" for i in range(9)))
     fill(page, Neutral_texts="\n".join(f"{i} {PROMPT}" for i in range(9)))

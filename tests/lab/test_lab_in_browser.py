@@ -109,7 +109,7 @@ def test_a_mistake_is_told_in_the_page_and_nothing_is_lost(page, name, positive,
     fill(page, Name=name, Texts_that_show_it=positive, Neutral_texts=neutral)
     fill(page, **{"Words that show it, with commas between": "arr"})
     page.get_by_role("button", name="Make the concept").click()
-    page.get_by_text(said).wait_for()
+    page.get_by_text(said).first.wait_for()
     assert page.get_by_label("Words that show it").input_value() == "arr"
     assert page.get_by_label("Texts that show it", exact=True).input_value() == positive
     assert page.get_by_label("Name", exact=True).input_value() == name
