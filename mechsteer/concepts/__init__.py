@@ -2,6 +2,7 @@
 
 from mechsteer.concepts.checking import CheckSettings, ConceptCheck, auroc_interval, check_concept
 from mechsteer.concepts.extracting import DEPTHS, concept_vectors
+from mechsteer.concepts.introspection import Introspection, IntrospectionTrial, introspect, yes_or_no
 from mechsteer.concepts.knowing import check_concepts, checks_to_markdown
 from mechsteer.concepts.prompts import NEUTRAL
 from mechsteer.concepts.reading import NAMES, Concept, ConceptFile, as_concept, concept, concepts
@@ -17,6 +18,8 @@ __all__ = [
     "ConceptCheck",
     "ConceptFile",
     "ConceptMixing",
+    "Introspection",
+    "IntrospectionTrial",
     "ShowsConcept",
     "as_concept",
     "auroc_interval",
@@ -26,7 +29,9 @@ __all__ = [
     "concept",
     "concept_vectors",
     "concepts",
+    "introspect",
     "mix_concepts",
     "neutral_items",
     "sweep_concept",
+    "yes_or_no",
 ]
