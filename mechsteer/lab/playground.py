@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class SideBySide:
     iv: Intervention
     how: Decoding
 
-    def steps(self, stop: Callable[[], bool]) -> Iterator[tuple[Written, Generation, Generation]]:
+    def steps(self, stop: Callable[[], bool]) -> Generator[tuple[Written, Generation, Generation], None, None]:
         """What there is after every token; ends when both have ended, or `stop` answers True."""
         texts = {"steered": "", "base": ""}
         options = {**self.how.options, "stop": stop}
