@@ -19,6 +19,7 @@ import bench_features
 import bench_generation
 import bench_gpu
 import bench_gru
+import bench_lab
 import bench_probes
 import bench_records
 import bench_singular
@@ -30,7 +31,7 @@ import bench_training
 
 BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
-    *("threads", "boosters", "gru", "probes", "records", "singular"),
+    *("threads", "boosters", "gru", "probes", "records", "singular", "lab"),
 )
 BESIDE = (*BENCHES, "gpu")  # what needs more than a processor is asked for by name
 
@@ -39,7 +40,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the figures that mechsteer claims.")
     parser.add_argument("benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu")
     parser.add_argument(
-        "--models", nargs="*", default=[], metavar="FOLDER", help="more models for generation and capture"
+        "--models",
+        nargs="*",
+        default=[],
+        metavar="FOLDER",
+        help="more models for generation and capture; the lab makes vectors of the first",
     )
     arguments = parser.parse_args()
     unknown = set(arguments.benches) - set(BESIDE)
@@ -61,6 +66,7 @@ def main() -> None:
         "gru": lambda: bench_gru.main([]),
         "probes": lambda: bench_probes.main([]),
         "records": bench_records.main,
+        "lab": lambda: bench_lab.main(["--stories", arguments.models[0]] if arguments.models else []),
         "singular": lambda: bench_singular.main([]),
     }
     for name in arguments.benches or BENCHES:

@@ -1,7 +1,8 @@
 """`mechsteer lab` whose playground writes slowly and keeps a log, for tests that stop it: words as the command's.
 
 `log=FILE` takes a line with the prompt for every token of either text, and no text ends by itself. A prompt that says OUT OF MEMORY runs out of it at
-its third token. Concepts are not checked.
+its third token. Concepts are not checked; a file
+`visits.txt` beside the log says how many texts are being written.
 """
 
 from __future__ import annotations
@@ -40,6 +41,12 @@ def slow_stream(model, prompts, interventions, *, stop, **options):
     return stream(model, prompts, interventions, stop=paused, stop_tokens=(), **options)
 
 
+def watch(bench):
+    """What the checks of concepts wait for, told in a file in their place."""
+    while not bench.closing.wait(0.1):
+        log.with_name("visits.txt").write_text(str(bench._visits))
+
+
 def say(text):
     """To the standard error, as the command does."""
     sys.stderr.write(f"{text}\n")
@@ -47,5 +54,5 @@ def say(text):
 
 
 playground.stream = slow_stream
-Workbench.check_all = lambda self: None
+Workbench.check_all = watch
 lab_command([f"{key}={value}" for key, value in words.items()], say)

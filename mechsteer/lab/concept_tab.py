@@ -43,8 +43,8 @@ def overview(bench: Workbench) -> str:
     return in_frame("Concepts", [*blocks, Table(rows, caption, muted=unknown)], height="44rem")
 
 
-def tab(bench: Workbench) -> None:
-    """The components of the tab, wired up."""
+def tab(bench: Workbench) -> Any:
+    """The components of the tab, wired up; returns the table."""
     table = gr.HTML(overview(bench), elem_id="concepts")
     timer = gr.Timer(3)
 
@@ -76,3 +76,4 @@ def tab(bench: Workbench) -> None:
 
     fields: Sequence[Any] = [name, positive, neutral, words]
     make.click(on_make, fields, [said, files, table], api_visibility="private")
+    return table

@@ -31,8 +31,11 @@ def build(bench: Workbench) -> Any:
         with gr.Tab(TABS[0]) as first:
             one = playground.tab(bench, visitors)
             first.select(_lists(bench, [False, True]), None, [one.name, one.other], api_visibility="private")
-        with gr.Tab(TABS[1]):
-            concept_tab.tab(bench)
+        with gr.Tab(TABS[1]) as second:
+            table = concept_tab.tab(bench)
+            second.select(
+                lambda: concept_tab.overview(bench), None, table, show_progress="hidden", api_visibility="private"
+            )
         with gr.Tab(TABS[2]):
             layers_tab.tab(bench)
         with gr.Tab(TABS[3]) as fourth:

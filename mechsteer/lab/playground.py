@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mechsteer.lab.workbench import Workbench
 from mechsteer.report import ComparedTexts, Note, decimal
 from mechsteer.results import Result
 from mechsteer.steering import Generation, Intervention, stream
+from mechsteer.steering.generation import Step
 from mechsteer.tokens import continuation_text
 
 MOST = 128  # tokens of a text
@@ -51,29 +52,33 @@ class Written(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class SideBySide:
-    """Two streams of one model, read in turn; the steered one first, so that it waits for nobody."""
+    """Two streams of one model, read in turn; the steered one a token ahead, so that its first waits for nobody."""
 
     model: Any
     prompt: str
     iv: Intervention
     how: Decoding
 
-    def steps(self, stop: Callable[[], bool]) -> Iterator[tuple[Written, Generation, Generation]]:
+    def steps(self, stop: Callable[[], bool]) -> Generator[tuple[Written, Generation, Generation], None, None]:
         """What there is after every token; ends when both have ended, or `stop` answers True."""
-        texts = ["", ""]
+        texts = {"steered": "", "base": ""}
         options = {**self.how.options, "stop": stop}
+
+        def note(**steps: Step | None) -> tuple[Written, Generation, Generation]:
+            texts.update({name: step.texts[0] for name, step in steps.items() if step is not None and step.texts})
+            return self._written(**texts), steered.result(), base.result()
+
         with (
             stream(self.model, [self.prompt], self.iv, **options) as steered,
             stream(self.model, [self.prompt], (), **options) as base,
         ):
-            for both in itertools.zip_longest(steered, base):
-                for i, step in enumerate(both):
-                    if step is not None and step.texts:
-                        texts[i] = step.texts[0]
-                yield self._written(texts), steered.result(), base.result()
+            if (first := next(steered, None)) is not None:
+                yield note(steered=first)
+            for unsteered, step in itertools.zip_longest(base, steered):
+                yield note(base=unsteered, steered=step)
 
-    def _written(self, texts: list[str]) -> Written:
-        return Written(prompt=self.prompt, steered=texts[0], base=texts[1], coeff=self.iv.coeff, site=str(self.iv.site))
+    def _written(self, *, steered: str, base: str) -> Written:
+        return Written(prompt=self.prompt, steered=steered, base=base, coeff=self.iv.coeff, site=str(self.iv.site))
 
 
 class Stopped(Exception):

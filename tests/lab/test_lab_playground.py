@@ -29,7 +29,11 @@ def test_both_texts_are_those_of_generate(bench, how):
     base, steered = (ms.generate(bench.model, [PROMPT], ivs, **options).texts[0] for ivs in ((), pair.iv))
     assert (steps[-1][0].base, steps[-1][0].steered) == (base, steered)
     assert base != steered
-    assert len(steps) == 8
+    assert len(steps) == 9  # the steered text is a token ahead
+    assert (steps[0][0].base, steps[0][0].steered) == (
+        "",
+        ms.generate(bench.model, [PROMPT], pair.iv, **{**options, "max_new_tokens": 1}).texts[0],
+    )
     assert steered.startswith(steps[0][0].steered)
 
 

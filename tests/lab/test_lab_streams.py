@@ -103,6 +103,7 @@ def test_a_second_text_of_a_visitor_ends_the_first(page, log):
 
 def test_a_page_that_is_closed_frees_the_model(page, browser, address, log):
     begin(page, "Tell me about Lily.")
+    assert log.with_name("visits.txt").read_text() == "1"
     page.context.close()
     other = visit(browser, address)  # which takes a second or two: more than the rest of a text does not
     assert all(write(other, Prompt="What is new?", New_tokens="2"))
@@ -111,6 +112,7 @@ def test_a_page_that_is_closed_frees_the_model(page, browser, address, log):
     assert ended < 2 * LONG
     other.wait_for_timeout(500)
     assert n_tokens(log, "Tell me about Lily.") == ended
+    assert log.with_name("visits.txt").read_text() == "0"  # so that the checks of concepts go on
     other.context.close()
 
 
