@@ -166,6 +166,7 @@ _SECTIONS = {
     "DiagramGap": ("shapes", "gap"),
     "TopologyOverLayers": ("shapes", "layers"),
     "BeforeAfter": ("gates", "change"),
+    "TextTrajectories": ("text_trajectories", "text_trajectories"),
     "EarlyDetection": ("shapes", "early"),
     "FitResult": ("training", "training"),
     "Generation": ("generation", "generation"),

@@ -81,6 +81,7 @@ LAB_HELP = """  model=NAME              a bundled name (voices, pocket), a Huggi
   dtype=bfloat16          by default float32 where that takes at most half of the free memory, else bfloat16
   port=7860               where it listens, on this machine (127.0.0.1) alone
   folder=runs/lab         vectors, checks, your own concepts and exports
+  study=runs/study        a study whose features are shown; by default the newest below runs/ that has them
 
 Port, folder, model and memory are looked at before anything is loaded. Needs the extra: pip install 'mechsteer[lab]'.
 Nothing is sent anywhere."""

@@ -4,7 +4,7 @@ from mechsteer.bases.autoencoders import as_sae
 from mechsteer.bases.basis import Basis, as_basis, from_directions, from_sae
 from mechsteer.bases.nulls import NullKind, meaningless
 from mechsteer.bases.singular import READING_MAPS, WRITING_MAPS, singular
-from mechsteer.bases.unembedding import top_tokens
+from mechsteer.bases.unembedding import top_tokens, unembedding_directions
 
 __all__ = [
     "READING_MAPS",
@@ -18,4 +18,5 @@ __all__ = [
     "meaningless",
     "singular",
     "top_tokens",
+    "unembedding_directions",
 ]

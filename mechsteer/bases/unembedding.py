@@ -1,4 +1,4 @@
-"""What each direction of a basis writes through the unembedding."""
+"""What each direction of a basis writes through the unembedding, and the directions that it reads most."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from mechsteer.bases.basis import Basis
 from mechsteer.errors import ShapeError
-from mechsteer.models import backend_of
+from mechsteer.models import backend_of, model_fingerprint
 from mechsteer.tokens import token_text
 
 
@@ -37,6 +37,24 @@ def top_tokens(model: Any, basis: Basis, k: int = 10, *, chunk: int = 1024) -> p
         for label, high, low in zip(basis.labels[start : start + chunk], *sides, strict=True):
             records.append((label, [_token(model, i) for i in high], [_token(model, i) for i in low]))
     return pd.DataFrame(records, columns=["label", "promoted", "suppressed"])
+
+
+@torch.no_grad()
+def unembedding_directions(model: Any, *, k: int | None = None) -> Basis:
+    """Singular directions that the unembedding reads, behind the final norm's scale: "unembed.sv0" moves logits most.
+
+    Orthonormal rows [d_model d_model], or the first `k`, with singular values (up to one positive factor, the norm's).
+    A LayerNorm centres what it is given: the direction of equal numbers has the value 0 then, and comes last.
+    """
+    backend = backend_of(model)
+    d_model = backend.cfg.d_model
+    points = torch.eye(d_model + 1, d_model, dtype=backend.dtype, device=backend.device)  # the last is zero
+    logits = backend.weights.unembed(points).to("cpu", torch.float64)
+    gram = (logits[:-1] - logits[-1]) @ (logits[:-1] - logits[-1]).T
+    squares, vectors = torch.linalg.eigh(gram)
+    rows, values = vectors.T.flip(0)[:k].float(), squares.flip(0)[:k].clamp(min=0).sqrt().float()
+    source = {"kind": "unembedding", "k": k, "model_fingerprint": model_fingerprint(model)}
+    return Basis(rows, tuple(f"unembed.sv{i}" for i in range(len(rows))), source, values)
 
 
 def _token(model: Any, token_id: int) -> str:

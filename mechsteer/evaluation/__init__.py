@@ -58,9 +58,14 @@ from mechsteer.evaluation.trajectory_layers import TopologyOverLayers, topology_
 from mechsteer.evaluation.verdicts import RandomRank, VerdictResult, judge
 from mechsteer.evaluation.verified import Verified
 from mechsteer.evaluation.within_styles import Answers, StyleEffect, SwitchAndBeyond, WithinStyles, within_styles
+from mechsteer.evaluation.written_trajectories import GateOpening, TextTrajectories, TextTrajectory, text_trajectories
 from mechsteer.evaluation.yes_no import AnswerTokens, answer_tokens, yes_no
 
 __all__ = [
+    "GateOpening",
+    "TextTrajectories",
+    "TextTrajectory",
+    "text_trajectories",
     "TextBreaks",
     "StrengthBreaks",
     "text_breaks",

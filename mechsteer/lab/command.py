@@ -37,6 +37,8 @@ class LabCommand:
     folder: str = "runs/lab"
     device: str | None = None
     dtype: str | None = None
+    study: str | None = None
+    """a run whose features are shown; None takes the newest below runs/"""
 
     @classmethod
     def of(cls, words: Sequence[str]) -> LabCommand:
@@ -92,16 +94,16 @@ def lab_command(words: Sequence[str], say: Callable[[str], None]) -> None:
     bench = Workbench(model, name=source.name, folder=Path(asked.folder), source=source)
     say("vectors of the concepts (read from disk where they were made before)")
     bench.prepare()
-    with serving(bench, asked.port):
+    with serving(bench, asked.port, None if asked.study is None else Path(asked.study)):
         say(f"The lab: http://{HOST}:{asked.port}   (Ctrl-C ends it)")
         threading.Event().wait()
 
 
 @contextlib.contextmanager
-def serving(bench: Workbench, port: int) -> Iterator[None]:
+def serving(bench: Workbench, port: int, study: Path | None = None) -> Iterator[None]:
     """A block during which the page is served on this machine's own address, and concepts are checked beside it."""
     checks = threading.Thread(target=bench.check_all, name="checks of concepts", daemon=True)
-    demo = build(bench).queue(default_concurrency_limit=4)
+    demo = build(bench, study).queue(default_concurrency_limit=4)
     demo.launch(
         server_name=HOST,
         server_port=port,

@@ -13,11 +13,12 @@ from mechsteer.files import atomic_folder
 from mechsteer.lab.choosing import Source
 from mechsteer.lab.workbench import Workbench
 from mechsteer.results import Result, to_json
-from mechsteer.steering import Intervention, save_steering
+from mechsteer.steering import save_steering
+from mechsteer.steering.interventions import Interventions
 
 
 def export(
-    bench: Workbench, kind: str, code: str, result: Result, iv: Intervention, own: Sequence[str] = ()
+    bench: Workbench, kind: str, code: str, result: Result, iv: Interventions, own: Sequence[str] = ()
 ) -> list[Path]:
     """Write `<folder>/exports/<kind>-<n>/` whole or not at all; returns its files. Raises StorageError.
 
@@ -28,7 +29,7 @@ def export(
     with bench.lock, atomic_folder(folder := next(path for path in numbered if not path.exists())) as part:
         (part / "snippet.py").write_text(code, encoding="utf-8")
         (part / "result.json").write_text(to_json(result), encoding="utf-8")
-        save_steering(iv, part / "steering.safetensors", bench.model)
+        save_steering(iv, part / "steering.safetensors", bench.model, budget_bytes=None)
         for name in own:
             if (file := bench.own_file(name)) is not None:
                 shutil.copy(file, part / f"{name}.json")
@@ -79,4 +80,53 @@ def mixing(model: Source, names: tuple[str, str], arguments: Mapping[str, Any]) 
         f"concepts, options = ({both}), {dict(arguments)!r}",
         "result = ms.concepts.mix_concepts(model, concepts, **options)",
         "print(result.frame().to_string())",
+    )
+
+
+_LOADED = 'steering = ms.load_steering("steering.safetensors", model)'
+
+
+def equaliser(model: Source, prompt: str, labels: Sequence[str], options: Mapping[str, Any]) -> str:
+    """The snippet of a text under gains, with the weights of all atoms."""
+    return _snippet(
+        "The weights of the atoms of a steering while a text is written.",
+        model,
+        _LOADED,
+        f"prompt, labels, options = {prompt!r}, {list(labels)!r}, {dict(options)!r}",
+        "result = ms.concepts.labelled(ms.mixture_weights(model, steering, prompt, **options), labels)",
+        "print(result.text)",
+        "print(result.frame().to_string())",
+    )
+
+
+def trajectory(model: Source, prompt: str, layer: int, options: Mapping[str, Any]) -> str:
+    """The snippet of the trajectories of a text, as it is and steered."""
+    return _snippet(
+        "The path of a text through the residual stream, as it is and steered.",
+        model,
+        _LOADED,
+        f"prompt, layer, options = {prompt!r}, {layer}, {dict(options)!r}",
+        "result = ms.evaluation.text_trajectories(model, prompt, steering, layer, **options)",
+        "for text in result.texts:",
+        "    print(text.name, text.h0_entropy_nats.tolist())",
+    )
+
+
+def attribution(model: Source, name: str, study: str | None, options: Mapping[str, Any]) -> str:
+    """The snippet of a concept's effect by directions; `study`: the run whose SAE is a basis too."""
+    return _snippet(
+        f"What the steering by {name!r} is made of.",
+        model,
+        f"concept, options = {concept_named(name)}, {dict(options)!r}",
+        _LOADED,
+        "(iv,) = steering.interventions",
+        "bases = ms.concepts.concept_bases(model, iv.site)",
+        *(
+            []
+            if study is None
+            else ["from mechsteer.studies.features_kept import sae_basis", f"bases |= sae_basis({study!r}, model)"]
+        ),
+        "result = ms.concepts.explain_concept(model, concept, iv, bases, **options)",
+        "for basis, effect in result.effects.items():",
+        "    print(basis, effect.top().to_string(), sep=chr(10))",
     )

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from mechsteer.lab import concept_tab, experiments, layers_tab, playground, visualiser
+from mechsteer.lab import (
+    attribution_tab,
+    concept_tab,
+    equaliser_tab,
+    experiments,
+    features_tab,
+    layers_tab,
+    playground,
+    trajectory_tab,
+    visualiser,
+)
 from mechsteer.lab.handling import fresh
 from mechsteer.lab.library import Request, Theme, gr
 from mechsteer.lab.visitors import Visitors
@@ -19,10 +30,11 @@ STYLE = """
 """
 """Who goes through the page by keyboard sees where they are, on every kind of control."""
 TABS = ("Playground", "Concepts", "Layers explained", "Visualiser", "Experiments")
+MORE = ("Equaliser", "Features", "Trajectory", "Attribution")
 
 
-def build(bench: Workbench) -> Any:
-    """The application over one workbench; nothing is served yet."""
+def build(bench: Workbench, study: Path | None = None) -> Any:
+    """The application over one workbench; nothing is served yet. `study`: the run whose features are shown first."""
     visitors = Visitors()
     with gr.Blocks(title="The steering lab", analytics_enabled=False) as demo:
         gr.Markdown(
@@ -44,6 +56,7 @@ def build(bench: Workbench) -> Any:
         with gr.Tab(TABS[4]) as fifth:
             lists = experiments.tab(bench)
             fifth.select(_lists(bench, [False, False]), None, lists, api_visibility="private")
+        _more(bench, visitors, study)
         demo.load(_lists(bench, [False, True]), None, [one.name, one.other], api_visibility="private")
 
         def leave(request: Request) -> None:
@@ -51,6 +64,22 @@ def build(bench: Workbench) -> Any:
 
         demo.unload(leave)
     return demo
+
+
+def _more(bench: Workbench, visitors: Visitors, study: Path | None) -> None:
+    """The tabs that show what a steering is made of."""
+    with gr.Tab(MORE[0]) as first:
+        files, chosen = equaliser_tab.tab(bench, visitors)
+        first.select(files, None, chosen, api_visibility="private")
+    with gr.Tab(MORE[1]):
+        features_tab.tab(bench, study)
+    with gr.Tab(MORE[2]) as third:
+        of, files_again, other = trajectory_tab.tab(bench, visitors)
+        third.select(_lists(bench, [False, True]), None, [of.name, of.other], api_visibility="private")
+        third.select(files_again, None, other, api_visibility="private")
+    with gr.Tab(MORE[3]) as fourth:
+        asked = attribution_tab.tab(bench, visitors, study)
+        fourth.select(_lists(bench, [False, True]), None, [asked.name, asked.other], api_visibility="private")
 
 
 def theme() -> Any:

@@ -13,6 +13,7 @@ from mechsteer.report.escaping import escape, visible
 from mechsteer.report.figures import Figure
 from mechsteer.report.forest import Arm, Forest
 from mechsteer.report.heatmaps import Heatmap
+from mechsteer.report.live_bars import weight_bars
 from mechsteer.report.rating import SheetFiles, read_ratings, write_sheet
 from mechsteer.report.report import Report, Section
 from mechsteer.report.share_bars import ShareBars
@@ -46,6 +47,7 @@ __all__ = [
     "barcode",
     "trajectory_map",
     "TrajectoryView",
+    "weight_bars",
     "Details",
     "Note",
     "Code",

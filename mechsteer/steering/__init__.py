@@ -1,6 +1,6 @@
 """Steering: interventions and Steerings; generating under them, their strength, folding, exports, files."""
 
-from mechsteer.steering.atom_weights import MixtureWeights, mixture_weights
+from mechsteer.steering.atom_weights import MixtureWeights, WeightStream, mixture_weights
 from mechsteer.steering.calibration import calibrate, calibrate_sign, strengths
 from mechsteer.steering.divergence import kl_divergence
 from mechsteer.steering.exports import export_gguf
@@ -28,6 +28,7 @@ __all__ = [
     "Interventions",
     "Largest",
     "MixtureWeights",
+    "WeightStream",
     "Observation",
     "SavedSteering",
     "Sized",

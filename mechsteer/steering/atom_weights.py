@@ -6,7 +6,7 @@ itself; those of earlier tokens act on them through the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +17,11 @@ from torch import Tensor
 from mechsteer.errors import ConfigError
 from mechsteer.results import Result
 from mechsteer.shapes import AtomWeights
-from mechsteer.steering.generated import Step
+from mechsteer.steering.generated import Generation, Step
 from mechsteer.steering.generation import generate
 from mechsteer.steering.interventions import Interventions, Steering
 from mechsteer.steering.mixing import Atom, as_one, atoms_of, mixers
+from mechsteer.steering.streaming import stream
 from mechsteer.tokens import token_text
 
 READING = "weights"  # what adapters with atoms note
@@ -93,6 +94,42 @@ def mixture_weights(
         on_token=told if on_weights else None,
         **options,
     )
+    return _gathered(model, one, out, places, sizes)
+
+
+class WeightStream(Iterator[tuple[str, Tensor]]):
+    """`mixture_weights` as an iterator: after every token the text so far, and the weights [n_atoms] that led to it.
+
+    Closing it or leaving its `with` block frees the model. Raises as `mixture_weights`.
+    """
+
+    def __init__(self, model: Any, steering: Interventions, prompt: str | Sequence[int], **options: Any) -> None:
+        self._model, self._one = model, as_one(steering)
+        every = mixers(self._one)
+        self._places, self._sizes = _places(self._one), [mixer.n_atoms for mixer in every]
+        self._steps = stream(model, [prompt], self._one, record=True, **options)
+
+    def __next__(self) -> tuple[str, Tensor]:
+        step = next(self._steps)
+        while not step.rows:  # a stop token alone
+            step = next(self._steps)
+        return step.texts[0], _side_by_side(step.readings, self._places, self._sizes)[0]
+
+    def result(self) -> MixtureWeights:
+        """All of it, once the iterator has ended."""
+        return _gathered(self._model, self._one, self._steps.result(), self._places, self._sizes)
+
+    def __enter__(self) -> WeightStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._steps.close()
+
+
+def _gathered(
+    model: Any, one: Steering, out: Generation, places: Sequence[int], sizes: Sequence[int]
+) -> MixtureWeights:
+    """What a generation of one prompt noted of the atoms."""
     tokens = [*out.prompt_tokens[0], *out.tokens[0]]
     weights = _side_by_side(out.readings, places, sizes)[0, : len(tokens)]
     shown = [str(t) if model.tokenizer is None else token_text(model.tokenizer, t) for t in tokens]

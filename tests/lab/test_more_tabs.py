@@ -1,0 +1,253 @@
+"""Equaliser, features, trajectory and attribution, without a browser: what each shows is what the library gives."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shutil
+
+import extras
+import lab_toys
+import pytest
+import torch
+from lab_toys import HOSTILE, PROMPT, pirate
+
+import mechsteer as ms
+from mechsteer.concepts import ConceptEffect
+from mechsteer.errors import ConfigError, FileFormatError, ModelMismatchError
+from mechsteer.evaluation import TextTrajectories
+from mechsteer.lab import attribution_tab, equaliser_tab, features_tab, steering_files, trajectory_tab
+from mechsteer.lab.playground import Decoding
+from mechsteer.lab.workbench import NONE
+from mechsteer.report import weight_bars
+from mechsteer.results import from_json
+from mechsteer.steering import MixtureWeights
+
+pytestmark = extras.needs_lab
+
+
+def two(bench):
+    return lab_toys.keep_concepts(bench, "pirate", "sad")
+
+
+def wanted(bench, gains, strength=1.0, path=NONE, own=None, prompt=PROMPT):
+    desk = equaliser_tab.Desk(bench)
+    return equaliser_tab.Wanted(
+        steering=desk.steering(path, own, 4, strength, gains),
+        labels=desk.labels(path, own),
+        prompt=prompt,
+        how=Decoding(max_new_tokens=6),
+    )
+
+
+def ran(files, monkeypatch):
+    assert [path.name for path in files] == ["result.json", "snippet.py", "steering.safetensors"]
+    monkeypatch.chdir(files[0].parent)
+    return runpy.run_path("snippet.py")["result"], files[0].read_text("utf-8")
+
+
+# -- equaliser -------------------------------------------------------------------------------------------------
+
+
+def test_the_equaliser_streams_text_and_bars_of_generate(bench):
+    mix = wanted(two(bench), [2.0, 0.0])
+    *steps, (text, bars, whole) = mix.steps(bench.model, lambda: False)
+    assert len(steps) == 6
+    assert text == ms.generate(bench.model, [PROMPT], mix.steering, max_new_tokens=6).texts[0] == whole.text
+    assert [atom.label for atom in whole.atoms] == ["pirate", "sad"]
+    assert "pirate × 2" in bars
+    assert text.startswith(steps[0][0])
+    assert equaliser_tab.page_of(whole).startswith("<iframe")
+
+
+def test_gains_of_0_are_the_model_and_gains_are_heard(bench):
+    base = ms.generate(bench.model, [PROMPT], max_new_tokens=6).texts[0]
+    texts = [list(wanted(two(bench), gains).steps(bench.model, lambda: False))[-1][0] for gains in ([0, 0], [2, 0])]
+    assert texts[0] == base != texts[1]
+
+
+def test_stop_ends_the_mix(bench):
+    asked = []
+    steps = wanted(two(bench), [1.0, 0.0]).steps(bench.model, lambda: len(asked) >= 2)
+    for _ in steps:
+        asked.append(None)
+    assert len(asked) < 6
+
+
+def test_files_of_ones_own_are_found_and_mixed(bench, tmp_path):
+    mix = wanted(two(bench), [2.0, 0.5])
+    files = equaliser_tab.exported(bench, mix)
+    assert [shown for shown, _ in steering_files.steering_files(bench)] == ["exports/equaliser-1/steering.safetensors"]
+    desk, path = equaliser_tab.Desk(bench), str(files[-1])
+    assert desk.named(path, None) == (["atom 0", "atom 1"], [2.0, 0.5])
+    uploaded = tmp_path / "mine.safetensors"
+    shutil.copy(path, uploaded)
+    again = wanted(bench, [2.0, 0.5], path=NONE, own=str(uploaded))
+    assert list(again.steps(bench.model, lambda: False))[-1][0] == list(mix.steps(bench.model, lambda: False))[-1][0]
+
+
+def test_a_wrong_file_is_told(bench, tmp_path):
+    desk = equaliser_tab.Desk(bench)
+    static = bench.folder / "static.safetensors"
+    ms.save_steering(bench.steering(pirate()), static, bench.model)
+    with pytest.raises(ConfigError, match="no adapter of this steering has atoms to mix: it holds Static"):
+        desk.named(str(static), None)
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"not a steering")
+    with pytest.raises(FileFormatError, match=re.escape(str(broken))):
+        desk.named(NONE, str(broken))
+    other = tmp_path / "other.safetensors"
+    pocket = ms.load_model("pocket")
+    ms.save_steering(ms.Intervention(ms.adapters.Static(torch.ones(pocket.cfg.d_model)), 1), other, pocket)
+    with pytest.raises(ModelMismatchError, match="other"):
+        desk.named(NONE, str(other))
+
+
+def test_the_equalisers_snippet_gives_the_same_weights(bench, monkeypatch):
+    result, kept = ran(equaliser_tab.exported(bench, wanted(two(bench), [1.5, -0.5])), monkeypatch)
+    assert from_json(MixtureWeights, kept) == result
+
+
+def test_bars_are_drawn_to_scale_and_hostile_names_are_text():
+    svg = weight_bars([HOSTILE[:15], "b", "c"], [0.25, 1.0, float("nan")], muted=[1])
+    assert re.findall(r'width="([\d.]+)" height="10" fill="#', svg) == ["50.0", "200.0", "0.0"]
+    assert svg.count("#8a939c") == 1
+    assert "<img" not in svg
+
+
+# -- trajectory ------------------------------------------------------------------------------------------------
+
+
+def trajectory(bench, steering, prompt=PROMPT, **more):
+    options = {"window": 8, "max_new_tokens": 8, **more}
+    return trajectory_tab.Wanted(steering=ms.Steering([steering]), prompt=prompt, layer=5, options=options)
+
+
+def test_trajectories_are_of_both_texts(bench):
+    found = trajectory(bench, bench.steering(pirate())).found(bench.model)
+    assert [text.name for text in found.texts] == ["as it is", "steered"]
+    page = trajectory_tab.page_of(found)
+    for said in ("H0 entropy of the last 8 tokens", "spanning tree", "resid_post@5"):
+        assert said in page
+
+
+def test_the_gate_of_a_file_is_shown(bench):
+    adapter = ms.adapters.ADAPTERS["gru"](bench.model.cfg.d_model, bench.model.cfg.d_model)
+    path = bench.folder / "gru.safetensors"
+    path.parent.mkdir(parents=True)
+    ms.save_steering(ms.Intervention(adapter, 4), path, bench.model, budget_bytes=None)
+    steering = steering_files.loaded(bench, str(path), None)
+    wanted = trajectory_tab.Wanted(steering=steering, prompt=PROMPT, layer=5, options={"max_new_tokens": 6})
+    found = wanted.found(bench.model)
+    (gate,) = found.texts[1].gates
+    assert found.texts[0].gates == ()
+    assert len(gate.values) == len(found.texts[1].tokens)
+    assert "The gate at resid_post@4" in trajectory_tab.page_of(found)
+
+
+def test_hostile_prompts_are_text_in_every_frame(bench):
+    iv = bench.steering(pirate())
+    frames = [
+        trajectory_tab.page_of(trajectory(bench, iv, HOSTILE).found(bench.model)),
+        equaliser_tab.page_of(
+            list(wanted(two(bench), [1.0, 0.0], prompt=HOSTILE).steps(bench.model, lambda: False))[-1][2]
+        ),
+    ]
+    for frame in frames:
+        assert "<img" not in frame
+        assert 'sandbox="allow-scripts"' in frame
+
+
+def test_the_trajectorys_snippet_gives_the_same_figures(bench, monkeypatch):
+    asked = trajectory(bench, bench.steering(pirate()), temperature=0.7, seed=0)
+    result, kept = ran(trajectory_tab.exported(bench, asked), monkeypatch)
+    assert from_json(TextTrajectories, kept) == result
+
+
+# -- attribution -----------------------------------------------------------------------------------------------
+
+
+def attributed(study=None):
+    options = {"n_pairs": 4, "nulls": 5, "nulls_run": 1, "integrated": 0}
+    return attribution_tab.Wanted(choice=pirate(), study=study, options=options)
+
+
+def test_the_attributions_snippet_gives_the_same_figures(bench, monkeypatch):
+    asked = attributed()
+    files = attribution_tab.exported(bench, asked)
+    result, kept = ran(files, monkeypatch)
+    before = from_json(ConceptEffect, kept)
+    assert before.effects.keys() == result.effects.keys()
+    for name, effect in before.effects.items():
+        torch.testing.assert_close(effect.contributions, result.effects[name].contributions)
+    page = attribution_tab.page_of(before, HOSTILE)
+    for said in ("What the MLP of layer 4 writes", "What the unembedding reads", "Effect on logits", "meaningless"):
+        assert said in page
+    assert "<img" not in page
+
+
+def test_stop_ends_an_attribution_between_its_steps(bench):
+    told = []
+
+    def pause(what):
+        told.append(what)
+        if len(told) == 2:
+            raise attribution_tab.Stopped
+
+    with pytest.raises(attribution_tab.Stopped):
+        attributed().found(bench, pause)
+    assert told[0] == "the model runs without and with the steering"
+
+
+def test_a_strength_of_0_and_unfit_studies_are_told(bench, small_study):
+    controls = ("pirate", NONE, 0, 4, 0.0, "raw")
+    with pytest.raises(ConfigError, match="the strength is 0"):
+        attribution_tab._asked(bench, (4, 19, 0, "", *controls))
+    assert attribution_tab.usable(bench, 4, "") == (None, "")
+    study, why = attribution_tab.usable(bench, 4, str(small_study))
+    assert study is None
+    assert "is of another model" in why
+    assert "has no SAE" in attribution_tab.usable(bench, 4, str(bench.folder))[1]
+
+
+# -- features --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_study(tmp_path_factory):
+    """The features of a study of the smallest sizes."""
+    extras.require_sae_lens()
+    from mechsteer.configs.settings import explicit
+    from mechsteer.studies.study import opened, stage
+
+    out = tmp_path_factory.mktemp("runs") / "few"
+    sizes = {
+        "traces": {"n_problems": 12, "n_dev": 8, "n_samples": 1},
+        "max_new_tokens": 60,
+        "adapter": {"epochs": 1, "coeffs": [1.0], "n_samples": 16, "kind": "static"},
+        "sae": {"d_sae": 32, "k": 4, "n_tokens": 2000, "seeds": 1},
+    }
+    with opened(explicit({"preset": "quick", "model": "pocket", "out": str(out), **sizes})) as run:
+        stage(run, "falsify")
+    return out
+
+
+def test_the_features_of_a_study_are_its_reports(bench, small_study):
+    page = features_tab.shown(str(small_study))
+    for said in ("ReasonScore", "Are they features of reasoning, or of tokens?", "ordinary words"):
+        assert said in page
+    assert features_tab.place_of(bench, small_study) == small_study
+
+
+def test_the_newest_study_is_found_and_a_folder_without_one_is_told(bench, small_study, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert features_tab.place_of(bench, None) is None
+    shutil.copytree(small_study, bench.folder / "a")
+    assert features_tab.place_of(bench, None) == bench.folder / "a"
+    assert "ReasonScore" in features_tab.shown(str(bench.folder / "a"))
+    for folder, said in ((" ", "no folder is named"), (str(tmp_path), "holds no run")):
+        with pytest.raises(ConfigError, match=said):
+            features_tab.shown(folder)
+    (bench.folder / "a" / "stages" / "reasonscore.json").unlink()
+    with pytest.raises(ConfigError, match="has no features: they have not been made"):
+        features_tab.shown(str(bench.folder / "a"))
