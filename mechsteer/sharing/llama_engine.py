@@ -31,7 +31,7 @@ _F32 = 0  # GGML_TYPE_F32
 def llama_cpp(case: Case) -> Iterator[Writer]:
     """Raises NotHere without llama-cpp-python, gguf or a GGUF, Inexpressible for what a control vector cannot do."""
     if importlib.util.find_spec("llama_cpp") is None:
-        raise NotHere("llama-cpp-python is not installed", "pip install llama-cpp-python")
+        raise NotHere("llama-cpp-python is not installed", "pip install 'mechsteer[llama-cpp]'")
     if case.gguf is None:
         raise NotHere("no GGUF of the model is given", "gguf=MODEL.gguf")
     if not case.gguf.is_file():

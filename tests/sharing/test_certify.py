@@ -9,6 +9,7 @@ import math
 import re
 
 import extras
+import gguf_toys
 import pytest
 import torch
 import toys
@@ -128,6 +129,27 @@ def test_what_is_not_here_or_cannot_is_no_pass(tmp_path):
 def test_llama_cpp_without_a_model_of_its_own_is_not_here(tmp_path):
     found = certified(static(tmp_path), engines=some("llama.cpp"))
     assert outcomes(found) == {"llama.cpp": "not here"}
+
+
+@extras.needs_llama_cpp
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_llama_cpp_under_a_control_vector(family, tmp_path):
+    gguf = gguf_toys.write_gguf(toys.hf_model(family), tmp_path / "model.gguf")
+
+    def weaker(case):
+        return certifying.ALL["llama.cpp"](dataclasses.replace(case, steering=case.steering.with_coeff(0.98)))
+
+    found = certified(
+        static(tmp_path, family), family=family, gguf=gguf, engines=some("llama.cpp") | {"weaker": weaker}
+    )
+    assert outcomes(found) == {"llama.cpp": "same", "weaker": "differs"}
+    other = certified(static(tmp_path, family), family=family, gguf=gguf, engines=some("llama.cpp"), coeff=-1.0)
+    assert other.expected != found.expected
+    assert outcomes(other) == {"llama.cpp": "same"}
+    broken, file = tmp_path / "none.gguf", static(tmp_path, family)
+    broken.write_text("x")
+    with pytest.raises(ConfigError, match="cannot read"):
+        certified(file, family=family, gguf=broken, engines=some("llama.cpp"))
 
 
 def traces(first, second):
