@@ -22,6 +22,7 @@ import bench_gru
 import bench_lab
 import bench_probes
 import bench_records
+import bench_scaling
 import bench_singular
 import bench_startup
 import bench_store
@@ -33,12 +34,12 @@ BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
     *("threads", "boosters", "gru", "probes", "records", "singular", "lab"),
 )
-BESIDE = (*BENCHES, "gpu")  # what needs more than a processor is asked for by name
+BESIDE = (*BENCHES, "gpu", "scaling")  # what needs more than a processor, or claims no figure, is asked for by name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the figures that mechsteer claims.")
-    parser.add_argument("benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu")
+    parser.add_argument("benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu and scaling")
     parser.add_argument(
         "--models",
         nargs="*",
@@ -67,6 +68,7 @@ def main() -> None:
         "probes": lambda: bench_probes.main([]),
         "records": bench_records.main,
         "lab": lambda: bench_lab.main(["--stories", arguments.models[0]] if arguments.models else []),
+        "scaling": lambda: bench_scaling.main([]),
         "singular": lambda: bench_singular.main([]),
     }
     for name in arguments.benches or BENCHES:
