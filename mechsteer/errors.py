@@ -81,6 +81,10 @@ class DatabaseError(MechsteerError):
     """A database that cannot be reached or started, that refused, or whose schema is of a later version."""
 
 
+class ClusterError(MechsteerError):
+    """A cluster that cannot be reached, a worker that does not fit its driver, or one that was lost."""
+
+
 class EmbeddingError(MechsteerError):
     """An embedder that could not be asked, or whose answer is no embedding of what it was given."""
 

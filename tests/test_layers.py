@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     ("errors", "shapes", "results", "files", "tokens", "configs"),
-    ("models",),
+    ("models", "cluster"),
     ("runtime", "prompts", "signals"),
     ("adapters", "tasks", "pocket", "activations", "bases"),
     ("features", "topology", "probes", "directions"),
@@ -45,6 +45,7 @@ LATE_IMPORTS = (
     *("mechsteer.records", "mechsteer.records.library"),
     "mechsteer.baselines.with_peft.library",
     "mechsteer.sharing.llama_engine",
+    "mechsteer.cluster.library",  # Ray, and on a worker the function that it is told the name of
 )
 OWNERS = {
     "transformer_lens": "mechsteer.models.library",
@@ -60,6 +61,7 @@ OWNERS = {
     "dspy": "mechsteer.prompting.with_dspy",
     "peft": "mechsteer.baselines.with_peft.library",
     "gradio": "mechsteer.lab",
+    "ray": "mechsteer.cluster.library",
     **dict.fromkeys(("sqlalchemy", "alembic", "psycopg", "pgvector"), "mechsteer.records"),
 }
 # The one place that opens what others pickled, with the reader that runs nothing of it.
@@ -211,6 +213,7 @@ def test_files_are_short() -> None:
         ("mechsteer.report.x", "import sae_lens.saes", "only mechsteer.features.sae_library imports sae_lens"),
         ("mechsteer.features.sae", "from sae_lens import SAE", "only mechsteer.features.sae_library imports sae_lens"),
         ("mechsteer.report.x", "from toys import hf_model", "nothing imports tests, scripts or analyses"),
+        ("mechsteer.cluster.pool", "import ray", "only mechsteer.cluster.library imports ray"),
         ("mechsteer.runtime.forks", "import dill", "pickle is neither read nor written"),
         ("mechsteer.runtime.x", "import pickle", "pickle is neither read nor written"),
         ("mechsteer.report.x", "import joblib", "pickle is neither read nor written"),

@@ -21,15 +21,17 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechsteer.activations.files import DTYPES, Place, ShardWriter, storage_errors
+from mechsteer.activations.by_workers import clear_partial, shards_by_workers
+from mechsteer.activations.files import DTYPES, Place, storage_errors
 from mechsteer.activations.manifest import MANIFEST, PLAN, Manifest, SavedSite, differing, read_manifest
 from mechsteer.activations.memory import Activations, Captured
 from mechsteer.activations.rows import shard_bounds, tokenized
-from mechsteer.activations.running import Run
+from mechsteer.activations.running import Run, write_shard
 from mechsteer.activations.shards import open_shard
 from mechsteer.activations.store import ActivationStore, shard_place
+from mechsteer.cluster import clear_desk
 from mechsteer.errors import ConfigError, DataError, FileFormatError, ModelMismatchError
-from mechsteer.files import PARTIAL, folder_lock, rename
+from mechsteer.files import folder_lock, rename
 from mechsteer.models import Engine, Truncate, backend_of, model_fingerprint, twin_of
 from mechsteer.models.sites import Site, Sites, as_sites
 from mechsteer.runtime.batches import pad_id
@@ -57,6 +59,7 @@ def capture(
     shard_size: int = ...,
     engine: EngineChoice = ...,
     progress: bool = ...,
+    workers: None = ...,
 ) -> Captured: ...
 @overload
 def capture(
@@ -76,6 +79,7 @@ def capture(
     shard_size: int = ...,
     engine: EngineChoice = ...,
     progress: bool = ...,
+    workers: int | None = ...,
 ) -> ActivationStore: ...
 def capture(
     model: Any,
@@ -94,6 +98,7 @@ def capture(
     shard_size: int = 16_384,
     engine: EngineChoice = "auto",
     progress: bool = True,
+    workers: int | None = None,
 ) -> Captured | ActivationStore:
     """Activations of `prompts` (strings, or token-id lists) at `sites`: in memory, or with `path` on disk.
 
@@ -117,14 +122,20 @@ def capture(
     goes on where it was when called again with the same arguments, and ends equal to an undisturbed one; of a
     finished one every shard is checked, and made anew where it is damaged. A folder has one capture at a time.
 
+    With `workers` (and `path`, which all machines of the cluster see) that many Ray workers compute shards, each with
+    a model and a torch thread of its own: the same bytes whatever their number. One that is lost costs the shard it
+    was at.
+
     Raises UnknownSiteError; DataError (empty or too long prompts, counts that do not match); NonFiniteError
     naming site and prompt; HookNeverFiredError; StorageError when the disk refuses, leaving no part of a shard, or
     where another process captures into the folder; ConfigError where the folder holds a capture with other
-    arguments, and ModelMismatchError of another model.
+    arguments, and ModelMismatchError of another model; ClusterError without Ray, of workers that are lost or do not
+    fit; ModelLoadError for a model that workers cannot load.
     """
     dtype = _as_dtype(dtype)
     located = list(dict.fromkeys(site.at(model) for site in as_sites(sites)))
     _check_options(located, batch_size=batch_size, shard_size=shard_size, engine=engine)
+    _check_workers(workers, path)
     rows = tokenized(model, prompts, truncate=truncate)
     n_prompts = len(rows.lengths)
     for name, given in (("labels", labels), ("prompt_ids", prompt_ids), ("prompt_lengths", prompt_lengths)):
@@ -156,9 +167,9 @@ def capture(
     )
     mask = rows.is_kept(manifest.bos_id)
     with run.attached(steering), tqdm(total=n_prompts, desc="capture", unit="prompt", disable=not progress) as bar:
-        if path is not None:
-            return _to_disk(Path(path), manifest, run, mask, bar)
-        return _in_memory(manifest, run, mask, bar)
+        if path is None:
+            return _in_memory(manifest, run, mask, bar)
+        return _to_disk(Path(path), manifest, run, steering, workers, mask, bar)
 
 
 def _as_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -177,6 +188,13 @@ def _check_options(sites: list[Site], *, batch_size: int, shard_size: int, engin
         raise ConfigError(f"batch_size is {batch_size}, shard_size {shard_size}", "both are at least 1")
     if engine not in ("auto", "model"):
         raise ConfigError(f"unknown engine {engine!r}", "engine is 'auto' or 'model'")
+
+
+def _check_workers(workers: int | None, path: Any) -> None:
+    if workers is not None and path is None:
+        raise ConfigError("workers write to disk, and there is no path", "give path=..., or leave workers out")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers is {workers}", "at least one; left out, this process does all")
 
 
 def _engine(model: Any, sites: list[Site], steering: list[Any], engine: str) -> Engine:
@@ -213,18 +231,24 @@ def _in_memory(manifest: Manifest, run: Run, kept: np.ndarray, bar: tqdm) -> Cap
     return Captured(sites, n_layers=manifest.n_layers, fingerprint=manifest.fingerprint, engine=manifest.engine)
 
 
-def _to_disk(folder: Path, manifest: Manifest, run: Run, kept: np.ndarray, bar: tqdm) -> ActivationStore:
+def _to_disk(
+    folder: Path, manifest: Manifest, run: Run, steering: list[Any], workers: int | None, kept: np.ndarray, bar: tqdm
+) -> ActivationStore:
     with folder_lock(folder):
         is_done = _claim(folder, manifest)
-        with storage_errors(folder):
-            for stale in folder.glob(f"*{PARTIAL}"):
-                stale.unlink()
+        clear_desk(folder)
+        clear_partial(folder)
+        missing: list[int] = []
         for number, (begin, end) in enumerate(itertools.pairwise(manifest.shards)):
             place = shard_place(folder, manifest, number)
             if _is_whole(place, run.sites):
                 bar.update(end - begin)
+            elif workers is None:
+                write_shard(place, begin, end, run, kept, bar.update)
             else:
-                _write_shard(place, begin, end, run, kept, bar)
+                missing.append(number)
+        if missing and workers is not None:
+            shards_by_workers(folder, manifest, run, steering, missing, workers, bar.update)
         if not is_done:
             with storage_errors(folder):
                 rename(folder / PLAN, folder / MANIFEST)
@@ -267,19 +291,6 @@ def _is_whole(place: Place, sites: list[Site]) -> bool:
     except FileFormatError:
         return False
     return True
-
-
-def _write_shard(place: Place, begin: int, end: int, run: Run, kept: np.ndarray, bar: tqdm) -> None:
-    lengths, span = run.rows.lengths, run.rows.span(begin, end)
-    writer = ShardWriter(place, run.rows.tokens[span], lengths[begin:end], kept[span], run.dtype)
-    try:
-        for batch, found in run.batches(begin, end):
-            writer.write(found, [i - begin for i in batch], lengths[batch].tolist())
-            bar.update(len(batch))
-        writer.commit()
-    except BaseException:
-        writer.abort()
-        raise
 
 
 def _require_same(folder: Path, before: Manifest, now: Manifest) -> None:

@@ -96,12 +96,19 @@ class ShardWriter:
     # Not through atomic_path: the file is laid out first and stays open from call to call.
 
     def __init__(
-        self, place: Place, tokens: np.ndarray, lengths: np.ndarray, mask: np.ndarray, dtype: torch.dtype
+        self,
+        place: Place,
+        tokens: np.ndarray,
+        lengths: np.ndarray,
+        mask: np.ndarray,
+        dtype: torch.dtype,
+        writer: str = "",
     ) -> None:
+        """`writer` tells several processes apart that may write one shard at once, each under a name of its own."""
         self.place, self.path, self.dtype = place, (path := place.path), dtype
         self._fixed = {"tokens": tokens.astype("<i4"), "lengths": lengths.astype("<i4"), "mask": mask}
         self._offsets = np.concatenate([[0], np.cumsum(lengths)])
-        self._partial = path.with_name(path.name + PARTIAL)
+        self._partial = path.with_name(f"{path.name}{writer}{PARTIAL}")
         self._file: int | None = None
         self._entries: dict[str, dict[str, Any]] = {}
         self._starts: dict[str, int] = {}

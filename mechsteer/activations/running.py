@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mechsteer.activations.files import Place, ShardWriter
 from mechsteer.activations.rows import Rows
 from mechsteer.errors import HookNeverFiredError, NonFiniteError, ShapeError
 from mechsteer.models import Engine
@@ -125,3 +126,22 @@ class Run:
                         f"the intervention's hook at {iv.writes} never fired: the capture would equal the base model's",
                         "write at resid_post, attn_out or mlp_out instead",
                     )
+
+
+def write_shard(
+    place: Place, begin: int, end: int, run: Run, kept: np.ndarray, done: Callable[[int], Any], *, writer: str = ""
+) -> None:
+    """Prompts begin .. end - 1 into a shard, which appears whole or not at all; `done` is told how many prompts are.
+
+    `kept`: bool [n_tokens], as `Rows.is_kept` has it. `writer`: see ShardWriter. Raises what a forward does, StorageError.
+    """
+    lengths, span = run.rows.lengths, run.rows.span(begin, end)
+    shard = ShardWriter(place, run.rows.tokens[span], lengths[begin:end], kept[span], run.dtype, writer)
+    try:
+        for batch, found in run.batches(begin, end):
+            shard.write(found, [i - begin for i in batch], lengths[batch].tolist())
+            done(len(batch))
+        shard.commit()
+    except BaseException:
+        shard.abort()
+        raise

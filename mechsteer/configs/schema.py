@@ -261,6 +261,16 @@ class Settings:
         contents=True,
     )
     out: str = setting("runs/study", "run folder; started again with the same one, the run resumes", aside=True)
+    workers: int | None = setting(
+        None,
+        "Ray workers of a capture; with launcher=ray how many runs go at once; null: this process",
+        least=1,
+        aside=True,
+    )
+    launcher: str = setting(
+        "local", "--multirun: runs one after another, or on Ray", choices=("local", "ray"), aside=True
+    )
+    gpus: float = setting(0.0, "launcher=ray: graphics cards of each run, 0.5 for two on one", least=0, aside=True)
     seed: int = setting(0, "of every draw", least=0)
     batch_size: int = setting(64, "prompts run at once", least=1)
     max_new_tokens: int = setting(200, "most tokens a trace may have", least=1)

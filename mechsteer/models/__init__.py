@@ -11,7 +11,8 @@ from mechsteer.models.library import has_hooked
 from mechsteer.models.likeness import Differences, Look, differences
 from mechsteer.models.load import Truncate, load_counter, load_model, tokenize, tokenize_continuation
 from mechsteer.models.protocol import MAPS, POINTS, Forward, HookedModel
-from mechsteer.models.record import ModelRecord, record_of
+from mechsteer.models.recipes import load_recipe, recipe_of
+from mechsteer.models.record import ModelRecord, Recipe, record_of
 from mechsteer.models.saving import save_folder
 from mechsteer.models.twin import Twin, twin_of
 from mechsteer.models.vocabulary import Vocabulary
@@ -26,6 +27,7 @@ __all__ = [
     "HookedModel",
     "Look",
     "ModelRecord",
+    "Recipe",
     "Truncate",
     "Twin",
     "Vocabulary",
@@ -36,8 +38,10 @@ __all__ = [
     "has_hooked",
     "load_counter",
     "load_model",
+    "load_recipe",
     "model_fingerprint",
     "model_name",
+    "recipe_of",
     "record_of",
     "require_fingerprint",
     "save_folder",

@@ -22,6 +22,7 @@ from mechsteer.models.dispatch import backend_of
 from mechsteer.models.load_hooked import has_tokenizer, load_hooked
 from mechsteer.models.memory import is_out_of_memory
 from mechsteer.models.protocol import HookedModel
+from mechsteer.models.record import Recipe, record_of
 from mechsteer.tokens import continuation_ids
 
 Truncate = Literal["left", "right"]  # which end of a prompt that is too long goes
@@ -59,6 +60,7 @@ def load_model(
         source = str(find_model(str(name_path_or_model)))
         with quiet(), _readable(source):
             model = _load_bridge(source, device, dtype) if backend == "bridge" else load_hooked(source, device, dtype)
+        record_of(model).recipe = _recipe(str(name_path_or_model), backend, dtype, device)
     elif isinstance(name_path_or_model, library.PreTrainedModel):
         if backend != "bridge":
             raise ModelLoadError(
@@ -83,6 +85,13 @@ def load_model(
     if model is not name_path_or_model:
         _warn_unless_additive(model)
     return model
+
+
+def _recipe(name: str, backend: str, dtype: torch.dtype, device: torch.device | None) -> Recipe:
+    """A folder by its whole path: another process may stand elsewhere."""
+    name = str(Path(name).resolve()) if Path(name).is_dir() else name
+    told = None if device is None else str(device)
+    return Recipe(name=name, backend=backend, dtype=str(dtype).removeprefix("torch."), device=told)
 
 
 def _require_unwrapped(model: Any) -> None:

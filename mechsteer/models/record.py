@@ -24,6 +24,16 @@ class Patch:
     n_users: int = 1
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What `load_model` was given, as plain data: another process makes the same model of it."""
+
+    name: str  # bundled, of the hub, or an absolute path
+    backend: str
+    dtype: str
+    device: str | None
+
+
 @dataclass
 class ModelRecord:
     """One per model. `lock` is held while what all threads share is changed: hooks, patches, folded weights."""
@@ -34,6 +44,7 @@ class ModelRecord:
     n_block_outputs: int | None = None  # 0: a block returns a tensor; n: a tuple of n, the residual first
     folded: list[Remove] | None = None  # how to take out what is folded in; None: nothing is
     patches: dict[str, Patch] = field(default_factory=dict)
+    recipe: Recipe | None = None  # of one that load_model read from files
     watchers: list[Any] = field(default_factory=list)  # of forwards, where the class has no hooks for them
 
     def patched(self, name: str, patch: Callable[[], Remove]) -> Remove:

@@ -186,7 +186,17 @@ STAGES: dict[str, Declaration] = {
     ),
 }
 PICTURES = ("heatmap.", "dashboard.", "visualize.", "watch.")  # keys of what is drawn of a run: none of its settings
-ANYWHERE = ("model", "backend", "device", "dtype", "out", "records")  # keys of every command
+ANYWHERE = (
+    "model",
+    "backend",
+    "device",
+    "dtype",
+    "out",
+    "workers",
+    "launcher",
+    "gpus",
+    "records",
+)  # keys of every command
 
 
 def before(name: str, stages: dict[str, Declaration] = STAGES) -> list[str]:

@@ -133,6 +133,7 @@ def capture(desk: Desk, traces: TracesResult) -> CaptureResult:
         labels=[trace.correct for trace in written],
         prompt_ids=[f"{t.item_id}/{t.source}/{t.sample}" for t in written],
         progress=desk.progress,
+        workers=desk.all_settings.workers,
     )
     return CaptureResult(
         n_traces=store.n_prompts,

@@ -1,0 +1,140 @@
+"""Workers of a Ray cluster and the pieces they compute.
+
+A worker is one process (an actor): it makes what it needs once (a model) and then computes one piece after the other.
+Nothing goes through the cluster but texts: the name of the function, settings, the pieces' names, short answers. What
+a piece makes lies in a folder that all machines see.
+
+A worker that is lost (killed, out of memory, its machine gone) loses the piece it was at, which another one computes
+again. Its replacement begins where the cluster has a place; where there is none the others go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mechsteer.cluster.connection import connected
+from mechsteer.cluster.fitting import desk, versions
+from mechsteer.cluster.worker import Answer, Worker, read_answer
+from mechsteer.errors import ClusterError, ConfigError
+
+TRIES = 3  # of a piece whose workers are lost: then it is the piece
+_LOST = "it may have run out of memory: fewer workers, or a smaller batch_size; started again it goes on where it was"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What workers are to do.
+
+    `make` ("module:function") is called once in each with `setup`, as JSON has it, and returns what computes a piece.
+    `folder` is the one that all see, `imports` modules of the user's that register adapters, `n_gpus` graphics cards
+    of each worker (a share, where several go on one).
+    """
+
+    make: str
+    setup: Mapping[str, Any]
+    folder: Path
+    imports: tuple[str, ...] = ()
+    n_gpus: float = 0.0
+
+
+@contextlib.contextmanager
+def workers(folder: Path, n_workers: int, *, n_gpus: float = 0.0) -> Iterator[Pool]:
+    """A pool of `n_workers` on `folder`, whose lock the caller holds; they end with the block.
+
+    Raises ClusterError as `connected` does, ConfigError for less than one worker, StorageError.
+    """
+    if n_workers < 1:
+        raise ConfigError(f"{n_workers} workers", "give at least one, or leave workers out: all runs in this process")
+    with connected(n_workers, n_gpus=n_gpus) as ray, desk(folder) as (path, token):
+        pool = Pool(ray, folder, path, token, n_workers)
+        try:
+            yield pool
+        finally:
+            pool.close()
+
+
+@dataclass
+class Pool:
+    """Workers that come and go; `desk` is a folder for what they read, gone with them."""
+
+    ray: Any
+    folder: Path
+    desk: Path
+    token: str
+    n_workers: int
+    _busy: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)  # answer to come -> (worker, its piece)
+
+    def each(self, work: Work, pieces: Sequence[Any]) -> Iterator[tuple[int, Answer]]:
+        """(number of a piece, its answer) as they come. Raises what a worker raises while it begins, and ClusterError."""
+        left, lost = deque(range(len(pieces))), Counter[int | None]()
+        for _ in range(min(self.n_workers, len(pieces))):
+            self._hire(work)
+        n_told = 0
+        while n_told < len(pieces):
+            (done, *_), _ = self.ray.wait(list(self._busy), num_returns=1)
+            worker, number = self._busy.pop(done)
+            try:
+                answer = read_answer(self.ray.get(done))
+            except self.ray.exceptions.RayError as error:
+                lost[number] += 1
+                self._let_go(worker)
+                why = ClusterError(f"{lost[number]} workers were lost{_at(pieces, number)}: {_reason(error)}", _LOST)
+                gave_up = lost[None] >= TRIES
+                if number is None and gave_up and not self._busy:
+                    raise why from error
+                if number is not None and lost[number] < TRIES:
+                    left.appendleft(number)
+                elif number is not None:
+                    n_told += 1
+                    yield number, Answer(error=why)
+                if left and len(self._busy) < self.n_workers and not (gave_up and self._busy):
+                    self._hire(work)
+                continue
+            if number is not None:
+                lost.pop(None, None)
+                n_told += 1
+            elif answer.error is not None:
+                raise answer.error
+            if left:
+                following = left.popleft()
+                self._busy[worker.compute.remote(json.dumps(pieces[following]))] = (worker, following)
+            else:
+                self._let_go(worker)
+            if number is not None:
+                yield number, answer
+
+    def _hire(self, work: Work) -> None:
+        told = {
+            **{"cwd": str(Path.cwd()), "folder": str(self.folder.resolve()), "token": self.token},
+            **{"versions": versions(), "imports": list(work.imports), "make": work.make, "setup": dict(work.setup)},
+        }
+        actor = self.ray.remote(Worker).options(num_cpus=1, num_gpus=work.n_gpus, max_restarts=0)
+        worker = actor.remote()
+        self._busy[worker.begin.remote(json.dumps(told))] = (worker, None)
+
+    def _let_go(self, worker: Any) -> None:
+        with contextlib.suppress(self.ray.exceptions.RayError):
+            self.ray.kill(worker)
+
+    def close(self) -> None:
+        """End all workers that are left."""
+        for worker, _ in self._busy.values():
+            self._let_go(worker)
+        self._busy.clear()
+
+
+def _at(pieces: Sequence[Any], number: int | None) -> str:
+    return " before they had begun" if number is None else f" at piece {json.dumps(pieces[number])[:200]}"
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray says of a lost worker, in a line."""
+    told = [line.strip() for line in str(error).splitlines() if line.strip()]
+    failed = [line for line in told if "Error" in line]
+    return (failed or told or [type(error).__name__])[-1][:300]

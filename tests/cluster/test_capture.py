@@ -1,0 +1,133 @@
+"""Captures by workers: the same bytes as without, whoever is killed."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import toys
+
+import mechsteer as ms
+from mechsteer.activations import by_workers
+from mechsteer.cluster import Work
+from mechsteer.errors import ConfigError, ModelLoadError, ModelMismatchError, NonFiniteError
+
+PROMPTS = toys.prompts(5, 9, 3, 8, 6, 7, 4, 9, 5, 8)
+SITES = [ms.Site(1, "resid_post"), ms.Site(0, "mlp_out")]
+
+
+@functools.cache
+def model():
+    return ms.load_model(toys.folder("llama"))
+
+
+def save(path, of=None, **options):
+    options = {"batch_size": 2, "shard_size": 20} | options
+    return ms.capture(of or model(), PROMPTS, SITES, path=path, progress=False, **options)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def steering():
+    scope = ms.TokenScope.last_prompt()
+    return [
+        ms.Intervention(ms.adapters.Static(toys.vector()), 0, scope=scope, coeff=0.5),
+        ms.Intervention(ms.adapters.Static(toys.vector(2)), ms.Site(1, "mlp_out")),
+    ]
+
+
+def test_the_store_is_the_same_to_the_byte(cluster, tmp_path) -> None:
+    alone = save(tmp_path / "alone", labels=list(range(10)))
+    assert len(alone.bounds) > 4
+    for n_workers in (1, 2):
+        spread = save(tmp_path / str(n_workers), labels=list(range(10)), workers=n_workers)
+        assert content(spread.folder) == content(alone.folder)
+    assert cluster.is_initialized()  # it was not ours to end
+
+
+def test_steering_comes_along(cluster, tmp_path) -> None:
+    options = {"interventions": steering(), "prompt_lengths": [2] * 10}
+    alone, spread = save(tmp_path / "alone", **options), save(tmp_path / "spread", **options, workers=2)
+    assert content(spread.folder) == content(alone.folder)
+    plain = save(tmp_path / "plain")
+    assert content(plain.folder)["shard-00000.safetensors"] != content(alone.folder)["shard-00000.safetensors"]
+
+
+def test_steering_around_a_capture_comes_along(cluster, tmp_path) -> None:
+    first, second = steering()
+    with ms.steer(model(), first):
+        inside = save(tmp_path / "inside", interventions=second, workers=1)
+        assert content(inside.folder) == content(save(tmp_path / "within", interventions=second).folder)
+
+
+def test_a_model_made_in_memory_is_saved_for_the_workers(cluster, tmp_path) -> None:
+    made = toys.shared("qwen3")
+    spread = save(tmp_path / "spread", made, workers=1)
+    assert content(spread.folder) == content(save(tmp_path / "alone", made).folder)
+
+
+def test_a_model_that_workers_cannot_have_is_refused(cluster, tmp_path) -> None:
+    with pytest.raises(ModelLoadError, match=r"made in memory(.|\n)*load it with mechsteer.load_model from a folder"):
+        save(tmp_path / "a", toys.shared("gpt2", "compatibility"), workers=1)
+    assert list(content(tmp_path / "a")) == ["capture.json"]
+    changed = ms.load_model(toys.folder("llama"))
+    changed.embed.weight.data.mul_(2)
+    with pytest.raises(ModelMismatchError, match="what a worker is to compute"):
+        save(tmp_path / "b", changed, workers=1)
+
+
+def test_a_worker_killed_within_a_shard_costs_that_shard(cluster, tmp_path, monkeypatch) -> None:
+    def work(**told):
+        return Work(**told | {"make": "cluster_toys:shards_of_one_that_dies"})
+
+    monkeypatch.setattr(by_workers, "Work", work)
+    spread = save(tmp_path / "spread", workers=2)
+    assert (tmp_path / "marker").exists()
+    assert content(spread.folder) == content(save(tmp_path / "alone").folder)
+
+
+def test_a_killed_driver_goes_on_where_it_was(cluster, tmp_path) -> None:
+    folder = tmp_path / "spread"
+    child = f"""
+        import os, signal
+        from mechsteer.activations import by_workers
+        from cluster.test_capture import save
+        told = by_workers.shards_by_workers
+        def dying(folder, manifest, run, steering, missing, n_workers, done):
+            told(folder, manifest, run, steering, missing, n_workers, lambda n: os.kill(os.getpid(), signal.SIGKILL))
+        import sys
+        sys.modules["mechsteer.activations.capture"].shards_by_workers = dying
+        save({str(folder)!r}, workers=1)
+    """
+    tests = Path(__file__).resolve().parents[1]
+    env = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(child)], env=env, check=False, capture_output=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert {"capture.json", ".workers", "shard-00000.safetensors"} <= {path.name for path in folder.iterdir()}
+    before = (folder / "shard-00000.safetensors").stat().st_mtime_ns
+    save(folder, workers=2)
+    assert (folder / "shard-00000.safetensors").stat().st_mtime_ns == before
+    assert content(folder) == content(save(tmp_path / "alone").folder)
+
+
+def test_an_error_of_a_worker_leaves_the_plan_alone(cluster, tmp_path) -> None:
+    much = ms.Intervention(ms.adapters.Static(1e6 * toys.vector()), 0)
+    with pytest.raises(NonFiniteError, match=r"NaN or infinity at resid_post@1 in prompt \d"):
+        save(tmp_path / "a", interventions=much, dtype="float16", workers=2)
+    assert list(content(tmp_path / "a")) == ["capture.json"]
+
+
+def test_wrong_calls(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="workers write to disk, and there is no path"):
+        ms.capture(model(), PROMPTS, SITES, workers=2)
+    with pytest.raises(ConfigError, match="workers is 0"):
+        save(tmp_path / "a", workers=0)
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,141 @@
+"""Pieces on workers: every one is computed, whoever dies; what goes wrong is one error with its hint."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from mechsteer.cluster import Work, library, pool, workers
+from mechsteer.cluster.connection import connected
+from mechsteer.cluster.fitting import require_shared, require_versions, versions
+from mechsteer.cluster.worker import Worker, read_answer
+from mechsteer.errors import ClusterError, ConfigError, DataError, StorageError
+
+
+def each(folder, function, pieces, n_workers=2, **setup):
+    """Piece -> answer."""
+    work = Work(make=f"cluster_toys:{function}", setup=setup, folder=folder)
+    with workers(folder, n_workers) as found:
+        return {pieces[number]: answer for number, answer in found.each(work, pieces)}
+
+
+def test_every_piece_is_computed_once_and_nothing_is_left_in_the_folder(cluster, tmp_path) -> None:
+    found = each(tmp_path, "squares", list(range(7)), more=1)
+    assert {piece: answer.value for piece, answer in found.items()} == {i: i**2 + 1 for i in range(7)}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_is_not_there_keeps_nobody_waiting(cluster, tmp_path) -> None:
+    found = each(tmp_path, "squares", [3, 4, 5, 6], n_workers=4, more=0)  # of a cluster of two
+    assert sorted(answer.value for answer in found.values()) == [9, 16, 25, 36]
+
+
+def test_what_a_dead_worker_was_at_is_computed_again(cluster, tmp_path) -> None:
+    found = each(tmp_path / "shared", "dies_once", list(range(5)), marker=str(tmp_path / "marker"))
+    assert (tmp_path / "marker").exists()
+    assert [found[i].value for i in range(5)] == list(range(5))
+
+
+def test_a_piece_that_kills_is_named_and_the_others_go_on(cluster, tmp_path) -> None:
+    found = each(tmp_path, "failing", ["death", "a", "b"], n_workers=1)
+    assert [found[piece].value for piece in "ab"] == ["a", "b"]
+    with pytest.raises(ClusterError, match=r'3 workers were lost at piece "death"(.|\n)*out of memory') as caught:
+        raise found["death"].error
+    assert "\n" not in caught.value.message
+
+
+def test_errors_come_back_as_they_were(cluster, tmp_path) -> None:
+    found = each(tmp_path, "failing", ["data", "bug", "memory", "fine"], n_workers=1)
+    with pytest.raises(DataError, match="row 3 is malformed\n\nhint: look at row 3"):
+        raise found["data"].error
+    with pytest.raises(ValueError, match="a bug of ours") as caught:
+        raise found["bug"].error
+    assert "cluster_toys.py" in "".join(caught.value.__notes__)
+    with pytest.raises(ClusterError, match="ran out of memory\n\nhint: fewer workers, or a smaller batch_size"):
+        raise found["memory"].error
+    assert found["fine"].value == "fine"
+
+
+def test_what_no_worker_can_make_is_raised(cluster, tmp_path) -> None:
+    with pytest.raises(DataError, match="nothing can be made of this"):
+        each(tmp_path, "unmakeable", [1, 2])
+    with pytest.raises(ClusterError, match=r"cannot find cluster_toys:nothing(.|\n)*install the same mechsteer"):
+        each(tmp_path, "nothing", [1, 2])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_installation_is_refused_and_named(cluster, tmp_path, monkeypatch) -> None:
+    others = versions() | {"torch": "0.1"}
+    monkeypatch.setattr(pool, "versions", lambda: others)
+    with pytest.raises(ClusterError, match=r"another installation than its driver: torch \S+ for 0\.1\n"):
+        each(tmp_path, "squares", [1], more=0)
+
+
+def test_another_program_is_another_installation() -> None:
+    require_versions(versions())
+    with pytest.raises(ClusterError, match=r"mechsteer \w{12} for 0"):
+        require_versions(versions() | {"mechsteer": "0"})
+
+
+def test_a_folder_that_is_not_shared_is_refused(cluster, tmp_path) -> None:
+    with pytest.raises(StorageError, match=r"is not shared: the worker on \S+ sees nothing of its driver's there"):
+        require_shared(tmp_path, "mine", patience=1)
+    with workers(tmp_path, 1) as found:
+        found.token = "mine"
+        with pytest.raises(StorageError, match="sees another driver's files there"):
+            list(found.each(Work(make="cluster_toys:squares", setup={"more": 0}, folder=tmp_path), [1]))
+
+
+def test_a_worker_whose_driver_has_gone_writes_nothing(tmp_path) -> None:
+    worker = Worker()
+    worker._folder, worker._token, worker._compute = tmp_path, "gone", lambda piece: piece
+    assert isinstance(read_answer(worker.compute("1")).error, StorageError)
+
+
+def test_a_worker_elsewhere_says_so(tmp_path) -> None:
+    told = {"cwd": str(tmp_path / "nowhere")}
+    with pytest.raises(StorageError, match="nowhere, where the driver runs, is not there on a worker"):
+        raise read_answer(Worker().begin(json.dumps(told))).error or AssertionError
+
+
+def test_wrong_calls(cluster, tmp_path, monkeypatch) -> None:
+    with pytest.raises(ConfigError, match="0 workers"), workers(tmp_path, 0):
+        pass
+    with (
+        pytest.raises(ClusterError, match="a worker needs 1 graphics cards, the cluster has 0"),
+        connected(1, n_gpus=1),
+    ):
+        pass
+    monkeypatch.setattr(library, "is_installed", lambda: False)
+    with pytest.raises(ClusterError, match=r"need Ray, which is not installed\n\nhint: pip install 'mechsteer\[ray\]'"):
+        each(tmp_path, "squares", [1], more=0)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Other:
+    """Ray that finds a cluster of another version."""
+
+    def is_initialized(self):
+        return False
+
+    def init(self, **options):
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9\n    Python: 3.9")
+
+
+def test_a_cluster_of_ours_is_of_this_machine_alone(cluster) -> None:
+    (node,) = cluster.nodes()
+    assert node["NodeManagerAddress"] == "127.0.0.1"
+    assert not [name for name in os.environ if name.startswith("RAY_") and "CLUSTER" in name]
+
+
+def test_a_cluster_of_another_version_is_one_message(monkeypatch) -> None:
+    monkeypatch.setattr(library, "ray", Other)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    message = r"cannot join the cluster at 10.0.0.1:6379: Version mismatch: .*Ray: 2.9 Python: 3.9\n\nhint: start it"
+    with pytest.raises(ClusterError, match=message), connected(1):
+        pass
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(ClusterError, match="no cluster could be started on this machine: Version"), connected(1):
+        pass

@@ -1,0 +1,74 @@
+"""What workers are told to run in tests, by name: they import this module."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from mechsteer.activations.by_workers import shard_maker
+from mechsteer.activations.files import ShardWriter
+from mechsteer.errors import DataError
+
+
+def squares(setup: Mapping[str, Any]) -> Callable[[int], int]:
+    return lambda piece: piece**2 + setup["more"]
+
+
+def failing(setup: Mapping[str, Any]) -> Callable[[str], str]:
+    """A piece is what is to happen."""
+
+    def compute(piece: str) -> str:
+        if piece == "data":
+            raise DataError("row 3 is malformed", "look at row 3")
+        if piece == "bug":
+            raise ValueError("a bug of ours")
+        if piece == "memory":
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+        if piece == "death":
+            die()
+        return piece
+
+    return compute
+
+
+def unmakeable(setup: Mapping[str, Any]) -> Callable[[int], int]:
+    raise DataError("nothing can be made of this", "")
+
+
+def dies_once(setup: Mapping[str, Any]) -> Callable[[int], int]:
+    """The first worker that comes to piece 2 dies of it."""
+
+    def compute(piece: int) -> int:
+        if piece == 2 and first_time(setup):
+            die()
+        return piece
+
+    return compute
+
+
+def shards_of_one_that_dies(setup: Mapping[str, Any]) -> Callable[[int], int]:
+    """As in a capture, but the first worker that has written half of shard 2 is killed."""
+    write_shard, write = shard_maker(setup), ShardWriter.write
+
+    def dying(self: ShardWriter, *args: Any) -> None:
+        write(self, *args)
+        if self.place.number == 2 and first_time({"marker": str(Path(setup["folder"]).with_name("marker"))}):
+            die()
+
+    ShardWriter.write = dying
+    return write_shard
+
+
+def first_time(setup: Mapping[str, Any]) -> bool:
+    try:
+        Path(setup["marker"]).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
