@@ -41,7 +41,7 @@ def test_gains_are_set_and_bars_follow(page):
     fill(page, **{"Gain: happy": "0", "Gain: pirate": "3"})
     frame = press(page, "Write with these gains", "#equaliser-page")
     assert page.locator("#equaliser-text textarea").input_value()
-    assert "pirate × 3" in page.locator("#equaliser-bars svg").inner_text()
+    assert "pirate × 3" in page.locator("#equaliser-bars svg").text_content()
     frame.get_by_text("Which atoms were used").wait_for()
     assert frame.locator("img").count() == 0
 
