@@ -52,15 +52,16 @@ def concept_dictionary(
     unit = F.normalize(atoms, dim=-1)
     read = F.rms_norm(acts.values[acts.mask].float().cpu(), (d_model,)) @ unit.T
     mean, spread = read.mean(0), read.std(0).clamp(min=1e-6)
-    slope = unit / spread[:, None]
+    slope, shift, eye = F.pad(unit / spread[:, None], (0, d_model)), -mean / spread, torch.eye(n_atoms)
+    adapter.router.load_state_dict(
+        {
+            "first.weight": torch.cat([slope, -slope]),
+            "first.bias": torch.cat([shift, -shift]),
+            "last.weight": torch.cat([eye, -eye], 1),  # relu(z) − relu(−z) = z
+            "last.bias": torch.zeros(n_atoms),
+        }
+    )
     with torch.no_grad():
-        first, last = adapter.router.first, adapter.router.last
-        for parameter in adapter.router.parameters():
-            parameter.zero_()
-        first.weight[:n_atoms, :d_model], first.weight[n_atoms:, :d_model] = slope, -slope
-        first.bias[:n_atoms], first.bias[n_atoms:] = -mean / spread, mean / spread
-        eye = torch.eye(n_atoms)
-        last.weight[:, :n_atoms], last.weight[:, n_atoms:] = eye, -eye  # relu(z) − relu(−z) = z
         adapter.atoms.copy_(atoms)
     return Intervention(adapter, place)
 

@@ -22,7 +22,8 @@ WORDS = """
 What is a concept's vector made of? Its effect, how much likelier it makes texts that show the concept than neutral ones, is shared out over
 directions of the model: what the block's MLP writes, what the unembedding reads, and the features of a study's SAE where one of this model and
 layer is given. Any basis has some directions that carry an effect, once they are selected for it: what counts is what they carry beyond the
-same procedure in **meaningless bases**. It takes about 20 seconds on the bundled model.
+same procedure in **meaningless bases**. On the bundled model it takes half a minute or so; *Stop* ends it at
+the next step.
 """
 
 

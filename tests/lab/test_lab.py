@@ -97,7 +97,7 @@ print("built", [len(each.choices) for each in lists], demo.analytics_enabled)
 def test_the_page_is_built_with_every_list_filled(tmp_path):
     # in a process of its own: Gradio leaves an event loop open
     done = subprocess.run([sys.executable, "-c", _BUILD, tmp_path], capture_output=True, text=True, timeout=120)
-    assert "built [17, 18, 17, 18, 17, 17] False" in done.stdout, done.stderr
+    assert "built [17, 18, 17, 18, 17, 17, 1, 17, 18, 1, 17, 18] False" in done.stdout, done.stderr
 
 
 def test_errors_of_handlers_are_told_in_the_page():

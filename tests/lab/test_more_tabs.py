@@ -16,7 +16,7 @@ import mechsteer as ms
 from mechsteer.concepts import ConceptEffect
 from mechsteer.errors import ConfigError, FileFormatError, ModelMismatchError
 from mechsteer.evaluation import TextTrajectories
-from mechsteer.lab import attribution_tab, equaliser_tab, features_tab, steering_files, trajectory_tab
+from mechsteer.lab import attribution_tab, equaliser_tab, steering_files, trajectory_tab
 from mechsteer.lab.playground import Decoding
 from mechsteer.lab.workbench import NONE
 from mechsteer.report import weight_bars
@@ -199,55 +199,7 @@ def test_stop_ends_an_attribution_between_its_steps(bench):
     assert told[0] == "the model runs without and with the steering"
 
 
-def test_a_strength_of_0_and_unfit_studies_are_told(bench, small_study):
+def test_a_strength_of_0_is_told(bench):
     controls = ("pirate", NONE, 0, 4, 0.0, "raw")
     with pytest.raises(ConfigError, match="the strength is 0"):
         attribution_tab._asked(bench, (4, 19, 0, "", *controls))
-    assert attribution_tab.usable(bench, 4, "") == (None, "")
-    study, why = attribution_tab.usable(bench, 4, str(small_study))
-    assert study is None
-    assert "is of another model" in why
-    assert "has no SAE" in attribution_tab.usable(bench, 4, str(bench.folder))[1]
-
-
-# -- features --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def small_study(tmp_path_factory):
-    """The features of a study of the smallest sizes."""
-    extras.require_sae_lens()
-    from mechsteer.configs.settings import explicit
-    from mechsteer.studies.study import opened, stage
-
-    out = tmp_path_factory.mktemp("runs") / "few"
-    sizes = {
-        "traces": {"n_problems": 12, "n_dev": 8, "n_samples": 1},
-        "max_new_tokens": 60,
-        "adapter": {"epochs": 1, "coeffs": [1.0], "n_samples": 16, "kind": "static"},
-        "sae": {"d_sae": 32, "k": 4, "n_tokens": 2000, "seeds": 1},
-    }
-    with opened(explicit({"preset": "quick", "model": "pocket", "out": str(out), **sizes})) as run:
-        stage(run, "falsify")
-    return out
-
-
-def test_the_features_of_a_study_are_its_reports(bench, small_study):
-    page = features_tab.shown(str(small_study))
-    for said in ("ReasonScore", "Are they features of reasoning, or of tokens?", "ordinary words"):
-        assert said in page
-    assert features_tab.place_of(bench, small_study) == small_study
-
-
-def test_the_newest_study_is_found_and_a_folder_without_one_is_told(bench, small_study, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    assert features_tab.place_of(bench, None) is None
-    shutil.copytree(small_study, bench.folder / "a")
-    assert features_tab.place_of(bench, None) == bench.folder / "a"
-    assert "ReasonScore" in features_tab.shown(str(bench.folder / "a"))
-    for folder, said in ((" ", "no folder is named"), (str(tmp_path), "holds no run")):
-        with pytest.raises(ConfigError, match=said):
-            features_tab.shown(folder)
-    (bench.folder / "a" / "stages" / "reasonscore.json").unlink()
-    with pytest.raises(ConfigError, match="has no features: they have not been made"):
-        features_tab.shown(str(bench.folder / "a"))
