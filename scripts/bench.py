@@ -20,6 +20,7 @@ import bench_generation
 import bench_gpu
 import bench_gru
 import bench_probes
+import bench_ray
 import bench_records
 import bench_singular
 import bench_startup
@@ -32,12 +33,12 @@ BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
     *("threads", "boosters", "gru", "probes", "records", "singular"),
 )
-BESIDE = (*BENCHES, "gpu")  # what needs more than a processor is asked for by name
+BESIDE = (*BENCHES, "gpu", "ray")  # what needs more than a processor, or Ray, is asked for by name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the figures that mechsteer claims.")
-    parser.add_argument("benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu")
+    parser.add_argument("benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu and ray")
     parser.add_argument(
         "--models", nargs="*", default=[], metavar="FOLDER", help="more models for generation and capture"
     )
@@ -60,6 +61,7 @@ def main() -> None:
         "gpu": lambda: bench_gpu.main([]),
         "gru": lambda: bench_gru.main([]),
         "probes": lambda: bench_probes.main([]),
+        "ray": lambda: bench_ray.main([]),
         "records": bench_records.main,
         "singular": lambda: bench_singular.main([]),
     }
