@@ -58,7 +58,7 @@ def child(source: str, n_prompts: str, workers: str, store: str) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Measure captures by Ray workers.")
     parser.add_argument("--seconds", type=float, default=60.0, help="of a run in this process")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
