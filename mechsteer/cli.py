@@ -39,7 +39,8 @@ is read back, and what a changed key concerns runs again. `mechsteer study --hel
   config=FILE      a YAML file of keys, over the preset
   --again          run the command's stages though they are done
   --import=MODULE  your own module, which registers adapters for adapter.kind=NAME
-  --multirun       key=a,b,c runs each, in a folder of its own under out=, with one table over all
+  --multirun       key=a,b,c runs each, in a folder of its own under out=, with one table over all; launcher=ray
+                   workers=2 runs them on Ray, here or where RAY_ADDRESS says
   --ablate         key=a,b,c changes one key at a time from the first values; seed=0,1,2 with each, mean ± sd
 """
 
@@ -127,7 +128,8 @@ def _dispatch(arguments: list[str]) -> int:
     if command == "suite":
         return _suite(settings, flags)
     if "--multirun" in flags or "--ablate" in flags:
-        return _sweep(command, settings, again="--again" in flags, one_by_one="--ablate" in flags)
+        imports = [flag.removeprefix(IMPORT) for flag in flags if flag.startswith(IMPORT)]
+        return _sweep(command, settings, again="--again" in flags, one_by_one="--ablate" in flags, imports=imports)
     return _on_run(command, settings, again="--again" in flags)
 
 
@@ -312,7 +314,7 @@ def _answered(command: str, given: Mapping[str, Any]) -> bool:
     return True
 
 
-def _sweep(command: str, overrides: list[str], *, again: bool, one_by_one: bool) -> int:
+def _sweep(command: str, overrides: list[str], *, again: bool, one_by_one: bool, imports: list[str]) -> int:
     if command not in ("study", *STAGES):
         raise MechsteerError(f"{command} runs once", "--multirun is for study and its stages")
     room = importlib.import_module("mechsteer.studies.sweep")
@@ -323,6 +325,7 @@ def _sweep(command: str, overrides: list[str], *, again: bool, one_by_one: bool)
         say=_say,
         again=again,
         one_by_one=one_by_one,
+        imports=imports,
     )
     print(f"table: {table.csv}\nreport: {table.report}")
     return 1 if table.failed else 0

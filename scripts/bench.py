@@ -21,6 +21,7 @@ import bench_gpu
 import bench_gru
 import bench_lab
 import bench_probes
+import bench_ray
 import bench_records
 import bench_scaling
 import bench_singular
@@ -34,12 +35,19 @@ BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
     *("threads", "boosters", "gru", "probes", "records", "singular", "lab"),
 )
-BESIDE = (*BENCHES, "gpu", "scaling")  # what needs more than a processor, or claims no figure, is asked for by name
+BESIDE = (
+    *BENCHES,
+    "gpu",
+    "ray",
+    "scaling",
+)  # what needs more than a processor, or claims no figure, is asked for by name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the figures that mechsteer claims.")
-    parser.add_argument("benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu and scaling")
+    parser.add_argument(
+        "benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu, ray and scaling"
+    )
     parser.add_argument(
         "--models",
         nargs="*",
@@ -66,6 +74,7 @@ def main() -> None:
         "gpu": lambda: bench_gpu.main([]),
         "gru": lambda: bench_gru.main([]),
         "probes": lambda: bench_probes.main([]),
+        "ray": lambda: bench_ray.main([]),
         "records": bench_records.main,
         "lab": lambda: bench_lab.main(["--stories", arguments.models[0]] if arguments.models else []),
         "scaling": lambda: bench_scaling.main([]),

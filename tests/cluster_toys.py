@@ -72,3 +72,21 @@ def first_time(setup: Mapping[str, Any]) -> bool:
 
 def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def cells_that_die(setup: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """The run of the model that is nowhere ends its worker."""
+
+    def run(given: Mapping[str, Any]) -> dict[str, Any]:
+        if given["model"] == "nowhere":
+            die()
+        return {"status": "done"}
+
+    return run
+
+
+def cells_with_a_bug(setup: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    def run(given: Mapping[str, Any]) -> dict[str, Any]:
+        raise ValueError("a bug of ours")
+
+    return run

@@ -7,6 +7,7 @@ goes through the cluster is a shard's number and that it is there.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +62,8 @@ def shards_by_workers(
         setup = {
             "folder": str(folder.resolve()),
             "capture": manifest.digest,
-            "model": recipe_of(model, pool.desk / MODEL),
+            # in a context of its own: what is saved is run first, and enclosing `steer` blocks are not of it
+            "model": contextvars.Context().run(recipe_of, model, pool.desk / MODEL),
             "is_steered": bool(active),
         }
         modules = tuple(sorted({type(iv.module).__module__ for iv in active}))

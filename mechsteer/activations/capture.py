@@ -8,6 +8,7 @@ not run. Only the tokens of one batch are in memory (with `path`), on the CPU.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -166,7 +167,8 @@ def capture(
         labels=None if labels is None else _plain(labels),
     )
     mask = rows.is_kept(manifest.bos_id)
-    with run.attached(steering), tqdm(total=n_prompts, desc="capture", unit="prompt", disable=not progress) as bar:
+    attached = run.attached(steering) if workers is None else contextlib.nullcontext()
+    with attached, tqdm(total=n_prompts, desc="capture", unit="prompt", disable=not progress) as bar:
         if path is None:
             return _in_memory(manifest, run, mask, bar)
         return _to_disk(Path(path), manifest, run, steering, workers, mask, bar)

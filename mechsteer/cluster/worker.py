@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Worker:
         require_shared(self._folder, self._token)
         require_versions(told["versions"])
         torch.set_num_threads(1)
+        sys.path.insert(0, told["cwd"])  # where a user's own modules may lie
         import_all(told["imports"])
         self._compute = named(told["make"])(told["setup"])
         return os.getpid()

@@ -20,13 +20,14 @@ from mechsteer.report import Report
 from mechsteer.report.sections.suite import QUESTION
 from mechsteer.report.sections.suite import suite as sections
 from mechsteer.results import to_json
+from mechsteer.studies.cell import FAILURES, first_line
 from mechsteer.studies.page import StageResults
 from mechsteer.studies.pages import standing, versions
 from mechsteer.studies.problems import metric_of
 from mechsteer.studies.results import EvaluateResult
 from mechsteer.studies.run import Say
 from mechsteer.studies.study import finish, opened, stage
-from mechsteer.studies.sweep import FAILURES, first_line, folder_name
+from mechsteer.studies.sweep import folder_name
 
 MODELS = (
     *("EleutherAI/pythia-160m", "EleutherAI/pythia-410m", "EleutherAI/pythia-1b"),

@@ -7,29 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mechsteer.cluster import Work, workers
 from mechsteer.configs.schema import Settings
 from mechsteer.configs.settings import cells, explicit
-from mechsteer.errors import MechsteerError
-from mechsteer.files import write_atomically
+from mechsteer.errors import ConfigError
+from mechsteer.files import folder_lock, write_atomically
 from mechsteer.report import Block, Note, Report, Section, Text
 from mechsteer.report import Table as TableBlock
-from mechsteer.studies.graph import STAGES, before
+from mechsteer.studies.cell import DONE, FAILURES, STATUS, failed, run_cell
 from mechsteer.studies.over_seeds import LEAST, few_seeds, over_seeds
-from mechsteer.studies.page import StageResults
-from mechsteer.studies.run import Run, Say
-from mechsteer.studies.study import complete, finish, opened, stage
+from mechsteer.studies.run import Say
 
-# what a machine, a model or a disk does to one run; a bug of ours is not hidden behind a row of a table
-FAILURES = (MechsteerError, RuntimeError, OSError, MemoryError)
+LAUNCH = ("workers", "launcher", "gpus")  # keys that say how the runs go; the first is a run's own without Ray
+AT_ONCE = 2  # runs on Ray, unless workers says how many
+CELL = "mechsteer.studies.cell:cell_maker"
 LONGEST = 120  # characters of a folder's name
-MANY_SITES = 4  # that a table names no more one by one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,49 +49,82 @@ def sweep(
     say: Say | None = None,
     again: bool = False,
     one_by_one: bool = False,
+    imports: Sequence[str] = (),
 ) -> Sweep:
     """Run every combination of the swept keys, up to a stage or as whole studies, and write runs.csv, .md, .html.
 
-    `one_by_one`: see `cells`. Where seeds are swept, over-seeds.csv has a row per configuration.
+    `one_by_one`: see `cells`. Where seeds are swept, over-seeds.csv has a row per configuration. With launcher=ray
+    runs go on Ray workers, `workers` at once (by default two), each with `gpus` graphics cards and a torch thread of
+    its own; `imports` are modules that these import first, which register adapters. The table is the same.
 
     A run that is done is read back, one that was interrupted goes on, one that fails is named and the others run.
-    Raises ConfigError where nothing is swept, or for a mistake in any combination, before the first one runs.
+    Raises ConfigError where nothing is swept, or for a mistake in any combination, before the first one runs;
+    ClusterError without Ray, or of a cluster that does not fit.
     """
     say = say or (lambda _text: None)
     runs = [(swept, explicit(None, cell)) for swept, cell in cells(overrides, one_by_one=one_by_one)]
     planned = [swept for swept, _ in runs]
+    if of_launch := [key for key in LAUNCH if key in planned[0]]:
+        raise ConfigError(f"{of_launch[0]} says how all runs go, and is swept", "give one")
     root = Path(runs[0][1].get("out", Settings().out))
-    rows: list[dict[str, Any]] = []
-    failed: list[str] = []
-    for number, (swept, given) in enumerate(runs, start=1):
-        name = folder_name(swept)
-        say(f"run {number} of {len(runs)}: {name}")
-        row: dict[str, Any] = {**swept, "folder": name, "status": "done"}
-        anew = () if not again else STAGES if until is None else {until}
-        try:
-            with opened({**given, "out": str(root / name)}, progress=progress, say=say, again=set(anew)) as run:
-                if until is None:
-                    complete(run)
-                else:
-                    stage(run, until)
-                    finish(run)
-                row |= headline(run, until)
-        except FAILURES as error:
-            row["status"] = f"failed: {first_line(error)}"
-            failed.append(name)
-            say(f"{name} {row['status']}")
-        rows.append(row)
-        write_table(root, rows, title=f"mechsteer sweep: {', '.join(swept)}", planned=planned)
-    return Sweep(csv=root / "runs.csv", report=root / "runs.html", rows=tuple(rows), failed=tuple(failed))
+    launch = {key: runs[0][1].get(key, getattr(Settings(), key)) for key in LAUNCH}
+    names = [folder_name(swept) for swept in planned]
+    given = [of_run(own, launch, root / name) for (_, own), name in zip(runs, names, strict=True)]
+    if launch["launcher"] == "ray":
+        made = by_workers(given, launch, root, {"until": until, "again": again}, imports)
+    else:
+        made = one_after_another(given, names, until, again=again, progress=progress, say=say)
+    rows: dict[int, dict[str, Any]] = {}
+    for number, figures in made:
+        rows[number] = {**planned[number], "folder": names[number], **figures}
+        if launch["launcher"] == "ray" or figures[STATUS] != DONE:
+            say(f"{names[number]} {figures[STATUS]}")
+        in_order = [rows[i] for i in sorted(rows)]
+        write_table(root, in_order, title=f"mechsteer sweep: {', '.join(planned[0])}", planned=planned)
+    in_order = [rows[i] for i in sorted(rows)]
+    left = tuple(row["folder"] for row in in_order if row[STATUS] != DONE)
+    return Sweep(csv=root / "runs.csv", report=root / "runs.html", rows=tuple(in_order), failed=left)
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says first; its kind where it says nothing.
+def of_run(given: Mapping[str, Any], launch: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The settings of one run, without what says how all go; on a worker a graphics card is whichever it was given."""
+    own = {**given, "out": str(folder)}
+    for key in LAUNCH if launch["launcher"] == "ray" else LAUNCH[1:]:
+        own.pop(key, None)
+    if launch["launcher"] == "ray" and launch["gpus"] > 0:
+        own["device"] = "cuda"
+    return own
 
-    >>> first_line(ValueError()), first_line(ValueError("no\\nmore"))
-    ('ValueError', 'no')
-    """
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+def one_after_another(
+    given: Sequence[Mapping[str, Any]],
+    names: Sequence[str],
+    until: str | None,
+    *,
+    again: bool,
+    progress: bool,
+    say: Say,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number of a run, its row) in this process."""
+    for number, own in enumerate(given):
+        say(f"run {number + 1} of {len(given)}: {names[number]}")
+        yield number, run_cell(own, until, again=again, progress=progress, say=say)
+
+
+def by_workers(
+    given: Sequence[Mapping[str, Any]],
+    launch: Mapping[str, Any],
+    root: Path,
+    setup: Mapping[str, Any],
+    imports: Sequence[str],
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number of a run, its row) as they end on Ray workers."""
+    work = Work(make=CELL, setup=setup, folder=root, imports=tuple(imports), n_gpus=launch["gpus"])
+    with folder_lock(root), workers(root, launch["workers"] or AT_ONCE, n_gpus=launch["gpus"]) as pool:
+        for number, answer in pool.each(work, [dict(own) for own in given]):
+            if answer.error is not None and not isinstance(answer.error, FAILURES):
+                raise answer.error
+            yield number, answer.value if answer.error is None else failed(answer.error)
 
 
 def folder_name(swept: Mapping[str, str]) -> str:
@@ -108,50 +140,15 @@ def folder_name(swept: Mapping[str, str]) -> str:
     return f"{safe[:LONGEST]}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
 
-def headline(run: Run, until: str | None) -> dict[str, Any]:
-    """The figures of a run that a table over runs has room for."""
-    wanted = set(STAGES) if until is None else {until, *before(until)}
-    results = StageResults(**{name: result for name, result in run.finished().items() if name in wanted})
-    row: dict[str, Any] = {}
-    if results.train is not None:
-        choice = results.train.choice
-        row |= {"site": sites_in_short(choice.chosen.sites), "coeff": choice.chosen.coeff, "KL": choice.strengths.kl}
-    if results.evaluate is not None and (main := results.evaluate.evaluation.primary) is not None:
-        row |= {"base": main.base_score, "adapter": main.treated_score, "difference": main.difference.value}
-        row |= {"low": main.difference.low, "high": main.difference.high, "p": main.p_value}
-        judged = results.evaluate.evaluation.verdict
-        row["verdict"] = "" if judged is None else judged.kind
-    if results.evaluate is not None and (pooled := results.evaluate.seeds) is not None:
-        row |= {"over seeds": pooled.mean.value, "seeds low": pooled.mean.low, "seeds high": pooled.mean.high}
-    if results.probe is not None and results.probe.evaluation is not None:
-        row["probe AUROC within problems"] = results.probe.evaluation.probe.within_group_auroc.value
-    if results.sae is not None:
-        row["SAE loss recovered"] = results.sae.quality.loss_recovered
-    if results.dose is not None:
-        own = results.dose.response.methods[0]
-        row |= {"effect": own.effect.value, "rho": own.rho, "delta NLL": own.delta_nll, "gain": own.gain}
-        row |= {"valid": own.at(1.0).valid, "values shifted": own.breadth}
-    return row
-
-
-def sites_in_short(sites: Sequence[str]) -> str:
-    """At most three by name.
-
-    >>> sites_in_short(["resid_post@3"]), sites_in_short(["q_out@1", "k_out@1", "q_out@2", "k_out@2"])
-    ('resid_post@3', '4 sites, q_out@1 to k_out@2')
-    """
-    return " ".join(sites) if len(sites) < MANY_SITES else f"{len(sites)} sites, {sites[0]} to {sites[-1]}"
-
-
 def write_table(
     root: Path, rows: Sequence[Mapping[str, Any]], *, title: str, planned: Sequence[Mapping[str, str]]
 ) -> None:
     """runs.csv, runs.md and runs.html of the runs so far, of all that are `planned`; over-seeds.csv where seeds are swept."""
     n = len(planned)
     frame = pd.DataFrame(list(rows))
-    failed = sum(row["status"] != "done" for row in rows)
+    n_failed = sum(row[STATUS] != DONE for row in rows)
     write_atomically(root / "runs.csv", frame.to_csv(index=False))
-    told = f"{len(rows)} of {n} runs, {failed} failed. Each folder holds its own report."
+    told = f"{len(rows)} of {n} runs, {n_failed} failed. Each folder holds its own report."
     report = Report(
         title=title,
         question="What changes from run to run?",

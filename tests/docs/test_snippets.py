@@ -24,8 +24,8 @@ from mechsteer.records.command import RecordsCommand
 from mechsteer.records.prompts_command import PromptsCommand
 from mechsteer.studies import configure
 
-# page -> Python blocks that are not run: a study takes its time, DSPy is an extra
-NOT_RUN = {"docs/guides/study.md": 1, "docs/guides/sae.md": 1}
+# page -> Python blocks that are not run: a study takes its time, so do Ray's workers, DSPy is an extra
+NOT_RUN = {"docs/guides/study.md": 1, "docs/guides/sae.md": 1, "docs/guides/cluster.md": 1}
 NEEDS_SAE_LENS = ("docs/guides/sae.md",)
 NEEDS_DATABASE = ("docs/guides/records.md",)  # the embedded one is then that of the tests
 LANGUAGES = {"python", "console", "sh", "text", "json", "yaml"}
