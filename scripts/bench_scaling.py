@@ -4,12 +4,13 @@
 
 Every cell (a part at a size) is a process of its own: seconds of some repeats after a first small one, and its peak
 resident memory over what it had before (0: the work needs less than loading did). The exponent b of seconds ~ size^b
-is fitted to all repeats by least squares on logarithms, with a 95% interval (Student's t). Said to be linear: all parts, in tokens; SAE and ReasonScore in
-features too (wanted: at most 1.05). A fixed cost makes an exponent smaller than 1.
+is fitted to all repeats by least squares on logarithms, with a 95% interval (Student's t). Said to be linear: all
+parts, in tokens; SAE and ReasonScore in features too (wanted: at most 1.05). A fixed cost makes an exponent smaller
+than 1.
 
-The extrapolation is t(16x) · (target / size)^max(1, b), at the fitted b and both ends of its interval: what a fixed cost
-makes smaller than 1 grows in proportion later. It assumes the same widths but for features, the same machine, a disk that keeps up, and activations that need no
-second pass. Nobody has run a billion tokens here.
+The extrapolation is t(16x) · (target / size)^max(1, b), at the fitted b and both ends of its interval: what a fixed
+cost makes smaller than 1 grows in proportion later. It assumes the same widths but for features, the same machine, a disk
+that keeps up, and activations that need no second pass. Nobody has run a billion tokens here.
 """
 
 from __future__ import annotations
