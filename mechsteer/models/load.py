@@ -6,7 +6,7 @@ import contextlib
 import operator
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
     tokenizer: Any = None,
+    device_map: str | Mapping[str, str | int] | None = None,
 ) -> Any:
     """Load a model and return the TransformerBridge or HookedTransformer itself, frozen and in eval mode.
 
@@ -47,6 +48,9 @@ def load_model(
     checkpoint's weights unprocessed too, so directions mean the same on both; it loads the Llama, Qwen2,
     Qwen3, GPT-2 and GPT-NeoX families from folders.
 
+    `device_map`: for a model that one device does not hold, as transformers takes it ("auto", or a device by name of
+    module); of a bridge from a folder or the hub, needs accelerate and several GPUs. Adapters lie where their block does.
+
     `device`: None is the processor. `dtype`: float32, float64, bfloat16 or float16, of torch or by name.
 
     Raises ModelLoadError: nothing found, unreadable files, a family the hooked backend does not load, a device that
@@ -56,11 +60,17 @@ def load_model(
     if backend not in ("bridge", "hooked"):
         raise ModelLoadError(f"unknown backend {backend!r}", "backend is 'bridge' or 'hooked'")
     dtype, device = _dtype(dtype), None if device is None else _device(device)
+    if device_map is not None:
+        _require_divisible(name_path_or_model, backend, device)
     if isinstance(name_path_or_model, (str, os.PathLike)):
         source = str(find_model(str(name_path_or_model)))
         with quiet(), _readable(source):
-            model = _load_bridge(source, device, dtype) if backend == "bridge" else load_hooked(source, device, dtype)
-        record_of(model).recipe = _recipe(str(name_path_or_model), backend, dtype, device)
+            if backend == "hooked":
+                model = load_hooked(source, device, dtype)
+            else:
+                model = _load_bridge(source, device, dtype, device_map)
+        if device_map is None:  # another process would divide it among devices that are taken
+            record_of(model).recipe = _recipe(str(name_path_or_model), backend, dtype, device)
     elif isinstance(name_path_or_model, library.PreTrainedModel):
         if backend != "bridge":
             raise ModelLoadError(
@@ -92,6 +102,14 @@ def _recipe(name: str, backend: str, dtype: torch.dtype, device: torch.device | 
     name = str(Path(name).resolve()) if Path(name).is_dir() else name
     told = None if device is None else str(device)
     return Recipe(name=name, backend=backend, dtype=str(dtype).removeprefix("torch."), device=told)
+
+
+def _require_divisible(source: Any, backend: str, device: torch.device | None) -> None:
+    if backend != "bridge" or not isinstance(source, (str, os.PathLike)) or device is not None:
+        raise ModelLoadError(
+            "device_map divides a bridge that is read from a folder or the hub, and stands for device",
+            "leave out device and backend='hooked'; a model in memory is loaded with its device_map by transformers",
+        )
 
 
 def _require_unwrapped(model: Any) -> None:
@@ -289,9 +307,10 @@ def _readable(source: str) -> Iterator[None]:
         raise ModelLoadError(f"cannot load {source}: {first}", hint) from error
 
 
-def _load_bridge(source: str, device: Any, dtype: torch.dtype) -> Any:
+def _load_bridge(source: str, device: Any, dtype: torch.dtype, device_map: str | Mapping[str, str | int] | None) -> Any:
     found = not Path(source).is_dir() or has_tokenizer(source)
-    return _boot(source, found, device=device or "cpu", dtype=dtype)
+    where = {"device": device or "cpu"} if device_map is None else {"device_map": device_map}
+    return _boot(source, found, dtype=dtype, **where)
 
 
 def _boot(name: str, has_its_tokenizer: bool, **options: Any) -> Any:

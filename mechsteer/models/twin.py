@@ -25,6 +25,7 @@ from mechsteer.models.names import Names
 from mechsteer.models.protocol import Begin, End, Forward, Hook, Remove
 from mechsteer.models.record import record_of
 from mechsteer.models.runner import Runner, in_this_context, is_generating
+from mechsteer.models.splitting import follow_devices
 
 
 class TwinRunner(Runner):
@@ -212,6 +213,8 @@ def _build(model: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
         parent, _, leaf = name.rpartition(".")
         hf.get_submodule(parent)._buffers[leaf] = buffers[name]
     hf.generation_config = wrapped.generation_config
+    if placed := getattr(wrapped, "hf_device_map", None):
+        follow_devices(hf, placed)
     return hf.eval()
 
 

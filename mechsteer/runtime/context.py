@@ -72,6 +72,13 @@ class Context:
         own.__dict__.update(self.__dict__, summary=summary, readings=readings)
         return own
 
+    def on(self, device: torch.device) -> Context:
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+        own = object.__new__(Context)
+        own.__dict__.update(self.__dict__, **moved, seen={word: came.to(device) for word, came in self.seen.items()})
+        return own
+
     @property
     def holds_prompt(self) -> bool:
         """Some of its tokens may be a prompt's; False for everything after, as under a cache."""
