@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mechsteer.models.names import Names
+from mechsteer.models.placement import block_devices
 from mechsteer.models.runner import BlockRunner, Runner
 from mechsteer.models.weights import Weights
 
@@ -30,7 +31,22 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
+        """Where tokens go in."""
         return torch.device(self.cfg.device)
+
+    @property
+    def is_split(self) -> bool:
+        """The model lies on several devices."""
+        return getattr(self.cfg, "n_devices", 1) > 1
+
+    def device_at(self, layer: Any) -> torch.device:
+        """Where the weights of a block lie: the best place for an adapter that writes there."""
+        return block_devices(self.model)[int(layer)] if self.is_split else self.device
+
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All that hold tokens or blocks."""
+        return tuple(dict.fromkeys((self.device, *block_devices(self.model)))) if self.is_split else (self.device,)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -6,7 +6,7 @@ import contextlib
 import operator
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
     tokenizer: Any = None,
+    device_map: str | Mapping[str, Any] | None = None,
 ) -> Any:
     """Load a model and return the TransformerBridge or HookedTransformer itself, frozen and in eval mode.
 
@@ -45,19 +46,25 @@ def load_model(
     checkpoint's weights unprocessed too, so directions mean the same on both; it loads the Llama, Qwen2,
     Qwen3, GPT-2 and GPT-NeoX families from folders.
 
-    `device`: None is the processor. `dtype`: float32, float64, bfloat16 or float16, of torch or by name.
+    `device`: None is the processor. `device_map`: spread over several devices instead, as transformers spells it
+    ("auto", "balanced", or module -> device), on a bridge of a folder or a hub name; what runs on it follows. `dtype`: float32, float64, bfloat16 or float16, of torch or by name.
 
     Raises ModelLoadError: nothing found, unreadable files, a family the hooked backend does not load, a device that
-    this machine has not, a dtype that a model does not compute in, a Hugging Face model that a bridge wraps already.
+    this machine has not, a device_map where there can be none, a dtype that a model does not compute in, a Hugging Face model that a bridge wraps already.
     """
     model: Any
     if backend not in ("bridge", "hooked"):
         raise ModelLoadError(f"unknown backend {backend!r}", "backend is 'bridge' or 'hooked'")
     dtype, device = _dtype(dtype), None if device is None else _device(device)
+    if device_map is not None:
+        _require_spreadable(name_path_or_model, backend, device)
     if isinstance(name_path_or_model, (str, os.PathLike)):
         source = str(find_model(str(name_path_or_model)))
         with quiet(), _readable(source):
-            model = _load_bridge(source, device, dtype) if backend == "bridge" else load_hooked(source, device, dtype)
+            if backend == "bridge":
+                model = _load_bridge(source, device, dtype, device_map)
+            else:
+                model = load_hooked(source, device, dtype)
     elif isinstance(name_path_or_model, library.PreTrainedModel):
         if backend != "bridge":
             raise ModelLoadError(
@@ -82,6 +89,16 @@ def load_model(
     if model is not name_path_or_model:
         _warn_unless_additive(model)
     return model
+
+
+def _require_spreadable(source: Any, backend: str, device: torch.device | None) -> None:
+    if device is not None:
+        raise ModelLoadError("both device and device_map are given", "a device_map says where everything lies")
+    if backend != "bridge" or not isinstance(source, (str, os.PathLike)):
+        raise ModelLoadError(
+            "a device_map is for a bridge that is loaded from a folder or a hub name",
+            "spread a Hugging Face model yourself (from_pretrained(..., device_map=...)), then load_model(hf_model)",
+        )
 
 
 def _require_unwrapped(model: Any) -> None:
@@ -120,7 +137,9 @@ def _warn_unless_additive(model: Any) -> None:
     removes = []
     for point in ("resid_pre", "attn_out", "mlp_out", "resid_post"):
         name = backend.names.hook_name(0, point)
-        removes.append(backend.runner.attach(name, lambda acts, point=point: seen.update({point: acts.float()})))
+        removes.append(
+            backend.runner.attach(name, lambda acts, point=point: seen.update({point: acts.float().to(backend.device)}))
+        )
     try:
         backend.runner.forward(tokens, None, None, use_cache=False)
     finally:
@@ -274,9 +293,10 @@ def _readable(source: str) -> Iterator[None]:
         raise ModelLoadError(f"cannot load {source}: {first}", hint) from error
 
 
-def _load_bridge(source: str, device: Any, dtype: torch.dtype) -> Any:
+def _load_bridge(source: str, device: Any, dtype: torch.dtype, device_map: Any) -> Any:
     found = not Path(source).is_dir() or has_tokenizer(source)
-    return _boot(source, found, device=device or "cpu", dtype=dtype)
+    where = {"device": device or "cpu"} if device_map is None else {"device_map": device_map}
+    return _boot(source, found, dtype=dtype, **where)
 
 
 def _boot(name: str, has_its_tokenizer: bool, **options: Any) -> Any:

@@ -99,7 +99,8 @@ class Runner(abc.ABC):
         """Keep only the rows in `index` [n_rows] of a cache, in place; sessions know a cache by its identity."""
         for layer in getattr(cache, self._cache_layers):
             for name in self._cache_tensors:
-                setattr(layer, name, getattr(layer, name)[index])
+                kept = getattr(layer, name)
+                setattr(layer, name, kept[index.to(kept.device)])
         masked = getattr(cache, "previous_attention_mask", None)  # a HookedTransformer's cache remembers its padding
         if masked is not None:
             cache.previous_attention_mask = masked[index]
@@ -167,7 +168,7 @@ class BlockRunner(Runner):
             patches += [(blocks[i], _recomputed(blocks[i].forward)) for i in recompute]
             if unembed_at is not None:
                 unembed, (rows, columns) = self.model.unembed.forward, unembed_at
-                patches.append((self.model.unembed, lambda acts: unembed(acts[rows, columns][None])))
+                patches.append((self.model.unembed, lambda acts: unembed(_picked(acts, rows, columns))))
             before = [(module, module.__dict__.get("forward")) for module, _ in patches]
             try:
                 for module, forward in patches:
@@ -202,6 +203,11 @@ class BlockRunner(Runner):
 
 def _as_it_is(resid: Tensor) -> Tensor:
     return resid
+
+
+def _picked(acts: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """[1 n_positions d_model]"""
+    return acts[rows.to(acts.device), columns.to(acts.device)][None]
 
 
 def _only(is_here: Callable[[], bool], forward: Callable, otherwise: Callable) -> Callable:

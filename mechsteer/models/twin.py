@@ -22,6 +22,7 @@ from mechsteer.models.backend import Engine
 from mechsteer.models.bridge import BridgeNames, clean_name, is_compatible, unembedding_bias
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.names import Names
+from mechsteer.models.placement import move_inputs
 from mechsteer.models.protocol import Begin, End, Forward, Hook, Remove
 from mechsteer.models.record import record_of
 from mechsteer.models.runner import Runner, in_this_context, is_generating
@@ -212,6 +213,11 @@ def _build(model: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
         parent, _, leaf = name.rpartition(".")
         hf.get_submodule(parent)._buffers[leaf] = buffers[name]
     hf.generation_config = wrapped.generation_config
+    if len({p.device for p in weights.values()}) > 1:
+        device_map = getattr(wrapped, "hf_device_map", None)
+        if device_map is None:  # somebody spread it by hand: where its inputs go is not known
+            return None
+        move_inputs(hf, device_map)
     return hf.eval()
 
 

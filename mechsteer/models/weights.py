@@ -58,7 +58,8 @@ class Weights(abc.ABC):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [batch pos d_model] of token ids [batch pos]: rows of the embedding matrix, without positions."""
-        return self.model.W_E[tokens]
+        embedding = self.model.W_E
+        return embedding[tokens.to(embedding.device)]
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Logits [... d_vocab] of a final residual [... d_model], through the real final norm."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -71,6 +71,20 @@ class Context:
         own = object.__new__(Context)  # not by `replace`, which is slow: this is done at every token
         own.__dict__.update(self.__dict__, summary=summary, readings=readings)
         return own
+
+    def on(self, device: torch.device) -> Context:
+        """The same with its tensors there; itself where they are there already."""
+        if self.mask.device == device:
+            return self
+        return replace(
+            self,
+            mask=self.mask.to(device),
+            positions=self.positions.to(device),
+            prompt_lengths=self.prompt_lengths.to(device),
+            tokens=None if self.tokens is None else self.tokens.to(device),
+            rows=None if self.rows is None else self.rows.to(device),
+            seen={token_id: here.to(device) for token_id, here in self.seen.items()},
+        )
 
     @property
     def holds_prompt(self) -> bool:

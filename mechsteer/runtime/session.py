@@ -27,7 +27,7 @@ from mechsteer.models import Engine, Forward, backend_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.applying import apply, flatten_heads, is_carried, observe
 from mechsteer.runtime.context import Context
-from mechsteer.runtime.devices import require_device
+from mechsteer.runtime.devices import device_of, require_device
 from mechsteer.runtime.padding import with_inferred_mask
 from mechsteer.runtime.reachable import Bounds, require_reachable
 from mechsteer.runtime.recording import Recording
@@ -100,7 +100,9 @@ class Session:
         self.fired = [0] * len(self.interventions)
         self.has_touched = [False] * len(self.interventions)
         self.forwards = 0
-        require_device(self.interventions, backend.device)
+        require_device(self.interventions, backend.devices)
+        # where each computes, if the model lies on several devices: where the adapter is, else where it reads or writes
+        self._places = [device_of(iv.module) for iv in self.interventions] if backend.is_split else None
         require_reachable(self.interventions, Bounds(d_vocab=self.owner.cfg.d_vocab, n_positions=self.owner.cfg.n_ctx))
         self.is_open = self.is_block = False
         self._runs: dict[int, tuple[weakref.ref, Run]] = {}
@@ -318,10 +320,11 @@ class Session:
         run, iv = self._now.run, self.interventions[i]
         assert run is not None  # the watch runs before every forward
         self.fired[i] += 1
-        ctx = self._context(i, run)
-        run.states[i] = observe(iv, sources, run.states[i], ctx)
+        base = self._there(i, run.ctx, sources[-1])
+        ctx = self._context(i, run, base)
+        run.states[i] = observe(iv, self._moved(sources, base), run.states[i], ctx)
         if self._recording is not None or not self.has_touched[i]:
-            touched = self._touched(i, run.ctx)
+            touched = self._touched(i, base)
             if self._recording is not None:
                 self._recording.keep(i, ctx, touched, None)
 
@@ -341,31 +344,40 @@ class Session:
             run = self._now.run
             assert run is not None  # the watch runs before every forward
             self.fired[i] += 1
-            touched = self._touched(i, run.ctx)
+            base = self._there(i, run.ctx, acts)
+            touched = self._touched(i, base)
             if touched is False and not always and (spec is None or not run.ctx.holds_prompt):
                 return None
-            sources = [acts] if reads_here else self._sources(i, acts)
+            (here,) = self._moved([acts], base)
+            sources = [here] if reads_here else self._moved(self._sources(i, here), base)
             if spec is not None and run.ctx.holds_prompt:
                 assert run.ctx.is_prefill or run.summaries[i] is not None, "a prefix was announced without summaries"
-                flat = flatten_heads(sources[0], iv.reads[0], run.ctx)
-                flat = spec.pooled_from(flat, run.ctx, backend_of(self.owner).weights.embed)
-                run.summaries[i] = spec.gather(run.summaries[i], flat, run.ctx, self._bos_id)
-            ctx = self._context(i, run)
-            changed, delta, run.states[i] = apply(iv, sources, acts, run.states[i], ctx, touched)
+                flat = flatten_heads(sources[0], iv.reads[0], base)
+                flat = spec.pooled_from(flat, base, backend_of(self.owner).weights.embed)
+                run.summaries[i] = spec.gather(run.summaries[i], flat, base, self._bos_id)
+            ctx = self._context(i, run, base)
+            changed, delta, run.states[i] = apply(iv, sources, here, run.states[i], ctx, touched)
             if self._recording is not None:
                 self._recording.keep(i, ctx, touched, delta)
-            return changed
+            return changed if here is acts or changed is None else changed.to(acts.device)
 
         return write
 
-    def _context(self, i: int, run: Run) -> Context:
-        """The context as intervention i is given it."""
+    def _there(self, i: int, ctx: Context, acts: Tensor) -> Context:
+        """The context where intervention i computes."""
+        return ctx if self._places is None else ctx.on(self._places[i] or acts.device)
+
+    def _moved(self, acts: list[Tensor], ctx: Context) -> list[Tensor]:
+        return acts if self._places is None else [each.to(ctx.mask.device) for each in acts]
+
+    def _context(self, i: int, run: Run, base: Context) -> Context:
+        """The context `base` as intervention i is given it."""
         spec = self._summaries[i]
         if self._recording is None and (spec is None or is_carried(self.interventions[i].module, run.states[i])):
-            return run.ctx
+            return base
         part = run.summaries[i] if run.has_whole_prompt else None
         readings = None if self._recording is None else {}
-        return run.ctx.given(None if part is None else part.value, readings)
+        return base.given(None if part is None else part.value.to(base.mask.device), readings)
 
     def _sources(self, i: int, acts: Tensor) -> list[Tensor]:
         """What intervention i reads, in the order in which it names its sites."""

@@ -13,10 +13,11 @@ import dataclasses
 import json
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mechsteer import __version__
@@ -237,7 +238,7 @@ def load_steering(path: str | Path, model: Any, *, strict: bool = True) -> Steer
     is_own = model_fingerprint(model) == header.model_fingerprint
     if not is_own:
         _require_alike(path, header, model, strict=strict)
-    found = _built(path, header, tensors, backend_of(model).device, model if is_own else None)
+    found = _built(path, header, tensors, lambda entry: _place(entry, model), model if is_own else None)
     return Steering(found if is_own else [_on_this(iv, model, path) for iv in found], header.coeff)
 
 
@@ -248,11 +249,21 @@ def read_steering(path: str | Path) -> Steering:
     """
     path = Path(path)
     header, tensors = _read(path)
-    return Steering(_built(path, header, tensors, "cpu"), header.coeff)
+    return Steering(_built(path, header, tensors, lambda _: torch.device("cpu")), header.coeff)
+
+
+def _place(entry: SavedEntry, model: Any) -> torch.device:
+    """Where an adapter or observer computes that is first named here."""
+    site = entry.reads[0] if isinstance(entry, SavedObservation) else entry.site
+    return backend_of(model).device_at(site.layer)
 
 
 def _built(
-    path: Path, header: SteeringHeader, tensors: Mapping[int, dict[str, Tensor]], device: Any, model: Any = None
+    path: Path,
+    header: SteeringHeader,
+    tensors: Mapping[int, dict[str, Tensor]],
+    place: Callable[[SavedEntry], torch.device],
+    model: Any = None,
 ) -> list[Intervention | Observation]:
     """The entries of a file, in their order; at the sites of `model` where it is the file's own."""
     interventions = []
@@ -271,7 +282,7 @@ def _built(
                 module = classes[entry.name].blank(entry.config)
                 module.load_state_dict(tensors[entry.module], assign=True)
                 _require_as_said(module, entry.module, header)
-                modules[entry.module] = module.to(device)
+                modules[entry.module] = module.to(place(entry))
             attached = _attached(modules[entry.module], entry)
             interventions.append(attached if model is None else attached.at(model))
         except _UNBUILDABLE as error:

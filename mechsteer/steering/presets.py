@@ -62,7 +62,7 @@ def untrained(
         options = {"of": map_at(model, located.reads, located.site), **options}
     widths = tuple(width(model, each) for each in located.reads)
     adapter = cls.fresh(widths[0] if located.reads_one else widths, width(model, located.site), **options)
-    return Intervention(adapter.to(backend_of(model).device), site, **place)
+    return Intervention(adapter.to(backend_of(model).device_at(located.site.layer)), site, **place)
 
 
 def width(model: Any, site: SiteLike) -> int:
@@ -118,7 +118,8 @@ def prototype_steering(
     pos, neg = pooled_pairs(model, pairs, site, batch_size=batch_size)
     adapter = Prototypes(cluster_differences(pos, neg, n_prototypes, seed=seed), weights=weights)
     scope = TokenScope.generated(include_last_prompt=True) if scope is None else scope
-    return Intervention(adapter.to(backend_of(model).device), site, scope=scope, coeff=coeff)
+    layer = as_site(site).at(model).layer
+    return Intervention(adapter.to(backend_of(model).device_at(layer)), site, scope=scope, coeff=coeff)
 
 
 @dataclass(frozen=True, kw_only=True)
