@@ -18,6 +18,7 @@ Steering
     Observation          an Observer at a site: reads, writes nothing
     save_steering, load_steering    files for the same model (strict=False: for one that is like it)
     push_steering, pull_steering    such a file as a folder or on the Hugging Face hub, with card and script
+    certify              whether every engine that is here gives the same tokens under such a file
     sharing              model cards; apply.py, which needs no mechsteer
     prompting            the prompt that goes best with a steering, by DSPy (mechsteer[dspy]): prompting.with_dspy
     atoms_of, mixed      the atoms of a dictionary and their gains
@@ -84,6 +85,7 @@ _NAMES = {
     "load_steering": "mechsteer.steering.files",
     "push_steering": "mechsteer.sharing.travel",
     "pull_steering": "mechsteer.sharing.travel",
+    "certify": "mechsteer.sharing.certifying",
     "fold": "mechsteer.steering.folding",
     "unfold": "mechsteer.steering.folding",
     "save_folded": "mechsteer.steering.folding",

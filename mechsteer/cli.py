@@ -13,6 +13,15 @@ from typing import Any
 
 from mechsteer import __version__
 from mechsteer.configs.fields import shown
+from mechsteer.configs.usage import (
+    CERTIFY_HELP,
+    CONFIGURE_HELP,
+    LAB_HELP,
+    MIX_HELP,
+    PROMPTS_HELP,
+    RECORDS_HELP,
+    SUITE_HELP,
+)
 from mechsteer.errors import MechsteerError, closest
 from mechsteer.studies.graph import ANYWHERE, STAGES, before, declared_keys
 
@@ -22,7 +31,7 @@ usage: mechsteer COMMAND [key=value ...]     mechsteer COMMAND --help     mechst
 
 {commands}
 
-All commands but models, configure, records, prompts, mix, lab, push and pull work on one run folder (out=runs/study),
+All commands but models, configure, records, prompts, mix, certify, lab, push and pull work on one run folder (out=runs/study),
 which keeps its settings: give it alone, or with keys to change. A command runs what it needs first; what is done already
 is read back, and what a changed key concerns runs again. `mechsteer study --help` lists every key.
 
@@ -33,56 +42,6 @@ is read back, and what a changed key concerns runs again. `mechsteer study --hel
   --multirun       key=a,b,c runs each, in a folder of its own under out=, with one table over all
   --ablate         key=a,b,c changes one key at a time from the first values; seed=0,1,2 with each, mean ± sd
 """
-
-SUITE_HELP = """  models=[...]      bundled names, folders, hub names; by default seven from Pythia-160M to Qwen3-1.7B
-  tasks=[...]       data files; or by name with keys of their own: tasks={gsm8k:{data:gsm8k.jsonl,few_shot:8}}
-  out=runs/suite    suite.html, .md, .csv, .json, and a folder per cell with its own report
-  key=value         keys of `mechsteer study --help`, of every cell; preset=suite trains five seeds each
-  config=FILE       all of these from a YAML file
-
-Started again it goes on where it was. A cell that cannot run says why, and the status is 1."""
-
-MIX_HELP = """  FILE                    a steering file with atoms (a dictionary); alone: its atoms, gains and presets
-  text="..."              continue it as the model does, as trained, and mixed, and write a page
-  gains=[1,0,...]         one gain per atom; or single ones, gains='{3:0,5:2}': the others keep theirs
-  preset=NAME             gains kept in the file, or trained (all 1), off (all 0)
-  save_preset=NAME        keep the gains in FILE under a name
-  out=NEW.safetensors     the steering with these gains as a file of its own
-  model=pocket            a bundled name, a Hugging Face folder, a hub name: the model that FILE was made for
-  max_new_tokens=40       how much is written
-  page=mix.html           the page: texts side by side, weights of every token; it works offline
-
-A gain of 1 leaves an atom as it was trained, 0 silences it."""
-
-RECORDS_HELP = """  list [LOG|FOLDER ...]        the runs of logs (records.jsonl), by default of all below runs/
-  show RUN [LOG|FOLDER ...]    settings, figures and evaluations of one, by the beginning of its id
-  import LOG|FOLDER ...        logs into a database; what is there already is left as it is
-  database=embedded            of list and show: ask a database; of import: which (embedded, or postgresql://user@host/name)
-  folder=FOLDER                of the embedded database
-
-A run writes its log always, and into a database with records.database=embedded."""
-
-PROMPTS_HELP = """  SOURCE                  a .jsonl, .json, .csv, .txt, .parquet or .arrow file, or a folder of a Hugging Face dataset
-  out=FILE.jsonl          the prompts chosen, for data=FILE.jsonl
-  text=text               the column of the prompts (conversations.0.value: within one); group=, label=: others to keep
-  min_tokens= max_tokens= how long they are, as model=pocket reads them
-  n=100 seed=0            so many, drawn
-  like=FILE|TEXT          the n most like these instead, by the model's mean residuals, in a database of embeddings
-  endpoint=KIND,MODEL,URL by an endpoint's embeddings: openai,NAME,http://localhost:8000/v1 or ollama,NAME,http://localhost:11434
-  database=embedded       or postgresql://user@host/name (with pgvector);  folder=, index=: where, and by what name
-
-Repeats go first, then what is too short or long."""
-
-LAB_HELP = """  model=voices            a bundled name, a Hugging Face folder, a hub name
-  port=7860               where it listens, on this machine (127.0.0.1) alone
-  folder=runs/lab         vectors, checks, your own concepts and exports
-
-Needs the extra: pip install 'mechsteer[lab]'. Nothing is sent anywhere."""
-
-CONFIGURE_HELP = """  model=NAME     a bundled name, a Hugging Face folder, a hub name; its weights are not read
-  memory=GIB     of the machine that is to run it; by default what is free here
-  device=cuda    whose memory that is
-  out=FILE.yaml  for `mechsteer study config=FILE.yaml`; by default it is printed"""
 
 COMMANDS = {
     "study": "the whole loop, one report",
@@ -98,6 +57,7 @@ COMMANDS = {
     "records": "what runs have recorded: list, show, import into a database",
     "prompts": "choose prompts of a data set by length, likeness, chance: SOURCE out=FILE [key=value ...]",
     "mix": "the atoms of a steering file: gains, presets, and what they write: FILE [key=value ...]",
+    "certify": "whether every engine that is here gives the same tokens under a steering file: FILE [key=value ...]",
     "lab": "a local page to see steering happen: concepts, layers, experiments [key=value ...]",
     "push": "a steering file as a folder, or on the Hugging Face hub, with a model card and a script: FILE TARGET",
     "pull": "a steering file from a folder or the hub, checked: SOURCE OUT",
@@ -259,6 +219,12 @@ def _mix(words: list[str]) -> int:
     return 0
 
 
+def _certify(words: list[str]) -> int:
+    told, agrees = importlib.import_module("mechsteer.sharing.certify_command").certify_command(words)
+    print(told)
+    return 0 if agrees else 1
+
+
 def _records(words: list[str]) -> int:
     print(importlib.import_module("mechsteer.records.command").records_command(words))
     return 0
@@ -283,9 +249,17 @@ def _lab(words: list[str]) -> int:
 
 
 # commands that read their words themselves, and their usage and help
-OWN_WORDS = {"mix": _mix, "records": _records, "prompts": _prompts, "configure": _configure, "lab": _lab}
+OWN_WORDS = {
+    "mix": _mix,
+    "certify": _certify,
+    "records": _records,
+    "prompts": _prompts,
+    "configure": _configure,
+    "lab": _lab,
+}
 OWN_HELP = {
     "mix": ("FILE [key=value ...]", MIX_HELP),
+    "certify": ("FILE [key=value ...]", CERTIFY_HELP),
     "records": ("ACTION [FILE ...]", RECORDS_HELP),
     "prompts": ("SOURCE out=FILE [key=value ...]", PROMPTS_HELP),
     "configure": ("model=NAME [key=value ...]", CONFIGURE_HELP),

@@ -21,6 +21,7 @@ import bench_gpu
 import bench_gru
 import bench_probes
 import bench_records
+import bench_scaling
 import bench_singular
 import bench_startup
 import bench_store
@@ -32,12 +33,12 @@ BENCHES = (
     *("startup", "generation", "capture", "store", "training", "h0", "reasonscore", "attribution", "evaluation"),
     *("threads", "boosters", "gru", "probes", "records", "singular"),
 )
-BESIDE = (*BENCHES, "gpu")  # what needs more than a processor is asked for by name
+BESIDE = (*BENCHES, "gpu", "scaling")  # what needs more than a processor, or claims no figure, is asked for by name
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the figures that mechsteer claims.")
-    parser.add_argument("benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu")
+    parser.add_argument("benches", nargs="*", help=f"some of {', '.join(BESIDE)}; default: all but gpu and scaling")
     parser.add_argument(
         "--models", nargs="*", default=[], metavar="FOLDER", help="more models for generation and capture"
     )
@@ -61,6 +62,7 @@ def main() -> None:
         "gru": lambda: bench_gru.main([]),
         "probes": lambda: bench_probes.main([]),
         "records": bench_records.main,
+        "scaling": lambda: bench_scaling.main([]),
         "singular": lambda: bench_singular.main([]),
     }
     for name in arguments.benches or BENCHES:

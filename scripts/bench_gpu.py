@@ -150,6 +150,28 @@ def speed(folder: Path, *, new_tokens: int, rounds: int) -> None:
             )
 
 
+@torch.no_grad()
+def divided(path: Path) -> float | None:
+    """Largest difference of steered logits between one GPU and two that share the blocks; None where there are no two."""
+    if torch.cuda.device_count() < 2:
+        print("  device_map over two GPUs  not here: this machine has one")
+        return None
+    alone = ms.load_model(path, device="cuda:0")
+    n_layers, tokens = alone.cfg.n_layers, torch.arange(3, 67)[None]
+    places = {f"model.layers.{i}": int(i >= n_layers // 2) for i in range(n_layers)}
+    # the embedding and the unembedding may share one tensor, which lies once
+    ends = {"model.embed_tokens": 0, "model.rotary_emb": 0, "model.norm": 1, "lm_head": 0}
+    both = ms.load_model(path, device_map=ends | places)
+    vector, logits = torch.randn(alone.cfg.d_model, generator=torch.Generator().manual_seed(0)), []
+    for model in (alone, both):
+        device = ms.models.backend_of(model).device_at(n_layers - 1)
+        with ms.steer(model, ms.Intervention(ms.adapters.Static(vector).to(device), n_layers - 1)):
+            logits.append(model(tokens.to("cuda:0")).cpu())
+    difference = float((logits[0] - logits[1]).abs().max())
+    print(f"  device_map over two GPUs  steered logits differ by {difference:.1e}", flush=True)
+    return difference
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="steering on a GPU: agreement and speed")
     parser.add_argument("--new-tokens", type=int, default=128)
@@ -165,6 +187,7 @@ def main(argv: list[str] | None = None) -> None:
         path = random_folder(Path(folder))
         print("0.6B shape, random", flush=True)
         parity(path)
+        divided(path)
         speed(path, new_tokens=arguments.new_tokens, rounds=arguments.rounds)
 
 

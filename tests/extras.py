@@ -38,3 +38,6 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 needs_browser = pytest.mark.skipif(
     importlib.util.find_spec("playwright") is None or CHROMIUM is None, reason=NO_BROWSER
 )
+needs_llama_cpp = pytest.mark.skipif(
+    importlib.util.find_spec("llama_cpp") is None, reason="llama-cpp-python, which has to be compiled, is not installed"
+)

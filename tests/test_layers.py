@@ -44,6 +44,7 @@ LATE_IMPORTS = (
     *("mechsteer.models.library", "mechsteer.features.sae_library"),
     *("mechsteer.records", "mechsteer.records.library"),
     "mechsteer.baselines.with_peft.library",
+    "mechsteer.sharing.llama_engine",
 )
 OWNERS = {
     "transformer_lens": "mechsteer.models.library",
@@ -55,6 +56,7 @@ OWNERS = {
     "matplotlib": "mechsteer.report",
     "jinja2": "mechsteer.report.templates",
     "gguf": "mechsteer.steering.exports",
+    "llama_cpp": "mechsteer.sharing.llama_engine",
     "dspy": "mechsteer.prompting.with_dspy",
     "peft": "mechsteer.baselines.with_peft.library",
     "gradio": "mechsteer.lab",

@@ -41,7 +41,8 @@ def magnitude_only_arm(
 
     def control(iv: Intervention) -> Intervention:
         direction = random_direction(torch.ones(width(model, iv.site)), drawn)
-        return replace(iv, adapter=MagnitudeOnly(iv.adapter, direction).to(backend_of(model).device))
+        device = backend_of(model).device_at(iv.site.at(model).layer)
+        return replace(iv, adapter=MagnitudeOnly(iv.adapter, direction).to(device))
 
     return Arm(name=name, steering=_each(steering, control), note=note, role="control")
 

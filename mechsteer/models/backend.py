@@ -31,8 +31,14 @@ class Engine:
 
     @property
     def device(self) -> torch.device:
-        """Where tokens go in."""
+        """Where tokens come in and logits go out."""
         return torch.device(self.cfg.device)
+
+    def device_at(self, layer: float) -> torch.device:
+        """Where a block computes: a model that is split over several devices has several."""
+        if getattr(self.cfg, "n_devices", 1) <= 1:
+            return self.device
+        return next(self.model.blocks[int(layer)].parameters()).device
 
     @property
     def is_split(self) -> bool:

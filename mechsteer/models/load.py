@@ -34,7 +34,7 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
     tokenizer: Any = None,
-    device_map: str | Mapping[str, Any] | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
 ) -> Any:
     """Load a model and return the TransformerBridge or HookedTransformer itself, frozen and in eval mode.
 
@@ -46,8 +46,10 @@ def load_model(
     checkpoint's weights unprocessed too, so directions mean the same on both; it loads the Llama, Qwen2,
     Qwen3, GPT-2 and GPT-NeoX families from folders.
 
-    `device`: None is the processor. `device_map`: spread over several devices instead, as transformers spells it
-    ("auto", "balanced", or module -> device), on a bridge of a folder or a hub name; what runs on it follows. `dtype`: float32, float64, bfloat16 or float16, of torch or by name.
+    `device_map`: for a model that one device does not hold, as transformers takes it ("auto", or a device by name of
+    module); of a bridge from a folder or the hub, needs accelerate and several GPUs. Adapters lie where their block does.
+
+    `device`: None is the processor. `dtype`: float32, float64, bfloat16 or float16, of torch or by name.
 
     Raises ModelLoadError: nothing found, unreadable files, a family the hooked backend does not load, a device that
     this machine has not, a device_map where there can be none, a dtype that a model does not compute in, a Hugging Face model that a bridge wraps already.
@@ -57,14 +59,14 @@ def load_model(
         raise ModelLoadError(f"unknown backend {backend!r}", "backend is 'bridge' or 'hooked'")
     dtype, device = _dtype(dtype), None if device is None else _device(device)
     if device_map is not None:
-        _require_spreadable(name_path_or_model, backend, device)
+        _require_divisible(name_path_or_model, backend, device)
     if isinstance(name_path_or_model, (str, os.PathLike)):
         source = str(find_model(str(name_path_or_model)))
         with quiet(), _readable(source):
-            if backend == "bridge":
-                model = _load_bridge(source, device, dtype, device_map)
-            else:
+            if backend == "hooked":
                 model = load_hooked(source, device, dtype)
+            else:
+                model = _load_bridge(source, device, dtype, device_map)
     elif isinstance(name_path_or_model, library.PreTrainedModel):
         if backend != "bridge":
             raise ModelLoadError(
@@ -91,13 +93,11 @@ def load_model(
     return model
 
 
-def _require_spreadable(source: Any, backend: str, device: torch.device | None) -> None:
-    if device is not None:
-        raise ModelLoadError("both device and device_map are given", "a device_map says where everything lies")
-    if backend != "bridge" or not isinstance(source, (str, os.PathLike)):
+def _require_divisible(source: Any, backend: str, device: torch.device | None) -> None:
+    if backend != "bridge" or not isinstance(source, (str, os.PathLike)) or device is not None:
         raise ModelLoadError(
-            "a device_map is for a bridge that is loaded from a folder or a hub name",
-            "spread a Hugging Face model yourself (from_pretrained(..., device_map=...)), then load_model(hf_model)",
+            "device_map divides a bridge that is read from a folder or the hub, and stands for device",
+            "leave out device and backend='hooked'; a model in memory is loaded with its device_map by transformers",
         )
 
 
@@ -293,7 +293,7 @@ def _readable(source: str) -> Iterator[None]:
         raise ModelLoadError(f"cannot load {source}: {first}", hint) from error
 
 
-def _load_bridge(source: str, device: Any, dtype: torch.dtype, device_map: Any) -> Any:
+def _load_bridge(source: str, device: Any, dtype: torch.dtype, device_map: str | Mapping[str, str | int] | None) -> Any:
     found = not Path(source).is_dir() or has_tokenizer(source)
     where = {"device": device or "cpu"} if device_map is None else {"device_map": device_map}
     return _boot(source, found, dtype=dtype, **where)

@@ -99,8 +99,8 @@ class Runner(abc.ABC):
         """Keep only the rows in `index` [n_rows] of a cache, in place; sessions know a cache by its identity."""
         for layer in getattr(cache, self._cache_layers):
             for name in self._cache_tensors:
-                kept = getattr(layer, name)
-                setattr(layer, name, kept[index.to(kept.device)])
+                held = getattr(layer, name)
+                setattr(layer, name, held[index.to(held.device)])
         masked = getattr(cache, "previous_attention_mask", None)  # a HookedTransformer's cache remembers its padding
         if masked is not None:
             cache.previous_attention_mask = masked[index]
@@ -168,7 +168,12 @@ class BlockRunner(Runner):
             patches += [(blocks[i], _recomputed(blocks[i].forward)) for i in recompute]
             if unembed_at is not None:
                 unembed, (rows, columns) = self.model.unembed.forward, unembed_at
-                patches.append((self.model.unembed, lambda acts: unembed(_picked(acts, rows, columns))))
+                patches.append(
+                    (
+                        self.model.unembed,
+                        lambda acts: unembed(acts[rows.to(acts.device), columns.to(acts.device)][None]),
+                    )
+                )
             before = [(module, module.__dict__.get("forward")) for module, _ in patches]
             try:
                 for module, forward in patches:

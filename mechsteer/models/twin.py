@@ -26,6 +26,7 @@ from mechsteer.models.placement import move_inputs
 from mechsteer.models.protocol import Begin, End, Forward, Hook, Remove
 from mechsteer.models.record import record_of
 from mechsteer.models.runner import Runner, in_this_context, is_generating
+from mechsteer.models.splitting import follow_devices
 
 
 class TwinRunner(Runner):
@@ -213,11 +214,8 @@ def _build(model: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
         parent, _, leaf = name.rpartition(".")
         hf.get_submodule(parent)._buffers[leaf] = buffers[name]
     hf.generation_config = wrapped.generation_config
-    if len({p.device for p in weights.values()}) > 1:
-        device_map = getattr(wrapped, "hf_device_map", None)
-        if device_map is None:  # somebody spread it by hand: where its inputs go is not known
-            return None
-        move_inputs(hf, device_map)
+    if placed := getattr(wrapped, "hf_device_map", None):
+        follow_devices(hf, placed)
     return hf.eval()
 
 

@@ -73,18 +73,11 @@ class Context:
         return own
 
     def on(self, device: torch.device) -> Context:
-        """The same with its tensors there; itself where they are there already."""
-        if self.mask.device == device:
-            return self
-        return replace(
-            self,
-            mask=self.mask.to(device),
-            positions=self.positions.to(device),
-            prompt_lengths=self.prompt_lengths.to(device),
-            tokens=None if self.tokens is None else self.tokens.to(device),
-            rows=None if self.rows is None else self.rows.to(device),
-            seen={token_id: here.to(device) for token_id, here in self.seen.items()},
-        )
+        """The same on another device."""
+        moved = {name: value.to(device) for name, value in self.__dict__.items() if isinstance(value, Tensor)}
+        own = object.__new__(Context)
+        own.__dict__.update(self.__dict__, **moved, seen={word: came.to(device) for word, came in self.seen.items()})
+        return own
 
     @property
     def holds_prompt(self) -> bool:

@@ -111,3 +111,24 @@ def continue_run(before: Run, forward: Forward) -> Run:
     )
     # not by `replace`, which is slow: this is done at every token
     return Run(ctx, lengths, [*before.states], [*before.summaries], before.seen, before.has_whole_prompt)
+
+
+@dataclass
+class Now:
+    """The forward that one thread is running."""
+
+    run: Run | None = None
+    reads: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (intervention, its n-th site) -> activation
+    cache: object | None = None
+    is_frozen: bool = False
+    moved: dict[torch.device, Context] = field(default_factory=dict)  # the run's context on other devices
+
+    def ctx_on(self, device: torch.device) -> Context:
+        """The run's context where a block computes: of a model on several devices each block has its own."""
+        assert self.run is not None  # the watch runs before every forward
+        ctx = self.run.ctx
+        if ctx.mask.device == device:
+            return ctx
+        if device not in self.moved:
+            self.moved[device] = ctx.on(device)
+        return self.moved[device]

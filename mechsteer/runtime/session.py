@@ -17,7 +17,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -27,11 +27,11 @@ from mechsteer.models import Engine, Forward, backend_of
 from mechsteer.models.sites import Site
 from mechsteer.runtime.applying import apply, flatten_heads, is_carried, observe
 from mechsteer.runtime.context import Context
-from mechsteer.runtime.devices import device_of, require_device
+from mechsteer.runtime.devices import moved, require_devices
 from mechsteer.runtime.padding import with_inferred_mask
 from mechsteer.runtime.reachable import Bounds, require_reachable
 from mechsteer.runtime.recording import Recording
-from mechsteer.runtime.runs import Run, begin_run, continue_run
+from mechsteer.runtime.runs import Now, Run, begin_run, continue_run
 from mechsteer.runtime.summary import PartialSummary, Summaries
 
 
@@ -65,16 +65,6 @@ def open_sessions(model: Any) -> list[Session]:
     return [s for s in _OPEN.get() if s.is_open and s.is_block and s.owner is model]
 
 
-@dataclass
-class _Now:
-    """The forward that one thread is running."""
-
-    run: Run | None = None
-    reads: dict[tuple[int, int], Tensor] = field(default_factory=dict)  # (intervention, its n-th site) -> activation
-    cache: object | None = None
-    is_frozen: bool = False
-
-
 class Session:
     """Attached interventions and observations on one backend. Everything is resolved before anything is attached.
 
@@ -100,9 +90,7 @@ class Session:
         self.fired = [0] * len(self.interventions)
         self.has_touched = [False] * len(self.interventions)
         self.forwards = 0
-        require_device(self.interventions, backend.devices)
-        # where each computes, if the model lies on several devices: where the adapter is, else where it reads or writes
-        self._places = [device_of(iv.module) for iv in self.interventions] if backend.is_split else None
+        require_devices(self.interventions, backend)
         require_reachable(self.interventions, Bounds(d_vocab=self.owner.cfg.d_vocab, n_positions=self.owner.cfg.n_ctx))
         self.is_open = self.is_block = False
         self._runs: dict[int, tuple[weakref.ref, Run]] = {}
@@ -205,10 +193,10 @@ class Session:
     # -- one forward -------------------------------------------------------------------------------------------
 
     @property
-    def _now(self) -> _Now:
+    def _now(self) -> Now:
         now = getattr(self._local, "now", None)
         if now is None:
-            now = self._local.now = _Now()
+            now = self._local.now = Now()
         return now
 
     @property
@@ -235,7 +223,7 @@ class Session:
             run.has_whole_prompt = is_all or bool((run.lengths >= run.ctx.prompt_lengths).all())
         if summaries is not None:
             run.summaries = [summaries.get((iv.module, iv.reads[0])) for iv in self.interventions]
-        self._local.now = _Now(run, {}, forward.cache, forward.is_frozen)
+        self._local.now = Now(run, {}, forward.cache, forward.is_frozen)
         if not forward.is_filled:
             self._refuse_unknowable(forward, run.ctx, known=given is not None)
         if self._recording is not None:
@@ -320,11 +308,12 @@ class Session:
         run, iv = self._now.run, self.interventions[i]
         assert run is not None  # the watch runs before every forward
         self.fired[i] += 1
-        base = self._there(i, run.ctx, sources[-1])
-        ctx = self._context(i, run, base)
-        run.states[i] = observe(iv, self._moved(sources, base), run.states[i], ctx)
+        device = sources[-1].device
+        sources = [source.to(device) for source in sources]
+        ctx = self._context(i, run, self._now.ctx_on(device))
+        run.states[i] = observe(iv, sources, run.states[i], ctx)
         if self._recording is not None or not self.has_touched[i]:
-            touched = self._touched(i, base)
+            touched = moved(self._touched(i, run.ctx), device)
             if self._recording is not None:
                 self._recording.keep(i, ctx, touched, None)
 
@@ -348,36 +337,29 @@ class Session:
             touched = self._touched(i, base)
             if touched is False and not always and (spec is None or not run.ctx.holds_prompt):
                 return None
-            (here,) = self._moved([acts], base)
-            sources = [here] if reads_here else self._moved(self._sources(i, here), base)
+            here = self._now.ctx_on(acts.device)
+            sources = [acts] if reads_here else self._sources(i, acts)
             if spec is not None and run.ctx.holds_prompt:
                 assert run.ctx.is_prefill or run.summaries[i] is not None, "a prefix was announced without summaries"
-                flat = flatten_heads(sources[0], iv.reads[0], base)
-                flat = spec.pooled_from(flat, base, backend_of(self.owner).weights.embed)
-                run.summaries[i] = spec.gather(run.summaries[i], flat, base, self._bos_id)
-            ctx = self._context(i, run, base)
-            changed, delta, run.states[i] = apply(iv, sources, here, run.states[i], ctx, touched)
+                flat = flatten_heads(sources[0], iv.reads[0], here)
+                flat = spec.pooled_from(flat, run.ctx, backend_of(self.owner).weights.embed).to(acts.device)
+                run.summaries[i] = spec.gather(run.summaries[i], flat, here, self._bos_id)
+            ctx, touched = self._context(i, run, here), moved(touched, acts.device)
+            changed, delta, run.states[i] = apply(iv, sources, acts, run.states[i], ctx, touched)
             if self._recording is not None:
                 self._recording.keep(i, ctx, touched, delta)
             return changed if here is acts or changed is None else changed.to(acts.device)
 
         return write
 
-    def _there(self, i: int, ctx: Context, acts: Tensor) -> Context:
-        """The context where intervention i computes."""
-        return ctx if self._places is None else ctx.on(self._places[i] or acts.device)
-
-    def _moved(self, acts: list[Tensor], ctx: Context) -> list[Tensor]:
-        return acts if self._places is None else [each.to(ctx.mask.device) for each in acts]
-
-    def _context(self, i: int, run: Run, base: Context) -> Context:
-        """The context `base` as intervention i is given it."""
+    def _context(self, i: int, run: Run, here: Context) -> Context:
+        """The context as intervention i is given it, of `here`: the run's, where its block computes."""
         spec = self._summaries[i]
         if self._recording is None and (spec is None or is_carried(self.interventions[i].module, run.states[i])):
-            return base
+            return here
         part = run.summaries[i] if run.has_whole_prompt else None
         readings = None if self._recording is None else {}
-        return base.given(None if part is None else part.value.to(base.mask.device), readings)
+        return here.given(None if part is None else part.value, readings)
 
     def _sources(self, i: int, acts: Tensor) -> list[Tensor]:
         """What intervention i reads, in the order in which it names its sites."""
@@ -388,5 +370,5 @@ class Session:
                     f"{site} is reached after {iv.writes} in this model, or its hook is silent",
                     "read no later in the forward than you write; settings such as use_attn_in silence hooks of inputs",
                 )
-            sources.append(acts if site == iv.writes else reads.pop((i, k)))
+            sources.append(acts if site == iv.writes else reads.pop((i, k)).to(acts.device))
         return sources

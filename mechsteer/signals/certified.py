@@ -13,18 +13,24 @@ largest one added behind the earlier of them, up to the later, so the test is a 
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 UNIT = 2.0**-24  # rounding of float32
 CHUNK_VALUES = 2**18  # float32 values of one buffer: 1 MB, which stay in a core's cache
-BLOCK = 32  # rows of a product at a time
 SAMPLED = 8  # every eighth point makes the middle; squared norms are larger by about 1 / their number
 SPARE = 3  # pairs per point that are measured, at most; with more float64 is faster
 LARGEST, SMALLEST = 2.0**100, 2.0**-60  # of a squared norm: between them nothing overflows or vanishes
@@ -39,26 +45,65 @@ def certified_edges(
     Points are float32 or narrower, on the processor, at least two in a cloud. Lengths are right to 1e-6, mostly to 1e-7.
     Not certified, with nan for lengths, is a cloud that is not finite or whose squares leave float32, one with duplicates,
     and one in which float32 decides too little (near-duplicates, a point far from all others).
+
+    What is numpy's and torch's alone is dealt to as many threads as torch has, each on one processor: shared out inside,
+    products as small as these wait for each other. Prim's steps are Python's and take turns anyway.
     """
     batch, n_points, d_model = points.shape
     points = points.float()
-    upper = _grams(points)
-    norms = np.diagonal(upper, axis1=1, axis2=2).copy()
-    largest = norms.max(1)
-    certified = (largest < LARGEST) & (largest > SMALLEST)  # so all products are finite, by Cauchy and Schwarz
-    upper[~certified], norms[~certified] = 0, 0
-    c = 2.2 * (d_model + 16) * UNIT
-    spare = (1e-10 * norms.max(1))[:, None]  # more than what underflows
-    _into_distances(upper, (1 + c) * norms + spare)
-    slack = (2 * c + 16 * UNIT) * norms + 2 * spare
-    left, right = near_pairs(upper, slack.astype(np.float32))
-    counts = np.bincount(left // n_points, minlength=batch)
-    certified &= counts <= SPARE * n_points
-    used = certified[left // n_points]
-    left, right = left[used], right[used]
-    squares = _measured(points, left, right)
+    with _dealing() as deal:
+        upper = np.empty((batch, n_points, n_points), np.float32)
+        deal(lambda some: _grams(points[some], upper[some]), batch)
+        norms = np.diagonal(upper, axis1=1, axis2=2).copy()
+        largest = norms.max(1)
+        certified = (largest < LARGEST) & (largest > SMALLEST)  # so all products are finite, by Cauchy and Schwarz
+        upper[~certified], norms[~certified] = 0, 0
+        c = 2.2 * (d_model + 16) * UNIT
+        spare = (1e-10 * norms.max(1))[:, None]  # more than what underflows
+        most = (1 + c) * norms + spare
+        deal(lambda some: _into_distances(upper[some], most[some]), batch)
+        slack = (2 * c + 16 * UNIT) * norms + 2 * spare
+        left, right = near_pairs(upper, slack.astype(np.float32))
+        counts = np.bincount(left // n_points, minlength=batch)
+        certified &= counts <= SPARE * n_points
+        used = certified[left // n_points]
+        left, right = left[used], right[used]
+        squares = np.empty(len(left))
+        deal(lambda some: _measured(points, left[some], right[some], squares[some]), len(left))
     certified[left[squares < SHORTEST] // n_points] = False
     return _trees(left, right, squares, certified, n_points), certified
+
+
+Deal = Callable[[Callable[[slice], None], int], None]
+_DEALING = threading.Lock()  # how many threads an operation has is the process's: one at a time changes it
+
+
+@contextlib.contextmanager
+def _dealing() -> Iterator[Deal]:
+    """`deal(function, n)` calls function(slice) for parts of range(n): at once, one on each thread of torch."""
+    n_threads = torch.get_num_threads()
+    if n_threads == 1 or not _DEALING.acquire(blocking=False):
+        yield lambda function, n: function(slice(0, n))
+        return
+    try:
+        torch.set_num_threads(1)
+        with _blas().limit(limits=1), ThreadPoolExecutor(n_threads) as pool:
+
+            def deal(function: Callable[[slice], None], n: int) -> None:
+                bounds = [n * i // n_threads for i in range(n_threads + 1)]
+                for _ in pool.map(function, map(slice, bounds, bounds[1:])):
+                    pass  # errors are raised here
+
+            yield deal
+    finally:
+        torch.set_num_threads(n_threads)
+        _DEALING.release()
+
+
+@functools.cache
+def _blas() -> ThreadpoolController:
+    """numpy's product; looked for once, since that takes milliseconds."""
+    return ThreadpoolController().select(user_api="blas")
 
 
 def near_pairs(
@@ -102,37 +147,21 @@ def near_pairs(
     return index.reshape(-1)[place][order], (cloud * n + right)[order]
 
 
-def _grams(points: Float[Tensor, "batch n_points d_model"]) -> Float[ndarray, "batch n_points n_points"]:
+def _grams(points: Float[Tensor, "batch n_points d_model"], out: Float[ndarray, "batch n_points n_points"]) -> None:
     """Products of the points around the mean of some of them: any middle does, and that of all takes as long as the
     difference itself.
     """
     batch, n_points, d_model = points.shape
-    grams, n_threads = torch.empty(batch, n_points, n_points), torch.get_num_threads()
-    # Threads share the clouds of a chunk out among themselves: a few for each, or they wait for one another.
-    n_values = CHUNK_VALUES if n_threads == 1 else 2 * CHUNK_VALUES * n_threads
-    size = max(1, min(batch, n_values // (n_points * d_model)))
+    size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
     buffer = torch.empty(size, n_points, d_model)
     for start in range(0, batch, size):
         part = points[start : start + size]
         centred = buffer[: len(part)]
         torch.sub(part, part[:, ::SAMPLED].mean(1, keepdim=True), out=centred)
-        _product(centred, grams[start : start + size])
-    return grams.numpy()
-
-
-def _product(points: Tensor, out: Tensor) -> None:
-    """X Xᵀ of each cloud, half of which is the other half. On one thread numpy's is fastest, which knows that."""
-    if torch.get_num_threads() == 1:
-        x = points.numpy()
+        x = centred.numpy()
         with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not certified
-            np.matmul(x, x.swapaxes(1, 2), out=out.numpy())
-        return
-    for start in range(0, points.shape[1], BLOCK):
-        rows = slice(start, start + BLOCK)
-        torch.bmm(points[:, rows], points[:, : rows.stop].transpose(1, 2), out=out[:, rows, : rows.stop])
-    for start in range(0, points.shape[1], BLOCK):
-        rows = slice(start, start + BLOCK)
-        out[:, rows, rows.stop :] = out[:, rows.stop :, rows].transpose(1, 2)
+            # numpy's product knows that half of X Xᵀ is the other half
+            np.matmul(x, x.swapaxes(1, 2), out=out[start : start + size])
 
 
 def _into_distances(grams: Float[ndarray, "batch n n"], norms: Float[ndarray, "batch n"]) -> None:
@@ -142,19 +171,17 @@ def _into_distances(grams: Float[ndarray, "batch n n"], norms: Float[ndarray, "b
     grams += norms[:, None, :]
 
 
-def _measured(points: Tensor, left: ndarray, right: ndarray) -> Float[ndarray, " n_pairs"]:
+def _measured(points: Tensor, left: ndarray, right: ndarray, out: Float[ndarray, " n_pairs"]) -> None:
     """Squared lengths of pairs, from differences; float64, of sums in float32."""
     flat, n_pairs = points.flatten(0, 1), len(left)
     pairs = torch.from_numpy(np.stack([left, right], 1))
     signs = torch.tensor([1.0, -1.0]).expand(n_pairs, 2).contiguous()
-    squares = torch.empty(n_pairs)
     size = max(1, CHUNK_VALUES // flat.shape[1])
     for start in range(0, n_pairs, size):
         some = slice(start, start + size)
         # Rows that are weighted and summed up: a difference in one pass, without copies of either row.
         gaps = embedding_bag(pairs[some], flat, per_sample_weights=signs[some], mode="sum")
-        torch.sum(gaps.square_(), 1, out=squares[some])
-    return squares.double().numpy()
+        out[some] = torch.sum(gaps.square_(), 1).numpy()
 
 
 def _trees(

@@ -15,6 +15,7 @@ from mechsteer.steering.interventions import Intervention, Interventions, Observ
 from mechsteer.steering.lora import export_lora
 from mechsteer.steering.mixing import Atom, Atoms, atoms_of, mixed, reset
 from mechsteer.steering.presets import Sized, at_parameters, bias_only, prototype_steering, seal
+from mechsteer.steering.serving import VllmCheck, require_vllm, vllm_check
 from mechsteer.steering.singular import adapter_layers, loss_layer, singular_steering
 from mechsteer.steering.sizes import Largest, largest
 from mechsteer.steering.streaming import Stream, stream
@@ -35,6 +36,7 @@ __all__ = [
     "SteeringHeader",
     "Stream",
     "TensorError",
+    "VllmCheck",
     "as_steering",
     "at_strength",
     "at_parameters",
@@ -61,6 +63,7 @@ __all__ = [
     "prototype_steering",
     "read_header",
     "read_steering",
+    "require_vllm",
     "reset",
     "save_folded",
     "save_gain_preset",
@@ -71,5 +74,6 @@ __all__ = [
     "stream",
     "strengths",
     "unfold",
+    "vllm_check",
     "writing",
 ]

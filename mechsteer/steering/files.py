@@ -33,7 +33,7 @@ from mechsteer.errors import (
 )
 from mechsteer.files import structured
 from mechsteer.files.tensors import content_digest, read_tensors, write_tensors
-from mechsteer.models import Look, backend_of, differences, model_fingerprint, model_name
+from mechsteer.models import Backend, Look, backend_of, differences, model_fingerprint, model_name
 from mechsteer.models.sites import Site
 from mechsteer.results import Interval
 from mechsteer.runtime.observers import Observer
@@ -238,7 +238,7 @@ def load_steering(path: str | Path, model: Any, *, strict: bool = True) -> Steer
     is_own = model_fingerprint(model) == header.model_fingerprint
     if not is_own:
         _require_alike(path, header, model, strict=strict)
-    found = _built(path, header, tensors, lambda entry: _place(entry, model), model if is_own else None)
+    found = _built(path, header, tensors, backend_of(model), model if is_own else None)
     return Steering(found if is_own else [_on_this(iv, model, path) for iv in found], header.coeff)
 
 
@@ -249,20 +249,14 @@ def read_steering(path: str | Path) -> Steering:
     """
     path = Path(path)
     header, tensors = _read(path)
-    return Steering(_built(path, header, tensors, lambda _: torch.device("cpu")), header.coeff)
-
-
-def _place(entry: SavedEntry, model: Any) -> torch.device:
-    """Where an adapter or observer computes that is first named here."""
-    site = entry.reads[0] if isinstance(entry, SavedObservation) else entry.site
-    return backend_of(model).device_at(site.layer)
+    return Steering(_built(path, header, tensors, None), header.coeff)
 
 
 def _built(
     path: Path,
     header: SteeringHeader,
     tensors: Mapping[int, dict[str, Tensor]],
-    place: Callable[[SavedEntry], torch.device],
+    backend: Backend | None,
     model: Any = None,
 ) -> list[Intervention | Observation]:
     """The entries of a file, in their order; at the sites of `model` where it is the file's own."""
@@ -282,7 +276,7 @@ def _built(
                 module = classes[entry.name].blank(entry.config)
                 module.load_state_dict(tensors[entry.module], assign=True)
                 _require_as_said(module, entry.module, header)
-                modules[entry.module] = module.to(place(entry))
+                modules[entry.module] = module if backend is None else module.to(_device(backend, entry))
             attached = _attached(modules[entry.module], entry)
             interventions.append(attached if model is None else attached.at(model))
         except _UNBUILDABLE as error:
@@ -291,6 +285,13 @@ def _built(
                 f"{path} holds an {entry.kind} (number {number}) that cannot be: {why}", AGAIN
             ) from error
     return interventions
+
+
+def _device(backend: Backend, entry: SavedEntry) -> torch.device:
+    """Where what an entry holds is needed; where its layer is a ratio, or none of the model's, where tokens come in."""
+    layer = (entry.reads[0] if isinstance(entry, SavedObservation) else entry.site).layer
+    is_block = isinstance(layer, int) and 0 <= layer < backend.cfg.n_layers
+    return backend.device_at(layer) if is_block else backend.device
 
 
 def _on_this(iv: Any, model: Any, path: str | Path) -> Any:

@@ -22,16 +22,19 @@ from mechsteer.models.maps import MapName, map_between
 from mechsteer.models.modules import map_module
 from mechsteer.runtime.scopes import TokenScope
 from mechsteer.steering.interventions import Intervention, Interventions, Observation, flatten
+from mechsteer.steering.serving import CONFIG, WEIGHTS, require_vllm
 
-_CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 Factors = tuple[Tensor, Tensor]  # A [rank d_in], B [d_out rank]
 
 
-def export_lora(model: Any, steering: Interventions, path: str | Path) -> Path:
+def export_lora(model: Any, steering: Interventions, path: str | Path, *, max_lora_rank: int | None = None) -> Path:
     """Write interventions over all tokens as a LoRA for the Hugging Face model inside `model`; returns the folder.
 
     `PeftModel.from_pretrained(hf_model, path)` has the logits of `model` under the steering. Several at one map add up
     to a higher rank. The folder appears whole or not at all.
+
+    `max_lora_rank`: the setting of a vLLM server that is to load it; what vLLM would not load is refused
+    (`mechsteer.steering.vllm_check` says of any folder whether it would).
 
     Raises ConfigError for adapters that are no low-rank change of a matrix, other scopes, observations, models that
     are no raw bridge, maps that the architecture holds joined, and a folder that holds something; StorageError.
@@ -50,9 +53,12 @@ def export_lora(model: Any, steering: Interventions, path: str | Path) -> Path:
         for target, (a, b) in factors.items():
             name = f"base_model.model.{modules[target][0]}"
             tensors |= {f"{name}.lora_A.weight": _plain(a), f"{name}.lora_B.weight": _plain(b)}
-        save_file(tensors, part / _WEIGHTS, metadata={"format": "pt"})
+        save_file(tensors, part / WEIGHTS, metadata={"format": "pt"})
         config = _config(model_name(model), ranks, is_transposed=stored == {True})
-        (part / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (part / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if max_lora_rank is not None:
+            kind = model.original_model.config.model_type
+            require_vllm(part, model_type=kind, max_lora_rank=max_lora_rank)
     return Path(path)
 
 

@@ -118,8 +118,8 @@ def prototype_steering(
     pos, neg = pooled_pairs(model, pairs, site, batch_size=batch_size)
     adapter = Prototypes(cluster_differences(pos, neg, n_prototypes, seed=seed), weights=weights)
     scope = TokenScope.generated(include_last_prompt=True) if scope is None else scope
-    layer = as_site(site).at(model).layer
-    return Intervention(adapter.to(backend_of(model).device_at(layer)), site, scope=scope, coeff=coeff)
+    device = backend_of(model).device_at(as_site(site).at(model).layer)
+    return Intervention(adapter.to(device), site, scope=scope, coeff=coeff)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,9 @@ def gudhi_h1_bars(distances: Float[ndarray, "n_points n_points"]) -> Float[ndarr
     """
     if RipsPersistence is None:
         raise ConfigError('engine="gudhi" needs GUDHI.', 'pip install "mechsteer[gudhi]", or use engine="ripser".')
-    # The lower triangle alone: where the two differ in last bits, as a product's may, GUDHI would pair wrongly, silently.
-    rips = RipsPersistence(1, input_type="lower distance matrix", num_collapses=0, homology_coeff_field=2)
-    bars = np.asarray(rips.fit_transform([distances])[0], dtype=np.float64).reshape(-1, 2)
+    # The whole matrix is read faster than its lower triangle. Where the halves differ in last bits, as a product's may,
+    # GUDHI would pair wrongly, silently.
+    symmetric = np.maximum(distances, distances.T)
+    rips = RipsPersistence(1, input_type="full distance matrix", num_collapses=0, homology_coeff_field=2)
+    bars = np.asarray(rips.fit_transform([symmetric])[0], dtype=np.float64).reshape(-1, 2)
     return bars[np.isfinite(bars).all(1) & (bars[:, 1] > bars[:, 0])]

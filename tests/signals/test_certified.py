@@ -111,6 +111,39 @@ def test_chunks_and_clouds_of_any_size(n_points, monkeypatch, threads):
         np.testing.assert_allclose(np.sort(found), exact(cloud), rtol=1e-6)
 
 
+def test_what_is_dealt_to_threads_is_the_same_and_leaves_the_number_of_threads(monkeypatch):
+    points = torch.randn(7, 24, D, generator=torch.Generator().manual_seed(8))
+    before, grams, inside = torch.get_num_threads(), certified._grams, []
+
+    def watched(some, out):
+        inside.append((torch.get_num_threads(), len(some)))
+        grams(some, out)
+
+    try:
+        torch.set_num_threads(1)
+        alone, _ = certified_edges(points)
+        torch.set_num_threads(3)
+        monkeypatch.setattr(certified, "_grams", watched)
+        dealt, is_certified = certified_edges(points)
+        assert sorted(inside) == [(1, 2), (1, 2), (1, 3)]
+        assert torch.get_num_threads() == 3
+        with certified._DEALING:  # somebody else's are dealt just now
+            undealt, _ = certified_edges(points)
+        assert inside[3:] == [(3, 7)]
+        few, _ = certified_edges(points[:1])  # fewer than threads
+        monkeypatch.setattr(certified, "_measured", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            certified_edges(points)
+        assert torch.get_num_threads() == 3
+        assert not certified._DEALING.locked()
+    finally:
+        torch.set_num_threads(before)
+    assert is_certified.all()
+    for found in (dealt, undealt):
+        np.testing.assert_allclose(np.sort(found), np.sort(alone), rtol=1e-6)
+    np.testing.assert_allclose(np.sort(few), np.sort(alone[:1]), rtol=1e-6)
+
+
 def test_a_tree_that_float32_gets_wrong_is_put_right(monkeypatch):
     """Products as wrong as their bound allows, against each tree: the edges stay exact."""
     points = torch.randn(20, 24, 64, generator=torch.Generator().manual_seed(4))
@@ -118,14 +151,16 @@ def test_a_tree_that_float32_gets_wrong_is_put_right(monkeypatch):
     in_tree = np.stack([(t := minimum_spanning_tree(d).toarray() > 0) | t.T for d in distances])
     right = certified._grams
 
-    def misleading(points):
-        grams = right(points)
+    def misleading(points, out):
+        right(points, out)
+        grams = out.copy()
         norms = np.sqrt(np.diagonal(grams, axis1=1, axis2=2))
         error = 0.9 * points.shape[-1] * certified.UNIT * norms[:, :, None] * norms[:, None, :]
         off = ~np.eye(grams.shape[1], dtype=bool)
-        return grams + (np.where(in_tree, -error, error) * off).astype(np.float32)
+        out += (np.where(in_tree, -error, error) * off).astype(np.float32)
 
     monkeypatch.setattr(certified, "_grams", misleading)
+    monkeypatch.setattr(certified.torch, "get_num_threads", lambda: 1)
     edges, is_certified = certified_edges(points)
     assert is_certified.all()
     for found, d in zip(np.sort(edges, 1), distances, strict=True):
