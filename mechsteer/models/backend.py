@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from mechsteer.models.names import Names
-from mechsteer.models.placement import block_devices
 from mechsteer.models.runner import BlockRunner, Runner
 from mechsteer.models.weights import Weights
 
@@ -34,25 +33,16 @@ class Engine:
         """Where tokens come in and logits go out."""
         return torch.device(self.cfg.device)
 
-    def device_at(self, layer: float) -> torch.device:
-        """Where a block computes: a model that is split over several devices has several."""
-        if getattr(self.cfg, "n_devices", 1) <= 1:
-            return self.device
-        return next(self.model.blocks[int(layer)].parameters()).device
-
     @property
     def is_split(self) -> bool:
         """The model lies on several devices."""
         return getattr(self.cfg, "n_devices", 1) > 1
 
-    def device_at(self, layer: Any) -> torch.device:
-        """Where the weights of a block lie: the best place for an adapter that writes there."""
-        return block_devices(self.model)[int(layer)] if self.is_split else self.device
-
-    @property
-    def devices(self) -> tuple[torch.device, ...]:
-        """All that hold tokens or blocks."""
-        return tuple(dict.fromkeys((self.device, *block_devices(self.model)))) if self.is_split else (self.device,)
+    def device_at(self, layer: float) -> torch.device:
+        """Where a block computes: a model that is split over several devices has several."""
+        if not self.is_split:
+            return self.device
+        return next(self.model.blocks[int(layer)].parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:

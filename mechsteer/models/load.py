@@ -52,7 +52,7 @@ def load_model(
     `device`: None is the processor. `dtype`: float32, float64, bfloat16 or float16, of torch or by name.
 
     Raises ModelLoadError: nothing found, unreadable files, a family the hooked backend does not load, a device that
-    this machine has not, a device_map where there can be none, a dtype that a model does not compute in, a Hugging Face model that a bridge wraps already.
+    this machine has not, a dtype that a model does not compute in, a Hugging Face model that a bridge wraps already.
     """
     model: Any
     if backend not in ("bridge", "hooked"):
@@ -137,9 +137,7 @@ def _warn_unless_additive(model: Any) -> None:
     removes = []
     for point in ("resid_pre", "attn_out", "mlp_out", "resid_post"):
         name = backend.names.hook_name(0, point)
-        removes.append(
-            backend.runner.attach(name, lambda acts, point=point: seen.update({point: acts.float().to(backend.device)}))
-        )
+        removes.append(backend.runner.attach(name, lambda acts, point=point: seen.update({point: acts.float()})))
     try:
         backend.runner.forward(tokens, None, None, use_cache=False)
     finally:

@@ -210,11 +210,6 @@ def _as_it_is(resid: Tensor) -> Tensor:
     return resid
 
 
-def _picked(acts: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[1 n_positions d_model]"""
-    return acts[rows.to(acts.device), columns.to(acts.device)][None]
-
-
 def _only(is_here: Callable[[], bool], forward: Callable, otherwise: Callable) -> Callable:
     return lambda *args, **kwargs: (forward if is_here() else otherwise)(*args, **kwargs)
 

@@ -22,7 +22,6 @@ from mechsteer.models.backend import Engine
 from mechsteer.models.bridge import BridgeNames, clean_name, is_compatible, unembedding_bias
 from mechsteer.models.dispatch import backend_of
 from mechsteer.models.names import Names
-from mechsteer.models.placement import move_inputs
 from mechsteer.models.protocol import Begin, End, Forward, Hook, Remove
 from mechsteer.models.record import record_of
 from mechsteer.models.runner import Runner, in_this_context, is_generating
@@ -214,8 +213,11 @@ def _build(model: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
         parent, _, leaf = name.rpartition(".")
         hf.get_submodule(parent)._buffers[leaf] = buffers[name]
     hf.generation_config = wrapped.generation_config
-    if placed := getattr(wrapped, "hf_device_map", None):
+    placed = getattr(wrapped, "hf_device_map", None)
+    if placed:
         follow_devices(hf, placed)
+    elif len({p.device for p in weights.values()}) > 1:  # spread by hand: what moves its inputs is not known
+        return None
     return hf.eval()
 
 

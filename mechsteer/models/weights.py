@@ -58,8 +58,7 @@ class Weights(abc.ABC):
 
     def embed(self, tokens: Tensor) -> Tensor:
         """Embeddings [batch pos d_model] of token ids [batch pos]: rows of the embedding matrix, without positions."""
-        embedding = self.model.W_E
-        return embedding[tokens.to(embedding.device)]
+        return self.model.W_E[tokens]
 
     def unembed(self, resid: Tensor) -> Tensor:
         """Logits [... d_vocab] of a final residual [... d_model], through the real final norm."""

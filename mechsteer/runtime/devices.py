@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,23 +21,12 @@ def require_devices(interventions: Sequence[Any], engine: Engine) -> None:
 def require_device(interventions: Sequence[Any], device: torch.device) -> None:
     """Raise ConfigError for an adapter or observer with a tensor on another device than this one."""
     for module in (iv.module for iv in interventions if isinstance(iv.module, nn.Module)):
-        where = device_of(module)
         for tensor in (*module.parameters(), *module.buffers()):
-            if not any(_is_same(tensor.device, device) for device in devices):
+            if not _is_same(tensor.device, device):
                 raise ConfigError(
-                    f"{type(module).__name__} is on {tensor.device}, the model on {' and '.join(map(str, devices))}",
-                    f'move it: adapter.to("{devices[0]}")',
+                    f"{type(module).__name__} is on {tensor.device}, the model on {device}",
+                    f'move it: adapter.to("{device}")',
                 )
-            if where is not None and not _is_same(tensor.device, where):
-                raise ConfigError(
-                    f"{type(module).__name__} is on {where} and on {tensor.device}", "move all of it to one device"
-                )
-
-
-def device_of(module: nn.Module) -> torch.device | None:
-    """Where an adapter or observer lies; None where it has no tensors."""
-    first = next(itertools.chain(module.parameters(), module.buffers()), None)
-    return None if first is None else first.device
 
 
 def _is_same(a: torch.device, b: torch.device) -> bool:

@@ -53,7 +53,7 @@ class Run:
             for module, state in zip(modules, self.states, strict=True)
         ]
         summaries = [None if part is None else part.select_rows(index) for part in self.summaries]
-        seen = {token_id: here[index.to(here.device)] for token_id, here in self.seen.items()}
+        seen = {token_id: here[index] for token_id, here in self.seen.items()}
         return replace(self, ctx=ctx, lengths=self.lengths[index], states=states, summaries=summaries, seen=seen)
 
 

@@ -79,7 +79,7 @@ class PromptSummary:
     def gather(self, before: PartialSummary | None, acts: Tensor, ctx: Context, bos_id: int | None) -> PartialSummary:
         """`before` with the tokens of one more forward, acts [batch pos d]; summed in float32 at least."""
         pooled = self._pooled(before, ctx, bos_id)
-        wide = acts.to(pooled.device, torch.promote_types(acts.dtype, torch.float32))
+        wide = acts.to(torch.promote_types(acts.dtype, torch.float32))
         total, count = torch.where(pooled[..., None], wide, 0).sum(1), pooled.sum(1)
         if before is None:
             return PartialSummary(total, count)
@@ -98,5 +98,5 @@ class PromptSummary:
             return prompt & (ctx.positions == ctx.prompt_lengths[:, None] - 1)
         if self.pooling == "first":
             first = prompt & (prompt.long().cumsum(1) == 1)
-            return first if before is None else first & (before.count.to(first.device) == 0)[:, None]
+            return first if before is None else first & (before.count == 0)[:, None]
         return prompt

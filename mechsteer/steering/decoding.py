@@ -66,7 +66,7 @@ def decode(
             return
         seen = None if mask is None else mask[:, : width + step]
         logits, cache = engine.runner.forward(current, seen, cache, use_cache=use_cache, last_only=True)
-        chosen = _pick(logits[:, -1].to(engine.device), how, None if uniform is None else uniform[:, step])
+        chosen = _pick(logits[:, -1], how, None if uniform is None else uniform[:, step])
         tokens = chosen.tolist()
         slots = [slot for slot, row in enumerate(batch) if running[row]]
         yield Picked(rows=[batch[s] for s in slots], slots=slots, tokens=[tokens[s] for s in slots])

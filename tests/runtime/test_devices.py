@@ -23,7 +23,7 @@ def test_an_adapter_on_another_device(model_of, kind):
 
 def test_the_current_device_is_any_of_its_type():
     iv = ms.Intervention(ms.adapters.Static(toys.vector(1)), ms.Site(1))
-    require_device([iv], [torch.device("cpu")])
-    require_device([iv], [torch.device("cpu:0")])
+    require_device([iv], torch.device("cpu"))
+    require_device([iv], torch.device("cpu:0"))
     with pytest.raises(ConfigError, match="is on cpu, the model on cuda:1"):
-        require_device([iv], [torch.device("cuda:1")])
+        require_device([iv], torch.device("cuda:1"))
