@@ -33,9 +33,14 @@ class Engine:
         """Where tokens come in and logits go out."""
         return torch.device(self.cfg.device)
 
+    @property
+    def is_split(self) -> bool:
+        """The model lies on several devices."""
+        return getattr(self.cfg, "n_devices", 1) > 1
+
     def device_at(self, layer: float) -> torch.device:
         """Where a block computes: a model that is split over several devices has several."""
-        if getattr(self.cfg, "n_devices", 1) <= 1:
+        if not self.is_split:
             return self.device
         return next(self.model.blocks[int(layer)].parameters()).device
 

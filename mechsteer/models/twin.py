@@ -213,8 +213,11 @@ def _build(model: Any, weights: dict[str, nn.Parameter]) -> nn.Module | None:
         parent, _, leaf = name.rpartition(".")
         hf.get_submodule(parent)._buffers[leaf] = buffers[name]
     hf.generation_config = wrapped.generation_config
-    if placed := getattr(wrapped, "hf_device_map", None):
+    placed = getattr(wrapped, "hf_device_map", None)
+    if placed:
         follow_devices(hf, placed)
+    elif len({p.device for p in weights.values()}) > 1:  # spread by hand: what moves its inputs is not known
+        return None
     return hf.eval()
 
 

@@ -329,7 +329,11 @@ class Session:
         always = iv.adapter.stateful or iv.adapter.per_prompt or self._recording is not None
         reads_here = iv.reads == (iv.writes,)  # and nowhere else, as most do: asked once, not at every token
 
-        def write(acts: Tensor) -> Tensor | None:
+        place = self.backend.device_at(iv.site.layer) if self.backend.is_split else None
+
+        def write(given: Tensor) -> Tensor | None:
+            # what goes into a block lies where the block before left it
+            acts = given if place is None else given.to(place)
             run = self._now.run
             assert run is not None  # the watch runs before every forward
             self.fired[i] += 1
@@ -347,7 +351,7 @@ class Session:
             changed, delta, run.states[i] = apply(iv, sources, acts, run.states[i], ctx, touched)
             if self._recording is not None:
                 self._recording.keep(i, ctx, touched, delta)
-            return changed
+            return changed if changed is None or acts is given else changed.to(given.device)
 
         return write
 
@@ -358,7 +362,7 @@ class Session:
             return here
         part = run.summaries[i] if run.has_whole_prompt else None
         readings = None if self._recording is None else {}
-        return here.given(None if part is None else part.value, readings)
+        return here.given(None if part is None else part.value.to(here.mask.device), readings)
 
     def _sources(self, i: int, acts: Tensor) -> list[Tensor]:
         """What intervention i reads, in the order in which it names its sites."""

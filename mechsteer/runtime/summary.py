@@ -39,6 +39,7 @@ class PartialSummary:
 
     def select_rows(self, index: Tensor) -> PartialSummary:
         """Of the rows in `index` alone."""
+        index = index.to(self.total.device)
         return PartialSummary(self.total[index], self.count[index])
 
 
@@ -82,7 +83,7 @@ class PromptSummary:
         total, count = torch.where(pooled[..., None], wide, 0).sum(1), pooled.sum(1)
         if before is None:
             return PartialSummary(total, count)
-        return PartialSummary(before.total + total, before.count + count)
+        return PartialSummary(before.total.to(total.device) + total, before.count.to(count.device) + count)
 
     def _pooled(self, before: PartialSummary | None, ctx: Context, bos_id: int | None) -> Tensor:
         """[batch pos] tokens of this forward that count."""

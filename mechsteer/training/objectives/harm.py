@@ -110,5 +110,5 @@ def square_norms(session: Session) -> tuple[Tensor, Tensor]:
     for iv, deltas in zip(session.interventions, session.recorded, strict=True):
         here = iv.scope.touched(ctx)
         n = n + (here if isinstance(here, Tensor) else ctx.mask * here).sum(1)
-        totals = totals + wide(deltas[-1]).pow(2).flatten(1).sum(1)
+        totals = totals + wide(deltas[-1]).pow(2).flatten(1).sum(1).to(totals.device)
     return totals, n
