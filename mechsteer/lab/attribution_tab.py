@@ -22,7 +22,7 @@ WORDS = """
 What is a concept's vector made of? Its effect, how much likelier it makes texts that show the concept than neutral ones, is shared out over
 directions of the model: what the block's MLP writes, what the unembedding reads, and the features of a study's SAE where one of this model and
 layer is given. Any basis has some directions that carry an effect, once they are selected for it: what counts is what they carry beyond the
-same procedure in **meaningless bases**. On the bundled model it takes half a minute or so; *Stop* ends it at
+same procedure in **meaningless bases**. On the bundled model it takes some seconds; *Stop* ends it at
 the next step.
 """
 
@@ -81,10 +81,10 @@ def exported(bench: Workbench, wanted: Wanted) -> list[Path]:
 def tab(bench: Workbench, visitors: Visitors, study: Path | None) -> Controls:
     """The components of the tab, wired up."""
     gr.Markdown(WORDS)
-    of = controls(bench)
+    of = controls(bench, strength=1.0)  # stronger, the vector makes texts of all sorts less likely
     with gr.Row():
         n_pairs = gr.Slider(4, 24, value=12, step=1, label="Pairs of texts")
-        nulls = gr.Slider(19, 299, value=99, step=20, label="Meaningless bases")
+        nulls = gr.Slider(19, 299, value=299, step=20, label="Meaningless bases")
         seed = gr.Number(0, label="Seed", precision=0)
         folder = gr.Textbox("" if study is None else str(study), label="Study whose SAE is read (optional)")
     with gr.Row():

@@ -25,7 +25,7 @@ from mechsteer.steering.interventions import Steering
 CONCEPTS = "(the concepts as atoms)"
 SLIDERS = 32
 """Atoms that have a slider; those beyond keep the gain of their file."""
-FIRST = 2.0  # the gain of the first concept, for something to hear
+FIRST = 4.0  # the gain of the first concept, for something to hear: weights are about .6
 WORDS = """
 A **dictionary** adds several vectors at once: strength × Σ gain × weight × atom. The *weight* of an atom is what the router
 chooses at each token, the *gain* is yours: 0 silences an atom. Without a file of a trained dictionary the

@@ -42,7 +42,7 @@ def test_gains_are_set_and_bars_follow(page):
     frame = press(page, "Write with these gains", "#equaliser-page")
     assert page.locator("#equaliser-text textarea").input_value()
     assert "pirate × 3" in page.locator("#equaliser-bars svg").text_content()
-    frame.get_by_text("Which atoms were used").wait_for()
+    frame.get_by_role("heading", name="Which atoms were used").wait_for()
     assert frame.locator("img").count() == 0
 
 
@@ -69,13 +69,13 @@ def test_a_trajectory_is_drawn(page):
     choose(page, "Concept", "sad")
     fill(page, New_tokens="12", Prompt=HOSTILE)
     frame = press(page, "Show the trajectories", "#trajectory")
-    frame.get_by_text("H0 entropy of the last 16 tokens").wait_for()
+    frame.get_by_text("H0 entropy of the last 16 tokens").first.wait_for()
     assert frame.locator("svg").count() >= 2
 
 
 def test_an_attribution_is_stopped(page):
     open_tab(page, "Attribution")
-    fill(page, Pairs_of_texts="4", Meaningless_bases="19")
+    fill(page, Pairs_of_texts="24", Meaningless_bases="299", Strength="5")  # takes long
     page.get_by_role("button", name="Attribute", exact=True).click()
     page.wait_for_timeout(300)
     page.get_by_role("button", name="Stop", exact=True).filter(visible=True).click()
@@ -86,7 +86,7 @@ def test_a_folder_without_a_study_is_told(page):
     open_tab(page, "Features")
     fill(page, Folder_of_the_study="no/such/folder")
     page.get_by_role("button", name="Show the features").click()
-    page.get_by_text("no/such/folder holds no run").wait_for()
+    page.get_by_text("no/such/folder holds no run").first.wait_for()
 
 
 @pytest.mark.parametrize("name", TABS)
