@@ -20,10 +20,15 @@ PRESSED = {
     "Playground": "Write",
     "Layers explained": "Read the layers",
     "Visualiser": "Show the change",
+    "Equaliser": "Write with these gains",
+    "Trajectory": "Show the trajectories",
+    "Attribution": "Attribute",
 }
 """Tab -> the button that fills it; a tab without one is taken as it opens."""
 COLOURS = 48
-DONE = "#differences iframe, #lens iframe, #change iframe"
+DONE = (
+    "#differences iframe, #lens iframe, #change iframe, #equaliser-page iframe, #trajectory iframe, #attribution iframe"
+)
 
 
 def picture(page: Page, tab: str, output: Path, patience: float) -> None:

@@ -11,7 +11,6 @@ from lab_pages import choose, fill, open_tab, press, visit
 
 pytestmark = [extras.needs_lab, extras.needs_browser]
 HOSTILE = "<img src=x onerror=window.hit=1><script>window.hit=1</script> [a](javascript:window.hit=1)"
-TABS = ("Equaliser", "Features", "Trajectory", "Attribution")
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +86,3 @@ def test_a_folder_without_a_study_is_told(page):
     fill(page, Folder_of_the_study="no/such/folder")
     page.get_by_role("button", name="Show the features").click()
     page.get_by_text("no/such/folder holds no run").first.wait_for()
-
-
-@pytest.mark.parametrize("name", TABS)
-def test_a_telephones_width_is_usable(browser, address, name):
-    page = visit(browser, address, width=390, height=844)
-    open_tab(page, name)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.context.close()
