@@ -289,9 +289,11 @@ def _built(
 
 def _device(backend: Backend, entry: SavedEntry) -> torch.device:
     """Where what an entry holds is needed; where its layer is a ratio, or none of the model's, where tokens come in."""
-    layer = (entry.reads[0] if isinstance(entry, SavedObservation) else entry.site).layer
-    is_block = isinstance(layer, int) and 0 <= layer < backend.cfg.n_layers
-    return backend.device_at(layer) if is_block else backend.device
+    sites = entry.reads[:1] if isinstance(entry, SavedObservation) else (entry.site,)
+    for site in sites:  # without any it is refused later, by name
+        if isinstance(site.layer, int) and 0 <= site.layer < backend.cfg.n_layers:
+            return backend.device_at(site.layer)
+    return backend.device
 
 
 def _on_this(iv: Any, model: Any, path: str | Path) -> Any:

@@ -22,6 +22,7 @@ from mechsteer.equaliser import MixCommand
 from mechsteer.records import embedded
 from mechsteer.records.command import RecordsCommand
 from mechsteer.records.prompts_command import PromptsCommand
+from mechsteer.sharing.certify_command import CertifyCommand
 from mechsteer.studies import configure
 
 # page -> Python blocks that are not run: a study takes its time, so do Ray's workers, DSPy is an extra
@@ -96,6 +97,8 @@ def test_every_command_is_one(name):
                 assert set(flags) <= {*FLAGS, "--help"}, line
                 if words[1] == "mix":
                     MixCommand.of(settings)
+                elif words[1] == "certify":
+                    CertifyCommand.of(settings)
                 elif words[1] == "records":
                     RecordsCommand.of(settings)
                 elif words[1] == "prompts":

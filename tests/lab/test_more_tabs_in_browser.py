@@ -76,7 +76,7 @@ def test_an_attribution_is_stopped(page):
     open_tab(page, "Attribution")
     fill(page, Pairs_of_texts="24", Meaningless_bases="299", Strength="5")  # takes long
     page.get_by_role("button", name="Attribute", exact=True).click()
-    page.wait_for_timeout(300)
+    page.get_by_text("the model runs without and with").first.wait_for()
     page.get_by_role("button", name="Stop", exact=True).filter(visible=True).click()
     page.frame_locator("#attribution iframe").get_by_text("Stopped: nothing is attributed.").wait_for()
 
