@@ -21,7 +21,7 @@ from mechsteer.lab.playground import Decoding
 from mechsteer.lab.workbench import NONE
 from mechsteer.report import weight_bars
 from mechsteer.results import from_json
-from mechsteer.steering import MixtureWeights
+from mechsteer.steering import MixtureWeights, WeightStream
 
 pytestmark = extras.needs_lab
 
@@ -64,6 +64,26 @@ def test_gains_of_0_are_the_model_and_gains_are_heard(bench):
     base = ms.generate(bench.model, [PROMPT], max_new_tokens=6).texts[0]
     texts = [list(wanted(two(bench), gains).steps(bench.model, lambda: False))[-1][0] for gains in ([0, 0], [2, 0])]
     assert texts[0] == base != texts[1]
+
+
+def test_the_strength_is_of_the_whole_and_silent_atoms_are_grey(bench):
+    nothing, whole = (wanted(two(bench), [2.0, 0.0], strength=strength) for strength in (0.0, 3.0))
+    with pytest.raises(ConfigError, match="its coefficient is 0"):
+        list(nothing.steps(bench.model, lambda: False))
+    assert whole.steering.coeff == 3 * wanted(two(bench), [2.0, 0.0]).steering.coeff
+    bars = next(iter(whole.steps(bench.model, lambda: False)))[1]
+    assert bars.count("#8a939c") == bars.count("#0072b2") == 1
+    assert bars.index("#0072b2") < bars.rindex("sad × 0") < bars.index("#8a939c")
+
+
+def test_streamed_weights_are_those_that_are_told_at_the_end(bench):
+    mix = wanted(two(bench), [2.0, 1.0])
+    with WeightStream(bench.model, mix.steering, PROMPT, max_new_tokens=6) as steps:
+        streamed = torch.stack([weights for _, weights in steps])
+    whole = steps.result()
+    first = whole.n_prompt_tokens - 1  # the last token of the prompt leads to the first new one
+    torch.testing.assert_close(streamed, torch.as_tensor(whole.weights)[first : first + len(streamed)])
+    assert streamed.std(0).min() > 0
 
 
 def test_stop_ends_the_mix(bench):
