@@ -15,6 +15,7 @@ from typing import Any
 import extras
 import pytest
 
+UNCHECKED = Path(__file__).with_name("lab_unchecked.py")
 PATIENCE = 30_000  # milliseconds
 SETTLED = 400  # milliseconds in which lists are filled again when a tab opens
 OWN = re.compile(r"http://127\.0\.0\.1:|data:|blob:|about:")
@@ -74,7 +75,7 @@ def visit(browser: Any, address: str, *, width: int = 1280, height: int = 900) -
 
     context.route("**/*", guard)
     page.goto(address)
-    page.get_by_role("tab").first.wait_for()
+    page.get_by_role("tab").first.wait_for(timeout=4 * PATIENCE)
     page.wait_for_timeout(SETTLED)
     return page
 

@@ -19,8 +19,7 @@ from mechsteer.lab.workbench import Workbench
 
 PAUSE = 0.04  # seconds per token
 
-words = dict(word.split("=", 1) for word in sys.argv[1:])
-log = Path(words.pop("log"))
+log = Path()
 stream = playground.stream
 
 
@@ -53,6 +52,9 @@ def say(text):
     sys.stderr.flush()
 
 
-playground.stream = slow_stream
-Workbench.check_all = watch
-lab_command([f"{key}={value}" for key, value in words.items()], say)
+if __name__ == "__main__":
+    words = dict(word.split("=", 1) for word in sys.argv[1:])
+    log = Path(words.pop("log"))
+    playground.stream = slow_stream
+    Workbench.check_all = watch
+    lab_command([f"{key}={value}" for key, value in words.items()], say)

@@ -38,7 +38,7 @@ def hostile(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(hostile, tmp_path_factory):
     with (
-        lab_pages.served(tmp_path_factory.mktemp("lab"), f"model={hostile}") as address,
+        lab_pages.served(tmp_path_factory.mktemp("lab"), f"model={hostile}", script=lab_pages.UNCHECKED) as address,
         lab_pages.chromium() as browser,
     ):
         page = visit(browser, address)

@@ -23,7 +23,7 @@ FOCUSED = """() => {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    with lab_pages.served(tmp_path_factory.mktemp("lab"), "model=voices") as address:
+    with lab_pages.served(tmp_path_factory.mktemp("lab"), "model=voices", script=lab_pages.UNCHECKED) as address:
         yield address
 
 

@@ -15,7 +15,7 @@ HOSTILE = "<img src=x onerror=window.hit=1><script>window.hit=1</script> [a](jav
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
-    with lab_pages.served(tmp_path_factory.mktemp("lab"), "model=voices") as address:
+    with lab_pages.served(tmp_path_factory.mktemp("lab"), "model=voices", script=lab_pages.UNCHECKED) as address:
         yield address
 
 
