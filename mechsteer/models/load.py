@@ -69,6 +69,11 @@ def load_model(
                 model = load_hooked(source, device, dtype)
             else:
                 model = _load_bridge(source, device, dtype, device_map)
+        if device_map is not None and any(parameter.is_meta for parameter in model.parameters()):
+            raise ModelLoadError(
+                f"cannot load {source}: by this device_map, parts of it lie on no device",
+                "name devices that hold it, not disk",
+            )
         if device_map is None:  # another process would divide it among devices that are taken
             record_of(model).recipe = _recipe(str(name_path_or_model), backend, dtype, device)
     elif isinstance(name_path_or_model, library.PreTrainedModel):
