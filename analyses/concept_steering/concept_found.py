@@ -16,6 +16,8 @@ from numpy import ndarray
 from scipy.special import expit, logit
 from scipy.stats import binomtest
 
+from mechsteer.concepts import NEUTRAL
+
 WORKS = 0.2  # more texts than unsteered that have to show a concept, on the prompts that cells are chosen on, to be added up
 PAIRS = (
     *(("happy", "pirate"), ("sad", "formal"), ("angry", "casual"), ("fearful", "poetic"), ("excited", "technical")),
@@ -229,7 +231,7 @@ class Reading:
 
     @property
     def _n(self) -> int:
-        return 12 * self.of.settings["n_repeats"]
+        return len(NEUTRAL[HELD_OUT]) * self.of.settings["n_repeats"]
 
     def _of_rows(self, rows: Sequence[dict[str, Any]], values: ndarray, null: str) -> Finding:
         """Mean over rows, whose sums are what varies; and over seeds."""

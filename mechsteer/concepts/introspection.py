@@ -111,7 +111,8 @@ def introspect(
     """Ask `n_answers` times per concept and arm, the concept's vector added at its site at all tokens.
 
     `vectors`: one per concept with its site, as `concept_vectors` gives them at one site. `chat`: by the model's chat template.
-    `heard`: how an answer is understood, for instance by a judge. Arms draw the same random numbers.
+    `heard`: how an answer is understood, for instance by a judge. The arms of a concept draw the same random numbers, each
+    concept others: what is answered where nothing is injected is asked anew beside each, or one answer would count for many.
     Raises ConfigError for fewer than two concepts, vectors that are not one each or know no site, no answers, and what
     `at_strength` and `generate` raise (no chat template, a prompt that is too long).
     """
@@ -123,7 +124,7 @@ def introspect(
     if any(vector.site is None for vector in vectors):
         raise ConfigError("a vector does not know its site", "take them from mechsteer.concepts.concept_vectors")
 
-    def answers(question: str, iv: Intervention | tuple[()]) -> list[str]:
+    def answers(question: str, iv: Intervention | tuple[()], draw: int) -> list[str]:
         return generate(
             model,
             [question] * n_answers,
@@ -131,21 +132,20 @@ def introspect(
             chat=chat,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
-            seed=seed if temperature > 0 else None,
+            seed=seed + draw if temperature > 0 else None,
             progress=progress,
         ).texts
 
     trials: list[IntrospectionTrial] = []
-    nothing = answers(asked, ())
     for i, (concept, vector) in enumerate(zip(concepts, vectors, strict=True)):
         assert vector.site is not None
         iv = at_strength(model, Intervention(Static(vector.vector), vector.site), strength, unit, [asked])
         drawn = Intervention(Static(random_direction(vector, seed=seed + i).vector), vector.site, coeff=iv.coeff)
         arms = {
-            "injected": answers(asked, iv),
-            "nothing": nothing,
-            "random": answers(asked, drawn),
-            "other question": answers(other, iv),
+            "injected": answers(asked, iv, i),
+            "nothing": answers(asked, (), i),
+            "random": answers(asked, drawn, i),
+            "other question": answers(other, iv, i),
         }
         trials += [
             IntrospectionTrial(

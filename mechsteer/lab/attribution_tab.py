@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,26 @@ def page_of(result: ConceptEffect, left_out: str = "") -> str:
     return in_frame("Attribution", notes, effect_sections(result), height="60rem")
 
 
+def attributed(
+    bench: Workbench, wanted: Wanted, left_out: str, stopped: Callable[[], bool], progress: Callable[..., Any]
+) -> str:
+    """The frame, unless `stopped` says so before one of the steps; `progress` is told of each."""
+    steps, n_steps = (
+        itertools.count(1),
+        4 + (wanted.study is not None),
+    )  # one for each of its bases, one before and behind
+
+    def pause(what: str) -> None:
+        if stopped():
+            raise Stopped
+        progress((next(steps), n_steps), desc=what)
+
+    try:
+        return page_of(wanted.found(bench, pause), left_out)
+    except Stopped:
+        return in_frame("Attribution", [Note("Stopped: nothing is attributed.")], height="8rem")
+
+
 def exported(bench: Workbench, wanted: Wanted) -> list[Path]:
     """Snippet, JSON and steering file, computed anew."""
     name, iv = wanted.choice.name, bench.steering(wanted.choice)
@@ -100,19 +121,10 @@ def tab(bench: Workbench, visitors: Visitors, study: Path | None) -> Controls:
 
     @told
     def on_start(request: Request, progress: Any = shows, *values: Any) -> str:
-        event, steps = visitors.begin(request.session_hash), iter(range(1, 100))
-
-        def pause(what: str) -> None:
-            if event.is_set():
-                raise Stopped
-            progress((next(steps), 5), desc=what)
-
+        event = visitors.begin(request.session_hash)
         with bench.visit():
             wanted, left_out = _asked(bench, values)
-            try:
-                return page_of(wanted.found(bench, pause), left_out)
-            except Stopped:
-                return in_frame("Attribution", [Note("Stopped: nothing is attributed.")], height="8rem")
+            return attributed(bench, wanted, left_out, event.is_set, progress)
 
     @told
     def on_export(*values: Any) -> Any:

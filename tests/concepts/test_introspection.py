@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 import toys
+from concept_toys import own
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mechsteer.concepts import ConceptFile, as_concept, introspect, yes_or_no
+from mechsteer.concepts import introspect, introspection, yes_or_no
 from mechsteer.directions import Direction
 from mechsteer.errors import ConfigError
 from mechsteer.models.native import native_model
@@ -18,21 +19,7 @@ WORDS = ["[UNK]", "asked", "other", "yes", "no", "bread", "rain", "well"]
 YES, NO, BREAD, RAIN, WELL = (WORDS.index(word) for word in ("yes", "no", "bread", "rain", "well"))
 D_MODEL = 64
 SITE = Site(0, "resid_post")
-CONCEPTS = [
-    as_concept(
-        ConceptFile(
-            name=name,
-            meaning="",
-            kind="mood",
-            opposite="",
-            check="",
-            words=[name],
-            words_per_sentence=[],
-            pairs=[[f"{name} {i}", f"{i}"] for i in range(8)],
-        )
-    )
-    for name in ("bread", "rain")
-]
+CONCEPTS = [own(name, name) for name in ("bread", "rain")]
 
 
 def answering(*, always=None, notices=True, says_what=True):
@@ -103,6 +90,19 @@ def test_answers_that_are_neither_are_counted_as_such():
     judged = found(answering(always=WELL, says_what=False), strength=1e-9, heard=lambda text: "well" in text)
     assert (judged.detection, judged.false_positives, judged.unclear) == (1, 1, 0)
     assert not judged.notices
+
+
+def test_what_is_answered_unsteered_is_asked_anew_beside_each_concept(monkeypatch):
+    asked, real = [], introspection.generate
+
+    def watched(model, prompts, iv, **options):
+        asked.append((iv == (), options["seed"]))
+        return real(model, prompts, iv, **options)
+
+    monkeypatch.setattr(introspection, "generate", watched)
+    found(answering(), temperature=1.0, seed=5)
+    assert [seed for is_unsteered, seed in asked if is_unsteered] == [5, 6]
+    assert sorted(seed for _, seed in asked) == [5] * 4 + [6] * 4  # the arms of a concept share theirs
 
 
 @pytest.mark.parametrize(

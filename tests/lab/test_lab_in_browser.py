@@ -21,26 +21,6 @@ FOCUSED = """() => {
 }"""
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with lab_pages.served(tmp_path_factory.mktemp("lab"), "model=voices", script=lab_pages.UNCHECKED) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with lab_pages.chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, address):
-    page = visit(browser, address)
-    yield page
-    assert page.outside == []
-    page.context.close()
-
-
 def test_every_tab_opens_and_every_list_is_filled(page):
     names = [tab.inner_text() for tab in page.get_by_role("tab").all()]
     assert set(TABS) == set(names)

@@ -29,20 +29,6 @@ def address(tmp_path_factory, log):
         yield address
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with lab_pages.chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, address):
-    page = visit(browser, address)
-    yield page
-    if not page.is_closed():
-        page.context.close()
-
-
 def n_tokens(log, prompt):
     return log.read_text("utf-8").splitlines().count(prompt)
 

@@ -209,14 +209,15 @@ def test_the_attributions_snippet_gives_the_same_figures(bench, monkeypatch):
 def test_stop_ends_an_attribution_between_its_steps(bench):
     told = []
 
-    def pause(what):
-        told.append(what)
-        if len(told) == 2:
-            raise attribution_tab.Stopped
+    def progress(step, desc):
+        told.append((step, desc))
 
-    with pytest.raises(attribution_tab.Stopped):
-        attributed().found(bench, pause)
-    assert told[0] == "the model runs without and with the steering"
+    page = attribution_tab.attributed(bench, attributed(), "", lambda: len(told) == 2, progress)
+    assert "Stopped: nothing is attributed." in page
+    assert [step for step, _ in told] == [(1, 4), (2, 4)]
+    page = attribution_tab.attributed(bench, attributed(), "", lambda: False, progress)
+    assert "What carries the effect" in page
+    assert [step for step, _ in told[2:]] == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
 def test_a_strength_of_0_is_told(bench):

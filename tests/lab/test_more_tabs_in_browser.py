@@ -5,33 +5,10 @@ from __future__ import annotations
 import re
 
 import extras
-import lab_pages
-import pytest
-from lab_pages import choose, fill, open_tab, press, visit
+from lab_pages import choose, fill, open_tab, press
 
 pytestmark = [extras.needs_lab, extras.needs_browser]
 HOSTILE = "<img src=x onerror=window.hit=1><script>window.hit=1</script> [a](javascript:window.hit=1)"
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    with lab_pages.served(tmp_path_factory.mktemp("lab"), "model=voices", script=lab_pages.UNCHECKED) as address:
-        yield address
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with lab_pages.chromium() as browser:
-        yield browser
-
-
-@pytest.fixture
-def page(browser, address):
-    page = visit(browser, address)
-    yield page
-    assert page.evaluate("window.hit") is None
-    assert page.outside == []
-    page.context.close()
 
 
 def test_gains_are_set_and_bars_follow(page):
@@ -72,13 +49,12 @@ def test_a_trajectory_is_drawn(page):
     assert frame.locator("svg").count() >= 2
 
 
-def test_an_attribution_is_stopped(page):
+def test_an_attribution_is_made(page):
     open_tab(page, "Attribution")
-    fill(page, Pairs_of_texts="24", Meaningless_bases="299", Strength="5")  # takes long
-    page.get_by_role("button", name="Attribute", exact=True).click()
-    page.get_by_text("the model runs without and with").first.wait_for()
-    page.get_by_role("button", name="Stop", exact=True).filter(visible=True).click()
-    page.frame_locator("#attribution iframe").get_by_text("Stopped: nothing is attributed.").wait_for()
+    fill(page, Pairs_of_texts="4", Meaningless_bases="19")
+    frame = press(page, "Attribute", "#attribution")
+    frame.get_by_role("heading", name="What carries the effect").first.wait_for()
+    assert frame.locator("table tr").count() > 8
 
 
 def test_a_folder_without_a_study_is_told(page):
