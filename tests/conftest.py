@@ -11,6 +11,9 @@ import pytest
 # The models here are tiny: one thread is faster than two, and two test processes then have a core each. To run them
 # with more, name a number: OMP_NUM_THREADS=2 make test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Tests are of the processor: TransformerLens puts models on a graphics card where it sees one, the tests' own tensors
+# lie beside them. What a card gives is `python scripts/bench.py gpu`'s.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 # No test may touch the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
