@@ -44,7 +44,7 @@ bench: $(VENV)/.test ## time what must be fast
 	$(BIN)/python scripts/bench.py $(ARGS)
 
 analyses: $(VENV)/.study ## settle published claims on the bundled model (analyses/README.md); ARGS="seeds=5 model=..."
-	for run in analyses/*/run.py; do $(BIN)/python $$run $(ARGS) || exit 1; done
+	$(BIN)/python analyses/all.py $(ARGS)
 
 pin: $(VENV)/.test ## write the versions now installed in .venv to constraints.txt
 	@# torch's local tag (+cpu, +cu130) belongs to a machine; torch itself pins its CUDA packages

@@ -11,6 +11,8 @@ from typing import Any
 from mechsteer.activations.by_workers import shard_maker
 from mechsteer.activations.files import ShardWriter
 from mechsteer.errors import DataError
+from mechsteer.runtime.followed import Follower
+from mechsteer.runtime.threads import each_of
 
 
 def squares(setup: Mapping[str, Any]) -> Callable[[int], int]:
@@ -90,3 +92,30 @@ def cells_with_a_bug(setup: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], 
         raise ValueError("a bug of ours")
 
     return run
+
+
+def in_two_steps(folder: Path) -> list[int]:
+    """What is followed: three pieces, and three more that stand on what came of these; each leaves a file."""
+
+    def kept(name: str, compute: Callable[[], int]) -> int:
+        path = folder / name
+        if not path.exists():
+            with (folder / "computed").open("a") as file:
+                file.write(f"{name}\n")
+            path.write_text(str(compute()))
+        return int(path.read_text())
+
+    first = list(each_of(lambda i: kept(f"a{i}", lambda: i + 1), range(3)))
+    return list(each_of(lambda i: kept(f"b{i}", lambda: 10 * sum(first) + i), range(3)))
+
+
+def steps_maker(setup: Mapping[str, Any]) -> Callable[[list[int]], None]:
+    """A worker that follows it; the first that comes to the last piece but one dies of it."""
+    piece = Follower(lambda: in_two_steps(Path(setup["steps"]))).piece
+
+    def compute(asked: list[int]) -> None:
+        if asked == [1, 3, 1] and first_time(setup):
+            die()
+        piece(asked)
+
+    return compute

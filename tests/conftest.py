@@ -38,6 +38,23 @@ def model_of():
     return toys.of_kind
 
 
+@pytest.fixture(scope="session")
+def cluster():
+    """Ray on two processors, connected, one for all tests of a process; its workers find the tests' own modules."""
+    import importlib.util
+
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("ray is not installed")
+    from mechsteer.cluster.connection import connected
+
+    tests = Path(__file__).resolve().parent
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests.parent)]))
+        with connected(2) as ray:
+            yield ray
+
+
 @pytest.fixture(autouse=True)
 def _numbers_of_its_own():
     """Layers draw their first weights from torch's own generator: whatever ran before, a test draws the same."""

@@ -15,7 +15,15 @@ from mechsteer.adapters.loreft import LoReft
 from mechsteer.adapters.networks import n_parameters, size
 from mechsteer.adapters.online_probe import OnlineProbe
 from mechsteer.adapters.prototypes import Prototypes
-from mechsteer.adapters.registry import ADAPTERS, OBSERVERS, name_of, named, named_observer, register
+from mechsteer.adapters.registry import (
+    ADAPTERS,
+    OBSERVERS,
+    name_of,
+    named,
+    named_observer,
+    register,
+    registered_modules,
+)
 from mechsteer.adapters.sadi import Sadi
 from mechsteer.adapters.singular import Singular
 from mechsteer.adapters.static import Static
@@ -47,5 +55,6 @@ __all__ = [
     "named",
     "named_observer",
     "register",
+    "registered_modules",
     "size",
 ]

@@ -85,6 +85,12 @@ def register(name: str, cls: type[Adapter] | type[Observer]) -> None:
         OBSERVERS[name] = cls
 
 
+def registered_modules() -> tuple[str, ...]:
+    """Modules outside this package that have registered classes, sorted; what runs as a script cannot be imported."""
+    found = {cls.__module__ for cls in (ADAPTERS | OBSERVERS).values()}
+    return tuple(sorted(name for name in found if name != "__main__" and not name.startswith("mechsteer.")))
+
+
 def _check(name: str, cls: type[Adapter] | type[Observer]) -> None:
     if not isinstance(name, str) or not name:
         raise ConfigError(f"{name!r} is no name", "give a short word, as it is to stand in files")

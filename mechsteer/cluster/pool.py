@@ -32,14 +32,15 @@ class Work:
     """What workers are to do.
 
     `make` ("module:function") is called once in each with `setup`, as JSON has it, and returns what computes a piece.
-    `folder` is the one that all see, `imports` modules of the user's that register adapters, `n_gpus` graphics cards
-    of each worker (a share, where several go on one).
+    `folder` is the one that all see, `imports` modules of the user's that register adapters, `paths` folders where `make`
+    and these are found too, `n_gpus` graphics cards of each worker (a share, where several go on one).
     """
 
     make: str
     setup: Mapping[str, Any]
     folder: Path
     imports: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     n_gpus: float = 0.0
 
 
@@ -69,12 +70,19 @@ class Pool:
     token: str
     n_workers: int
     _busy: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)  # answer to come -> (worker, its piece)
+    _idle: list[Any] = field(default_factory=list)  # workers that have stayed
 
-    def each(self, work: Work, pieces: Sequence[Any]) -> Iterator[tuple[int, Answer]]:
-        """(number of a piece, its answer) as they come. Raises what a worker raises while it begins, and ClusterError."""
+    def each(self, work: Work, pieces: Sequence[Any], *, stay: bool = False) -> Iterator[tuple[int, Answer]]:
+        """(number of a piece, its answer) as they come; workers that `stay` are there for more pieces of the same work.
+
+        Raises what a worker raises while it begins, and ClusterError.
+        """
         left, lost = deque(range(len(pieces))), Counter[int | None]()
-        for _ in range(min(self.n_workers, len(pieces))):
-            self._hire(work)
+        for _ in range(min(self.n_workers, len(pieces)) - len(self._busy)):  # some may be beginning still
+            if self._idle:
+                self._give(self._idle.pop(), pieces, left.popleft())
+            else:
+                self._hire(work)
         n_told = 0
         while n_told < len(pieces):
             (done, *_), _ = self.ray.wait(list(self._busy), num_returns=1)
@@ -102,8 +110,9 @@ class Pool:
             elif answer.error is not None:
                 raise answer.error
             if left:
-                following = left.popleft()
-                self._busy[worker.compute.remote(json.dumps(pieces[following]))] = (worker, following)
+                self._give(worker, pieces, left.popleft())
+            elif stay:
+                self._idle.append(worker)
             else:
                 self._let_go(worker)
             if number is not None:
@@ -112,11 +121,20 @@ class Pool:
     def _hire(self, work: Work) -> None:
         told = {
             **{"cwd": str(Path.cwd()), "folder": str(self.folder.resolve()), "token": self.token},
-            **{"versions": versions(), "imports": list(work.imports), "make": work.make, "setup": dict(work.setup)},
+            **{
+                "versions": versions(),
+                "imports": list(work.imports),
+                "paths": list(work.paths),
+                "make": work.make,
+                "setup": dict(work.setup),
+            },
         }
         actor = self.ray.remote(Worker).options(num_cpus=1, num_gpus=work.n_gpus, max_restarts=0)
         worker = actor.remote()
         self._busy[worker.begin.remote(json.dumps(told))] = (worker, None)
+
+    def _give(self, worker: Any, pieces: Sequence[Any], number: int) -> None:
+        self._busy[worker.compute.remote(json.dumps(pieces[number]))] = (worker, number)
 
     def _let_go(self, worker: Any) -> None:
         with contextlib.suppress(self.ray.exceptions.RayError):
@@ -124,9 +142,10 @@ class Pool:
 
     def close(self) -> None:
         """End all workers that are left."""
-        for worker, _ in self._busy.values():
+        for worker in (*(worker for worker, _ in self._busy.values()), *self._idle):
             self._let_go(worker)
         self._busy.clear()
+        self._idle.clear()
 
 
 def _at(pieces: Sequence[Any], number: int | None) -> str:

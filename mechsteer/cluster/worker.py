@@ -58,7 +58,7 @@ class Worker:
         require_shared(self._folder, self._token)
         require_versions(told["versions"])
         torch.set_num_threads(1)
-        sys.path.insert(0, told["cwd"])  # where a user's own modules may lie
+        sys.path[:0] = [*told["paths"], told["cwd"]]  # where a user's own modules may lie
         import_all(told["imports"])
         self._compute = named(told["make"])(told["setup"])
         return os.getpid()

@@ -263,14 +263,17 @@ class Settings:
     out: str = setting("runs/study", "run folder; started again with the same one, the run resumes", aside=True)
     workers: int | None = setting(
         None,
-        "Ray workers of a capture; with launcher=ray how many runs go at once; null: this process",
+        "Ray workers: of a capture; with launcher=ray of pieces, or how many runs of --multirun go at once; null: this process, or 2",
         least=1,
         aside=True,
     )
     launcher: str = setting(
-        "local", "--multirun: runs one after another, or on Ray", choices=("local", "ray"), aside=True
+        "local",
+        "where pieces of stages (arms, seeds, nulls, bases) and runs of --multirun go: here, or on Ray",
+        choices=("local", "ray"),
+        aside=True,
     )
-    gpus: float = setting(0.0, "launcher=ray: graphics cards of each run, 0.5 for two on one", least=0, aside=True)
+    gpus: float = setting(0.0, "launcher=ray: graphics cards of each worker, 0.5 for two on one", least=0, aside=True)
     seed: int = setting(0, "of every draw", least=0)
     batch_size: int = setting(64, "prompts run at once", least=1)
     max_new_tokens: int = setting(200, "most tokens a trace may have", least=1)

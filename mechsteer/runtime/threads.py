@@ -30,7 +30,11 @@ SMALL = 512
 
 _FEW = 3
 
+Elsewhere = Callable[[Callable[[Any], Any], Sequence[Any]], None]
+"""has pieces (a function and its items) computed so that computing them again here finds what they left on disk"""
+
 _WORKERS: ContextVar[int] = ContextVar("mechsteer_workers", default=1)
+_ELSEWHERE: ContextVar[Elsewhere | None] = ContextVar("mechsteer_elsewhere", default=None)
 
 
 @contextlib.contextmanager
@@ -62,15 +66,31 @@ def _is_small(model: Any) -> bool:
     return first is not None and first.device.type == "cpu" and d_model is not None and d_model <= SMALL
 
 
+@contextlib.contextmanager
+def elsewhere(compute: Elsewhere | None) -> Iterator[None]:
+    """Inside, `each_of` first calls `compute` with its pieces (`mechsteer.runtime.followed`); None: it does not."""
+    token = _ELSEWHERE.set(compute)
+    try:
+        yield
+    finally:
+        _ELSEWHERE.reset(token)
+
+
 def each_of(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     """`function(item)` for every item, in the order of the items; inside `side_by_side` several at once.
 
     In forked processes where that is safe (`mechsteer.runtime.forks`), else in threads. A piece runs in the context of
     this call (open `steer` blocks and hints hold in it) with its gradient mode. What it changes but on disk may be
     lost. The first error, in the order of the items, is raised here; what had not begun does not begin.
+
+    Inside `elsewhere` pieces are computed there first and then gone through here in a row.
     """
     n_workers, every = _WORKERS.get(), list(items)
-    if n_workers == 1 or len(every) < 2:
+    compute = _ELSEWHERE.get()
+    if compute is not None and len(every) > 1:
+        compute(_in_a_row(function), every)
+        yield from map(_in_a_row(function), every)
+    elif n_workers == 1 or len(every) < 2:
         yield from map(function, every)
     elif can_fork():
         # of a few pieces all run at once: of three on two processors none is left to run alone at the end
@@ -86,7 +106,8 @@ def _in_a_row(function: Callable[[T], R]) -> Callable[[T], R]:
     def piece(item: T) -> R:
         token = _WORKERS.set(1)
         try:
-            return function(item)
+            with elsewhere(None):
+                return function(item)
         finally:
             _WORKERS.reset(token)
 

@@ -22,6 +22,7 @@ from mechsteer.attribution import attribute as attribute_deltas
 from mechsteer.attribution.facts import DirectionFacts, direction_facts
 from mechsteer.bases import Basis, from_sae, singular
 from mechsteer.models.sites import Site
+from mechsteer.runtime.threads import each_of
 from mechsteer.steering.interventions import Steering, writing
 from mechsteer.studies.contexts import Contexts, contexts
 from mechsteer.studies.desk import Desk
@@ -87,9 +88,12 @@ def attribute(
         if basis is not None
         for name, read in attribute_maps(d, basis, site=site).items()
     }
-    effect = shared_effect(desk, steering, site, seen)
-    effects = {name: effect(name, basis) for name, basis in bases.items()}
-    of_seeds = {name: effect(name, basis, is_other=True) for name, basis in other_seeds.items()}
+    ground, effect = shared_effect(desk, steering, site, seen)
+    if not all(desk.has_piece(name) for name in (*bases, *other_seeds)):
+        ground()  # once, before pieces that begin with it run side by side
+    tried = [*((*each, False) for each in bases.items()), *((*each, True) for each in other_seeds.items())]
+    found = dict(zip((name for name, _, _ in tried), each_of(lambda each: effect(*each), tried), strict=True))
+    effects, of_seeds = ({name: found[name] for name in some} for some in (bases, other_seeds))
     return replace(
         result,
         readings=readings,
@@ -118,8 +122,10 @@ def one_map(basis: Basis) -> tuple[str, Basis]:
     return next((name, block) for name, block in basis.split().items() if name.startswith("down"))
 
 
-def shared_effect(desk: Desk, steering: Steering, site: Site, seen: Contexts) -> Callable[..., EffectAttribution]:
-    """A function (name, basis) that shares the effect on the metric out over the basis, checked and kept by name.
+def shared_effect(
+    desk: Desk, steering: Steering, site: Site, seen: Contexts
+) -> tuple[Callable[[], Ground], Callable[..., EffectAttribution]]:
+    """(what all bases begin with, a function of (name, basis)) that shares the effect on the metric out over the basis, checked and kept by name.
 
     Runs and gradients are the same for all bases. With `is_other` (the SAE of another seed) it is told more briefly:
     two values of k, meaningless bases by recorded gradients alone.
@@ -141,7 +147,7 @@ def shared_effect(desk: Desk, steering: Steering, site: Site, seen: Contexts) ->
             batch_size=desk.settings.batch_size,
         )
 
-    def effect(name: str, basis: Basis, *, is_other: bool = False) -> EffectAttribution:
+    def effect(name: str, basis: Basis, is_other: bool = False) -> EffectAttribution:
         alive = int((basis.directions.norm(dim=1) > 0).sum())
         sizes = OF_OTHER_SEEDS if is_other else how.k
 
@@ -158,7 +164,7 @@ def shared_effect(desk: Desk, steering: Steering, site: Site, seen: Contexts) ->
 
         return desk.piece(name, compute, EffectAttribution)
 
-    return effect
+    return ground, effect
 
 
 def facts(

@@ -46,6 +46,8 @@ class Desk:
     model: Any
     fingerprint: str
     progress: bool = False
+    aside: Path | None = None
+    """where what the stage writes goes, on a worker: the files of the run are its driver's"""
 
     @property
     def settings(self) -> Settings:
@@ -68,6 +70,8 @@ class Desk:
     def write(self, name: str) -> Path:
         """Where this stage writes a file or folder of its own; what other settings left there goes first."""
         assert name in self.declared.writes, f"{self.name} does not declare that it writes {name}"
+        if self.aside is not None:
+            return self.aside / name
         self.clear()
         return self.folder / name
 
@@ -85,6 +89,10 @@ class Desk:
     def checkpoint(self, name: str) -> Path:
         """Where a piece of the stage is kept until the stage is finished."""
         return self.checkpoints / name.replace("/", "_")
+
+    def has_piece(self, name: str) -> bool:
+        """Whether an interrupted run, or a worker, has left it; it may be damaged."""
+        return self.checkpoint(f"{name}.json").exists()
 
     def piece(self, name: str, compute: Callable[[], Any], kind: Any = Any) -> Any:
         """A piece of the stage, of type `kind`: what an interrupted run has kept, or `compute()`, kept."""

@@ -139,12 +139,14 @@ STAGES: dict[str, Declaration] = {
         reads=("traces", "capture", "train", "sae", "reasonscore"),
         keys=(*PROBLEMS, *SCORED, "sae.path", *_ATTRIBUTED),
         steers=True,
+        has_pieces=True,
     ),
     "outcome": Declaration(
         about="whether the directions named carry the score on the held-out problems, beside meaningless bases",
         reads=("traces", "train", "evaluate", "attribute"),
         keys=(*PROBLEMS, *SCORED, "evaluate.n_problems", "evaluate.batch_size", *_TRIED),
         steers=True,
+        has_pieces=True,
     ),
     "paths": Declaration(
         about="through which heads and MLPs the effect reaches the logits, checked by running the model",

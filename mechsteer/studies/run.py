@@ -9,7 +9,7 @@ import shutil
 import time
 import typing
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mechsteer.studies.desk import Desk
 from mechsteer.studies.folder import CONFIG, Folder, lost_settings, now_changed, outcome, read_settings
 from mechsteer.studies.graph import PICTURES, Declaration
 from mechsteer.studies.pages import model_files
+from mechsteer.studies.spread import RAY, connection, spread
 
 CHECKPOINTS = "checkpoints"
 
@@ -84,7 +85,9 @@ def open_run(
             told = lost_settings(folder)
             for text in [*([told] if told else []), *now_changed(folder, settings, before)]:
                 say(text)
-        yield Run(settings, stages, steers=steers, progress=progress, say=say, again=again)
+        run = Run(settings, stages, steers=steers, progress=progress, say=say, again=again)
+        with run.closing:
+            yield run
 
 
 class Run:
@@ -106,6 +109,8 @@ class Run:
         self.folder = self.files.path
         self.model_files: str | None = None  # of the model that was loaded
         self.after_stage: Callable[[str, Any, float], None] | None = None  # name, result, seconds of one that was made
+        self.closing = contextlib.ExitStack()  # what holds from stage to stage
+        self._is_connected = False
         self._steers = steers
         self._finished: dict[str, Finished] = {}
 
@@ -188,7 +193,7 @@ class Run:
             shutil.rmtree(desk.checkpoints, ignore_errors=True)
         with self._claim(desk):
             results = {need: None if need not in inputs else inputs[need].result for need in stage.declared.reads}
-            with side_by_side(self.model) if stage.declared.has_pieces else contextlib.nullcontext():
+            with self._pieces(desk):
                 result = to_plain(stage.function(desk, **results), stage.kind)
             desk.clear()
             files = {file: self.files.digest(file) for file in stage.declared.writes if (self.folder / file).exists()}
@@ -200,6 +205,35 @@ class Run:
         write_atomically(self.folder / "timings.json", json.dumps(self.timings() | {name: seconds}, indent=1))
         self.say(f"{name} done in {seconds:.0f} s")
         return content
+
+    @contextlib.contextmanager
+    def _pieces(self, desk: Desk) -> Iterator[None]:
+        """Inside, the pieces of a stage that has some run side by side here, or on workers."""
+        if not desk.declared.has_pieces:
+            yield
+            return
+        if self.settings.launcher == RAY and not self._is_connected:
+            self.closing.enter_context(connection(self.settings))
+            self._is_connected = True
+        with side_by_side(self.model), spread(desk):
+            yield
+
+    def follow(self, name: str, checkpoints: str, aside: Path) -> Callable[[], object]:
+        """On a worker: the function of a stage that the driver is at, its pieces kept where the driver keeps them.
+
+        What else the stage writes goes to the folder `aside`. Raises FileFormatError where this run is another one.
+        """
+        stage, contents = (
+            self.stages[name],
+            {need: self.files.content(need) for need in self.stages[name].declared.reads},
+        )
+        inputs = {need: self._read(need, content) for need, content in contents.items() if content is not None}
+        made_from = self.files.made_from(name, {need: each.digest for need, each in inputs.items()}, self.fingerprint)
+        desk = replace(self._desk(name, stage.declared, inputs, made_from), aside=aside, progress=False)
+        if desk.checkpoints.name != checkpoints:
+            raise FileFormatError(f"{self.folder} holds another run of {name} than the driver's", "start it again")
+        results = {need: None if need not in inputs else inputs[need].result for need in stage.declared.reads}
+        return lambda: stage.function(desk, **results)
 
     def _desk(
         self, name: str, declared: Declaration, inputs: Mapping[str, Finished], made_from: Mapping[str, Any]

@@ -40,6 +40,7 @@ from mechsteer.studies.pages import versions, write_pages
 from mechsteer.studies.places import layers_tried, measured, observations, places, untrained
 from mechsteer.studies.problems import is_ready_made, metric_of
 from mechsteer.studies.recording import recorded
+from mechsteer.studies.results import TracesResult
 from mechsteer.studies.run import Run, Say, Stage, open_run
 
 FUNCTIONS = {
@@ -98,14 +99,23 @@ def study(
         return complete(run)
 
 
+def stages() -> dict[str, Stage]:
+    """All stages, declared and with their functions."""
+    return {name: Stage(declared=declared, function=FUNCTIONS[name]) for name, declared in STAGES.items()}
+
+
+def has_stage(traces: TracesResult) -> bool:
+    """Whether a run with these traces has stages that steer."""
+    return traces.steers
+
+
 @contextlib.contextmanager
 def opened(
     given: Mapping[str, Any], *, progress: bool = False, say: Say | None = None, again: Collection[str] = ()
 ) -> Iterator[Run]:
     """The run in a folder, with all stages of a study."""
-    stages = {name: Stage(declared=declared, function=FUNCTIONS[name]) for name, declared in STAGES.items()}
     with (
-        open_run(given, stages, steers=lambda traces: traces.steers, progress=progress, say=say, again=again) as run,
+        open_run(given, stages(), steers=has_stage, progress=progress, say=say, again=again) as run,
         recorded(run, "study"),
     ):
         yield run

@@ -24,9 +24,9 @@ from mechsteer.report import Table as TableBlock
 from mechsteer.studies.cell import DONE, FAILURES, STATUS, failed, run_cell
 from mechsteer.studies.over_seeds import LEAST, few_seeds, over_seeds
 from mechsteer.studies.run import Say
+from mechsteer.studies.spread import AT_ONCE, RAY
 
 LAUNCH = ("workers", "launcher", "gpus")  # keys that say how the runs go; the first is a run's own without Ray
-AT_ONCE = 2  # runs on Ray, unless workers says how many
 CELL = "mechsteer.studies.cell:cell_maker"
 LONGEST = 120  # characters of a folder's name
 
@@ -70,14 +70,14 @@ def sweep(
     launch = {key: runs[0][1].get(key, getattr(Settings(), key)) for key in LAUNCH}
     names = [folder_name(swept) for swept in planned]
     given = [of_run(own, launch, root / name) for (_, own), name in zip(runs, names, strict=True)]
-    if launch["launcher"] == "ray":
+    if launch["launcher"] == RAY:
         made = by_workers(given, launch, root, {"until": until, "again": again}, imports)
     else:
         made = one_after_another(given, names, until, again=again, progress=progress, say=say)
     rows: dict[int, dict[str, Any]] = {}
     for number, figures in made:
         rows[number] = {**planned[number], "folder": names[number], **figures}
-        if launch["launcher"] == "ray" or figures[STATUS] != DONE:
+        if launch["launcher"] == RAY or figures[STATUS] != DONE:
             say(f"{names[number]} {figures[STATUS]}")
         in_order = [rows[i] for i in sorted(rows)]
         write_table(root, in_order, title=f"mechsteer sweep: {', '.join(planned[0])}", planned=planned)
@@ -89,9 +89,9 @@ def sweep(
 def of_run(given: Mapping[str, Any], launch: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The settings of one run, without what says how all go; on a worker a graphics card is whichever it was given."""
     own = {**given, "out": str(folder)}
-    for key in LAUNCH if launch["launcher"] == "ray" else LAUNCH[1:]:
+    for key in LAUNCH if launch["launcher"] == RAY else LAUNCH[1:]:
         own.pop(key, None)
-    if launch["launcher"] == "ray" and launch["gpus"] > 0:
+    if launch["launcher"] == RAY and launch["gpus"] > 0:
         own["device"] = "cuda"
     return own
 
