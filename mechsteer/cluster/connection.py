@@ -31,6 +31,9 @@ def connected(n_workers: int, *, n_gpus: float = 0.0) -> Iterator[Any]:
     The local one listens on 127.0.0.1 alone, has a place for each of `n_workers`, reports nothing to anybody, and ends
     with the block, as a connection that was made here does. `n_gpus`: of each worker.
 
+    Where it listens and what it prints Ray decides when it is imported: a program that has imported it before gets Ray's
+    own choice of both.
+
     Raises ClusterError: no Ray, a cluster that cannot be reached or is of another version of Ray or Python, one
     without the graphics cards that are asked for.
     """
