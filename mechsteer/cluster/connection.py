@@ -13,7 +13,12 @@ from mechsteer.errors import ClusterError
 
 OBJECT_STORE = 80 * 2**20  # bytes, the least that Ray takes: names, numbers and short texts go through it
 ADDRESS = "RAY_ADDRESS"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# the last: Ray prints a line for each worker that dies, whatever log_to_driver says; the pool says what came of it
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "^A worker died or was killed",
+}
 # Ray takes "127.0.0.1" for "whatever this machine is called outside" and listens there, unless it is told, when it is
 # imported, to be no cluster of several machines
 ALONE = {**QUIET, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
@@ -25,6 +30,9 @@ def connected(n_workers: int, *, n_gpus: float = 0.0) -> Iterator[Any]:
 
     The local one listens on 127.0.0.1 alone, has a place for each of `n_workers`, reports nothing to anybody, and ends
     with the block, as a connection that was made here does. `n_gpus`: of each worker.
+
+    Where it listens and what it prints Ray decides when it is imported: a program that has imported it before gets Ray's
+    own choice of both.
 
     Raises ClusterError: no Ray, a cluster that cannot be reached or is of another version of Ray or Python, one
     without the graphics cards that are asked for.

@@ -5,13 +5,15 @@ Nothing goes through the cluster but texts: the name of the function, settings, 
 a piece makes lies in a folder that all machines see.
 
 A worker that is lost (killed, out of memory, its machine gone) loses the piece it was at, which another one computes
-again. Its replacement begins where the cluster has a place; where there is none the others go on.
+again. Its replacement begins where the cluster has a place; where there is none the others go on. That there is none
+for any of them is told, once, and waited for.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +23,9 @@ from typing import Any
 from mechsteer.cluster.connection import connected
 from mechsteer.cluster.fitting import desk, versions
 from mechsteer.cluster.worker import Answer, Worker, read_answer
-from mechsteer.errors import ClusterError, ConfigError
+from mechsteer.errors import ClusterError, ConfigError, MechsteerWarning
 
+PATIENCE = 15.0  # seconds for the first worker to be there: a process and its imports take a few
 TRIES = 3  # of a piece whose workers are lost: then it is the piece
 _LOST = "it may have run out of memory: fewer workers, or a smaller batch_size; started again it goes on where it was"
 
@@ -62,20 +65,26 @@ def workers(folder: Path, n_workers: int, *, n_gpus: float = 0.0) -> Iterator[Po
 
 @dataclass
 class Pool:
-    """Workers that come and go; `desk` is a folder for what they read, gone with them."""
+    """Workers that come and go; `desk` is a folder for what they read, gone with them.
+
+    `patience`: seconds without any worker after which that is told.
+    """
 
     ray: Any
     folder: Path
     desk: Path
     token: str
     n_workers: int
+    patience: float = PATIENCE
     _busy: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)  # answer to come -> (worker, its piece)
     _idle: list[Any] = field(default_factory=list)  # workers that have stayed
+    _there: dict[Any, Any] = field(default_factory=dict)  # of a worker that begins: answer to come -> that it is there
+    _is_told: bool = False
 
     def each(self, work: Work, pieces: Sequence[Any], *, stay: bool = False) -> Iterator[tuple[int, Answer]]:
         """(number of a piece, its answer) as they come; workers that `stay` are there for more pieces of the same work.
 
-        Raises what a worker raises while it begins, and ClusterError.
+        Raises what a worker raises while it begins, and ClusterError. Warns, once, where no worker finds a place.
         """
         left, lost = deque(range(len(pieces))), Counter[int | None]()
         for _ in range(min(self.n_workers, len(pieces)) - len(self._busy)):  # some may be beginning still
@@ -85,8 +94,10 @@ class Pool:
                 self._hire(work)
         n_told = 0
         while n_told < len(pieces):
+            self._tell_of_no_place(work)
             (done, *_), _ = self.ray.wait(list(self._busy), num_returns=1)
             worker, number = self._busy.pop(done)
+            self._there.pop(done, None)
             try:
                 answer = read_answer(self.ray.get(done))
             except self.ray.exceptions.RayError as error:
@@ -131,7 +142,26 @@ class Pool:
         }
         actor = self.ray.remote(Worker).options(num_cpus=1, num_gpus=work.n_gpus, max_restarts=0)
         worker = actor.remote()
-        self._busy[worker.begin.remote(json.dumps(told))] = (worker, None)
+        there, begun = worker.__ray_ready__.remote(), worker.begin.remote(json.dumps(told))
+        self._busy[begun], self._there[begun] = (worker, None), there
+
+    def _tell_of_no_place(self, work: Work) -> None:
+        """Wait a while for a worker to be there, and warn if none is. One that loads a model is there."""
+        if self._is_told or len(self._there) < len(self._busy):  # some compute
+            return
+        if self.ray.wait(list(self._there.values()), num_returns=1, timeout=self.patience)[0]:
+            return
+        self._is_told = True
+        there, free = self.ray.cluster_resources(), self.ray.available_resources()
+        needs = "1 processor" + (f" and {work.n_gpus:g} graphics cards" if work.n_gpus else "")
+        kinds = {"CPU": "processors"} | ({"GPU": "graphics cards"} if work.n_gpus else {})
+        found = ", ".join(f"{free.get(key, 0):g} of {there.get(key, 0):g} {name} free" for key, name in kinds.items())
+        warnings.warn(
+            f"no worker has a place after {self.patience:g} s: each needs {needs}, the cluster has {found}; waiting goes "
+            "on until a machine joins (ray start --address=...) or what runs there ends",
+            MechsteerWarning,
+            stacklevel=3,
+        )
 
     def _give(self, worker: Any, pieces: Sequence[Any], number: int) -> None:
         self._busy[worker.compute.remote(json.dumps(pieces[number]))] = (worker, number)
@@ -145,6 +175,7 @@ class Pool:
         for worker in (*(worker for worker, _ in self._busy.values()), *self._idle):
             self._let_go(worker)
         self._busy.clear()
+        self._there.clear()
         self._idle.clear()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -34,6 +35,15 @@ def save(path, of=None, **options):
 
 def content(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def by_itself(script: str) -> subprocess.CompletedProcess:
+    """A script, in a process of its own that has ended."""
+    tests = Path(__file__).resolve().parents[1]
+    env = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], env=env, check=False, capture_output=True, text=True
+    )
 
 
 def steering():
@@ -102,14 +112,37 @@ def test_a_killed_driver_goes_on_where_it_was(cluster, tmp_path) -> None:
         sys.modules["mechsteer.activations.capture"].shards_by_workers = dying
         save({str(folder)!r}, workers=1)
     """
-    tests = Path(__file__).resolve().parents[1]
-    env = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(child)], env=env, check=False, capture_output=True)
+    done = by_itself(child)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert {"capture.json", ".workers", "shard-00000.safetensors"} <= {path.name for path in folder.iterdir()}
     before = (folder / "shard-00000.safetensors").stat().st_mtime_ns
     save(folder)
     assert (folder / "shard-00000.safetensors").stat().st_mtime_ns == before
+    assert content(folder) == content(save(tmp_path / "alone").folder)
+
+
+def test_a_second_driver_is_refused_and_the_first_goes_on(cluster, tmp_path, monkeypatch) -> None:
+    folder, second = tmp_path / "spread", []
+    room = sys.modules["mechsteer.activations.capture"]
+    first = room.shards_by_workers
+
+    def meanwhile(*told):
+        *told, done = told
+
+        def then(n):
+            if not second:
+                second.append(by_itself(f"from cluster.test_capture import save\nsave({str(folder)!r}, workers=1)"))
+                assert {".lock", ".workers"} <= {path.name for path in folder.iterdir()}
+            done(n)
+
+        first(*told, then)
+
+    monkeypatch.setattr(room, "shards_by_workers", meanwhile)
+    save(folder, workers=1)
+    assert second[0].returncode == 1
+    message = rf"StorageError: {folder} is in use by process {os.getpid()} on .*\n\nhint: wait until it has ended.*\n$"
+    assert len(re.findall(message, second[0].stderr)) == second[0].stderr.count("Error: ") == 1
+    assert second[0].stdout == ""
     assert content(folder) == content(save(tmp_path / "alone").folder)
 
 

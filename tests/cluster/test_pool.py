@@ -11,7 +11,7 @@ from mechsteer.cluster import Work, library, pool, workers
 from mechsteer.cluster.connection import connected
 from mechsteer.cluster.fitting import require_shared, require_versions, versions
 from mechsteer.cluster.worker import Worker, read_answer
-from mechsteer.errors import ClusterError, ConfigError, DataError, StorageError
+from mechsteer.errors import ClusterError, ConfigError, DataError, MechsteerWarning, StorageError
 
 
 def each(folder, function, pieces, n_workers=2, **setup):
@@ -32,10 +32,77 @@ def test_a_place_that_is_not_there_keeps_nobody_waiting(cluster, tmp_path) -> No
     assert sorted(answer.value for answer in found.values()) == [9, 16, 25, 36]
 
 
-def test_what_a_dead_worker_was_at_is_computed_again(cluster, tmp_path) -> None:
+def test_that_no_worker_has_a_place_is_told_and_waited_for(cluster, tmp_path, monkeypatch) -> None:
+    said, wait = [], cluster.wait
+    full = cluster.remote(Worker).options(num_cpus=2).remote()  # of a cluster of two
+    cluster.get(full.__ray_ready__.remote())
+
+    def warned(*told, **_):
+        said.append(told)
+        cluster.kill(full)
+
+    def never_in_silence(of, **options):
+        assert said or "timeout" in options
+        return wait(of, **options)
+
+    monkeypatch.setattr(pool.warnings, "warn", warned)
+    monkeypatch.setattr(cluster, "wait", never_in_silence)
+    with workers(tmp_path, 2) as found:
+        found.patience = 0.01
+        answers = list(found.each(Work(make="cluster_toys:squares", setup={"more": 0}, folder=tmp_path), [3, 4]))
+    assert sorted(answer.value for _, answer in answers) == [9, 16]
+    ((text, kind),) = said
+    assert kind is MechsteerWarning
+    assert "no worker has a place after 0.01 s: each needs 1 processor, the cluster has 0 of 2 processors free" in text
+
+
+class Arriving:
+    """Ray whose one worker is there, or is not."""
+
+    def __init__(self, is_there: bool) -> None:
+        self.is_there = is_there
+
+    def wait(self, of, *, num_returns, timeout):
+        assert (of, num_returns, timeout) == (["there"], 1, pool.PATIENCE)
+        return (of, []) if self.is_there else ([], of)
+
+    def cluster_resources(self):
+        return {"CPU": 4.0, "GPU": 2.0}
+
+    def available_resources(self):
+        return {"CPU": 3.0, "GPU": 0.5}
+
+
+def arriving(folder, is_there):
+    """A pool whose worker has not begun."""
+    return pool.Pool(
+        Arriving(is_there), folder, folder, "", 1, _busy={"begun": ("worker", None)}, _there={"begun": "there"}
+    )
+
+
+def test_no_place_is_told_once_with_what_is_needed(tmp_path) -> None:
+    found, work = arriving(tmp_path, False), Work(make="", setup={}, folder=tmp_path, n_gpus=1)
+    message = (
+        "each needs 1 processor and 1 graphics cards, the cluster has 3 of 4 processors free, 0.5 of 2 graphics cards"
+    )
+    with pytest.warns(MechsteerWarning, match=message):
+        found._tell_of_no_place(work)
+    found._tell_of_no_place(work)  # warnings are errors
+
+
+def test_a_worker_that_loads_or_computes_has_a_place(tmp_path) -> None:
+    work = Work(make="", setup={}, folder=tmp_path)
+    arriving(tmp_path, True)._tell_of_no_place(work)
+    found = arriving(tmp_path, False)
+    found._busy["computed"] = ("another", 3)
+    found._tell_of_no_place(work)
+
+
+def test_what_a_dead_worker_was_at_is_computed_again_and_ray_prints_nothing(cluster, tmp_path, capfd) -> None:
     found = each(tmp_path / "shared", "dies_once", list(range(5)), n_workers=1, marker=str(tmp_path / "marker"))
     assert (tmp_path / "marker").exists()
     assert [found[i].value for i in range(5)] == list(range(5))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_piece_that_kills_is_named_and_the_others_go_on(cluster, tmp_path) -> None:
