@@ -5,6 +5,8 @@ d²_ij = n_i + n_j − 2 G_ij by at most e_ij = c (n_i + n_j), u = 2⁻²⁴: γ
 (Higham 2002, eq. 3.5) twice, γ_D n_i for each norm, 4u (n_i + n_j) for rounding x and 8u for the sums. So U_ij = d²_ij + e_ij
 is never too small and L_ij = U_ij − 2 e_ij never too large.
 
+(All weights are halved in what follows, which rounds nothing.)
+
 T is the minimum spanning tree of U. A pair with L_ij ≥ the largest U on T's path from i to j is a longest edge of a cycle
 in truth as well, and a minimum spanning tree needs it not. T and the other pairs are measured from the points themselves,
 and their minimum spanning tree is one of the cloud. In Prim's order the largest edge on the path between two points is the
@@ -51,7 +53,7 @@ def certified_edges(
     products as small as these wait for each other. Prim's steps are Python's and take turns anyway.
     """
     batch, n_points, d_model = points.shape
-    points = points.float()
+    points = points.float().contiguous()
     with _dealing() as deal:
         upper = np.empty((batch, n_points, n_points), np.float32)
         deal(lambda some: _grams(points[some], upper[some]), batch)
