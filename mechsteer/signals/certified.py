@@ -5,6 +5,8 @@ d²_ij = n_i + n_j − 2 G_ij by at most e_ij = c (n_i + n_j), u = 2⁻²⁴: γ
 (Higham 2002, eq. 3.5) twice, γ_D n_i for each norm, 4u (n_i + n_j) for rounding x and 8u for the sums. So U_ij = d²_ij + e_ij
 is never too small and L_ij = U_ij − 2 e_ij never too large.
 
+(All weights are halved in what follows, which rounds nothing.)
+
 T is the minimum spanning tree of U. A pair with L_ij ≥ the largest U on T's path from i to j is a longest edge of a cycle
 in truth as well, and a minimum spanning tree needs it not. T and the other pairs are measured from the points themselves,
 and their minimum spanning tree is one of the cloud. In Prim's order the largest edge on the path between two points is the
@@ -27,11 +29,12 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from threadpoolctl import ThreadpoolController
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
 UNIT = 2.0**-24  # rounding of float32
 CHUNK_VALUES = 2**18  # float32 values of one buffer: 1 MB, which stay in a core's cache
-SAMPLED = 8  # every eighth point makes the middle; squared norms are larger by about 1 / their number
+MEASURED_VALUES, SUMMED = 2**17, 512  # float32 values of one buffer of differences; that are summed up in float32
+SAMPLED = 8  # points, about, that make the middle; squared norms are larger by about 1 / their number
+NEAR = 1 / 4  # of the mean squared norm: a squared middle below is not subtracted
 SPARE = 3  # pairs per point that are measured, at most; with more float64 is faster
 LARGEST, SMALLEST = 2.0**100, 2.0**-60  # of a squared norm: between them nothing overflows or vanishes
 SHORTEST = 2.0**-80  # of a squared length that float32 can sum up
@@ -50,7 +53,7 @@ def certified_edges(
     products as small as these wait for each other. Prim's steps are Python's and take turns anyway.
     """
     batch, n_points, d_model = points.shape
-    points = points.float()
+    points = points.float().contiguous()
     with _dealing() as deal:
         upper = np.empty((batch, n_points, n_points), np.float32)
         deal(lambda some: _grams(points[some], upper[some]), batch)
@@ -61,15 +64,13 @@ def certified_edges(
         c = 2.2 * (d_model + 16) * UNIT
         spare = (1e-10 * norms.max(1))[:, None]  # more than what underflows
         most = (1 + c) * norms + spare
-        deal(lambda some: _into_distances(upper[some], most[some]), batch)
+        deal(lambda some: _into_distances(upper[some], most[some] / 2), batch)
         slack = (2 * c + 16 * UNIT) * norms + 2 * spare
-        left, right = near_pairs(upper, slack.astype(np.float32))
-        counts = np.bincount(left // n_points, minlength=batch)
-        certified &= counts <= SPARE * n_points
+        left, right = near_pairs(upper, (slack / 2).astype(np.float32))
+        certified &= np.bincount(left // n_points, minlength=batch) <= SPARE * n_points
         used = certified[left // n_points]
         left, right = left[used], right[used]
-        squares = np.empty(len(left))
-        deal(lambda some: _measured(points, left[some], right[some], squares[some]), len(left))
+        squares = _squared_lengths(points.flatten(0, 1).numpy(), left, right, deal)
     certified[left[squares < SHORTEST] // n_points] = False
     return _trees(left, right, squares, certified, n_points), certified
 
@@ -109,8 +110,8 @@ def _blas() -> ThreadpoolController:
 def near_pairs(
     upper: Float[ndarray, "batch n n"], slack: Float[ndarray, "batch n"]
 ) -> tuple[Int[ndarray, " n_pairs"], Int[ndarray, " n_pairs"]]:
-    """Pairs (left, right), by number of the point in the whole batch and cloud by cloud, that may be in a minimum spanning
-    tree of weights between upper − slack_i − slack_j and upper. The tree of `upper` is among them.
+    """Pairs (left, right), by number of the point in the whole batch and ascending, that may be in a minimum spanning tree of
+    weights between upper − slack_i − slack_j and upper. The tree of `upper` is among them, and left is the later in it.
     """
     batch, n, _ = upper.shape
     rows, offsets = upper.reshape(batch * n, n), np.arange(batch) * n
@@ -118,76 +119,104 @@ def near_pairs(
     best[:, 0] = np.inf
     inside = np.zeros_like(best)  # inf in the tree: as in `spanning.prim`
     margin = np.full_like(best, -np.inf)  # slack in the tree
-    longest = np.zeros_like(best)  # edge since the point came into the tree
-    inside[:, 0], margin[:, 0] = np.inf, slack[:, 0]
+    longest = np.full_like(best, -np.inf)  # edge since the point came into the tree, plus its slack
+    inside[:, 0], margin[:, 0], longest[:, 0] = np.inf, slack[:, 0], slack[:, 0]
     flat_best, flat_inside, flat_margin, flat_longest = (a.reshape(-1) for a in (best, inside, margin, longest))
     flat_slack, limit, reached = slack.reshape(-1), np.empty_like(best), np.empty_like(best)
-    index, edge, own = (
-        np.empty((n - 1, batch), np.intp),
-        np.empty((batch, 1), upper.dtype),
-        np.empty((batch, 1), upper.dtype),
-    )
-    near = np.empty((n - 1, batch, n), bool)
+    edge, own = np.empty((batch, 1), upper.dtype), np.empty((batch, 1), upper.dtype)
+    index, near = np.empty((n - 1, batch), np.intp), np.empty((n - 1, batch, n), bool)
     for at, is_near in zip(index, near, strict=True):
         best.argmin(axis=1, out=at)
         at += offsets
         flat_best.take(at, out=edge[:, 0], mode="clip")
         flat_slack.take(at, out=own[:, 0], mode="clip")
         rows.take(at, axis=0, out=reached, mode="clip")
-        np.maximum(longest, edge, out=longest)
-        np.add(longest, margin, out=limit)
-        limit += own
+        np.add(margin, edge, out=limit)
+        np.maximum(longest, limit, out=longest)
+        np.add(longest, own, out=limit)
         np.less(reached, limit, out=is_near)
-        flat_inside[at], flat_longest[at], flat_margin[at] = np.inf, 0, own[:, 0]
+        flat_inside[at], flat_longest[at], flat_margin[at] = np.inf, own[:, 0], own[:, 0]
         np.minimum(best, reached, out=best)
         np.maximum(best, inside, out=best)
     place, right = np.divmod(np.flatnonzero(near), n)  # flat: several times as fast as by three axes
-    cloud = place % batch
-    order = cloud.argsort(kind="stable")
-    return index.reshape(-1)[place][order], (cloud * n + right)[order]
+    left, right = np.divmod(np.sort(index.reshape(-1)[place] * n + right), n)
+    return left, right + left // n * n
 
 
 def _grams(points: Float[Tensor, "batch n_points d_model"], out: Float[ndarray, "batch n_points n_points"]) -> None:
-    """Products of the points around the mean of some of them: any middle does, and that of all takes as long as the
-    difference itself.
+    """Products of the points around a middle: any does, and around 0, where that is near, no copy is made.
+
+    Whether it is, the products tell; what was found of a chunk is expected of the next.
     """
     batch, n_points, d_model = points.shape
     size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
-    buffer = torch.empty(size, n_points, d_model)
-    for start in range(0, batch, size):
-        part = points[start : start + size]
-        centred = buffer[: len(part)]
-        torch.sub(part, part[:, ::SAMPLED].mean(1, keepdim=True), out=centred)
-        x = centred.numpy()
-        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not certified
-            # numpy's product knows that half of X Xᵀ is the other half
-            np.matmul(x, x.swapaxes(1, 2), out=out[start : start + size])
+    buffer, is_far = np.empty((size, n_points, d_model), np.float32), False
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not certified
+        for start in range(0, batch, size):
+            x, grams = points[start : start + size].numpy(), out[start : start + size]
+            if not is_far:
+                # numpy's product knows that half of X Xᵀ is the other half
+                np.matmul(x, x.swapaxes(1, 2), out=grams)
+                is_far = _is_far(grams.reshape(len(x), -1).mean(1), grams)
+            if is_far:
+                middles = x[:, :: max(1, n_points // SAMPLED)].mean(1, keepdims=True)
+                x = np.subtract(x, middles, out=buffer[: len(x)])
+                np.matmul(x, x.swapaxes(1, 2), out=grams)
+                is_far = _is_far(np.einsum("bnd,bnd->b", middles, middles), grams)
 
 
-def _into_distances(grams: Float[ndarray, "batch n n"], norms: Float[ndarray, "batch n"]) -> None:
-    """norms_i + norms_j − 2 G_ij, in place."""
-    grams *= -2
-    grams += norms[:, :, None]
-    grams += norms[:, None, :]
+def _is_far(middles: Float[ndarray, " batch"], grams: Float[ndarray, "batch n n"]) -> bool:
+    """Whether a squared middle is not small beside the mean squared norm, or not finite."""
+    return not (middles < NEAR * np.einsum("bnn->b", grams) / grams.shape[1]).all()
 
 
-def _measured(points: Tensor, left: ndarray, right: ndarray, out: Float[ndarray, " n_pairs"]) -> None:
-    """Squared lengths of pairs, from differences; float64, of sums in float32."""
-    flat, n_pairs = points.flatten(0, 1), len(left)
-    pairs = torch.from_numpy(np.stack([left, right], 1))
-    signs = torch.tensor([1.0, -1.0]).expand(n_pairs, 2).contiguous()
-    size = max(1, CHUNK_VALUES // flat.shape[1])
-    for start in range(0, n_pairs, size):
-        some = slice(start, start + size)
-        # Rows that are weighted and summed up: a difference in one pass, without copies of either row.
-        gaps = embedding_bag(pairs[some], flat, per_sample_weights=signs[some], mode="sum")
-        out[some] = torch.sum(gaps.square_(), 1).numpy()
+def _into_distances(grams: Float[ndarray, "batch n n"], halves: Float[ndarray, "batch n"]) -> None:
+    """Half of the squared distances, in place: halves_i + halves_j − G_ij, of halved squared norms."""
+    np.subtract(halves[:, None, :], grams, out=grams)
+    grams += halves[:, :, None]
+
+
+def _squared_lengths(
+    points: Float[ndarray, "n d_model"], left: Int[ndarray, " n_pairs"], right: Int[ndarray, " n_pairs"], deal: Deal
+) -> Float[ndarray, " n_pairs"]:
+    """Of pairs that ascend by their left points: nearly every point is one, so first ones are measured row by row."""
+    squares, by_row, partner = np.empty(len(left)), np.empty(len(points)), np.arange(len(points))
+    is_first = np.diff(left, prepend=-1) > 0
+    partner[left[is_first]] = right[is_first]
+    deal(lambda some: _measured(points, range(len(points))[some], partner[some], by_row[some]), len(points))
+    squares[is_first] = by_row[left[is_first]]
+    left, right, others = left[~is_first], right[~is_first], np.empty((~is_first).sum())
+    deal(lambda some: _measured(points, left[some], right[some], others[some]), len(others))
+    squares[~is_first] = others
+    return squares
+
+
+def _measured(
+    points: Float[ndarray, "n d_model"],
+    left: range | Int[ndarray, " n_pairs"],
+    right: Int[ndarray, " n_pairs"],
+    out: Float[ndarray, " n_pairs"],
+) -> None:
+    """Squared lengths of pairs, from differences; float64, of sums of at most `SUMMED` squares in float32."""
+    d_model = points.shape[1]
+    size = max(1, MEASURED_VALUES // d_model)
+    buffer = np.empty((size, d_model), np.float32)
+    out[:] = 0
+    with np.errstate(over="ignore", invalid="ignore"):  # rows of clouds that are not certified
+        for start in range(0, len(right), size):
+            own, sums = left[start : start + size], out[start : start + size]
+            rows = points[own.start : own.stop] if isinstance(own, range) else points[own]
+            gaps = points.take(right[start : start + size], axis=0, out=buffer[: len(own)], mode="clip")
+            np.subtract(rows, gaps, out=gaps)
+            for column in range(0, d_model, SUMMED):
+                part = gaps[:, column : column + SUMMED]
+                sums += np.matmul(part[:, None], part[:, :, None])[:, 0, 0]  # a product of BLAS for each row
 
 
 def _trees(
     left: ndarray, right: ndarray, squares: ndarray, certified: ndarray, n_points: int
 ) -> Float[ndarray, "batch n_edges"]:
-    """Edge lengths of the minimum spanning tree of each certified cloud's pairs, which stand cloud by cloud."""
+    """Edge lengths of the minimum spanning tree of each certified cloud's pairs, which ascend by their left points."""
     batch, cloud = len(certified), left // n_points
     counts = np.bincount(cloud, minlength=batch)
     edges = np.full((batch, n_points - 1), np.nan)
@@ -196,6 +225,7 @@ def _trees(
     others = certified & ~is_tree
     if others.any():  # one forest of all of them
         used, n = others[cloud], batch * n_points
-        forest = minimum_spanning_tree(csr_array((squares[used], (left[used], right[used])), shape=(n, n)))
-        edges[others] = forest.data.reshape(-1, n_points - 1)  # by row, and so cloud by cloud
+        ends = np.cumsum(np.bincount(left[used], minlength=n))
+        pairs = csr_array((squares[used], right[used], np.concatenate([[0], ends])), shape=(n, n))
+        edges[others] = minimum_spanning_tree(pairs, overwrite=True).data.reshape(-1, n_points - 1)  # by row
     return np.sqrt(edges)

@@ -111,6 +111,58 @@ def test_chunks_and_clouds_of_any_size(n_points, monkeypatch, threads):
         np.testing.assert_allclose(np.sort(found), exact(cloud), rtol=1e-6)
 
 
+def test_a_middle_is_taken_away_where_it_is_far_and_only_there(monkeypatch, threads):
+    """Around 0 float32 would decide nothing here; the order makes chunks of far clouds, of near ones, and of both."""
+    points = torch.randn(24, 16, D, generator=torch.Generator().manual_seed(9))
+    far = torch.tensor([0, 0, 0, 1, 1, 1, 0, 0, 1, 0, 1, 1] * 2).bool()
+    points[far] += 300 * torch.randn(D, generator=torch.Generator().manual_seed(10))
+    monkeypatch.setattr(certified, "CHUNK_VALUES", 2 * 16 * D)
+    edges, is_certified = certified_edges(points)
+    assert is_certified.all()
+    for found, cloud in zip(edges, points.numpy(), strict=True):
+        np.testing.assert_allclose(np.sort(found), exact(cloud), rtol=1e-6)
+    middles = []
+    monkeypatch.setattr(certified.np, "subtract", lambda *args, **rest: middles.append(1) or args[0] - args[1])
+    grams = np.empty((24, 16, 16), np.float32)
+    certified._grams(points[~far], grams[:12])
+    assert not middles
+    certified._grams(points[far], grams[12:])
+    assert len(middles) == 6  # chunks
+    norms = np.diagonal(grams, axis1=1, axis2=2)
+    np.testing.assert_allclose(norms[:12], points[~far].square().sum(2), rtol=1e-4)
+    assert (norms[12:] < 3 * D).all()
+    certified._grams(torch.cat([points[far], points[~far]]), grams)
+    assert len(middles) == 6 + 6 + 1  # what is expected after a far chunk is found out once
+
+
+def test_points_in_any_order_of_memory():
+    points = torch.randn(D, 5, 3, 24, generator=torch.Generator().manual_seed(13)).permute(1, 3, 0, 2)[..., 1]
+    edges, is_certified = certified_edges(points)
+    assert is_certified.all()
+    np.testing.assert_array_equal(edges, certified_edges(points.contiguous())[0])
+
+
+def test_a_middle_that_is_not_far_stays_certified():
+    """Squared middle up to `NEAR` of the squared norms, and beyond it, where it is subtracted."""
+    points = torch.randn(12, 32, D, generator=torch.Generator().manual_seed(11))
+    points += torch.linspace(0, 2, 12)[:, None, None]
+    edges, is_certified = certified_edges(points)
+    assert is_certified.all()
+    for found, cloud in zip(edges, points.numpy(), strict=True):
+        np.testing.assert_allclose(np.sort(found), exact(cloud), rtol=1e-6)
+
+
+@pytest.mark.parametrize("d_model", [certified.SUMMED - 1, certified.SUMMED + 1, 2 * certified.SUMMED, 1300])
+def test_wide_points_are_summed_up_by_parts(d_model, monkeypatch, threads):
+    monkeypatch.setattr(certified, "MEASURED_VALUES", 7 * d_model)  # the last chunk is not full
+    points = torch.randn(5, 12, d_model, generator=torch.Generator().manual_seed(12))
+    points[:, :, -1] *= 40  # the last part counts
+    edges, is_certified = certified_edges(points)
+    assert is_certified.all()
+    for found, cloud in zip(edges, points.numpy(), strict=True):
+        np.testing.assert_allclose(np.sort(found), exact(cloud), rtol=1e-6)
+
+
 def test_what_is_dealt_to_threads_is_the_same_and_leaves_the_number_of_threads(monkeypatch):
     points = torch.randn(7, 24, D, generator=torch.Generator().manual_seed(8))
     before, grams, inside = torch.get_num_threads(), certified._grams, []
@@ -186,6 +238,7 @@ def test_pairs_left_out_are_longest_edges_of_cycles():
         off = ~np.eye(12, dtype=bool)
         np.testing.assert_array_equal(allowed[off], (low < longest)[off])
     assert len(left) < 3 * 30
+    assert (np.diff(left) >= 0).all()
 
 
 def test_many_wide_float32_clouds_take_the_fast_way(monkeypatch):
