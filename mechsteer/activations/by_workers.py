@@ -10,12 +10,13 @@ import contextlib
 import contextvars
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from mechsteer.activations.files import DTYPES, storage_errors
 from mechsteer.activations.manifest import MANIFEST, PLAN, Manifest, read_manifest
@@ -28,6 +29,7 @@ from mechsteer.files import PARTIAL
 from mechsteer.models import backend_of, load_recipe, recipe_of, twin_of
 from mechsteer.runtime.session import open_sessions
 
+HELPS = True  # whether the driver writes shards while workers begin
 TOKENS, LENGTHS, STEERING, MODEL = "tokens.npy", "prompt_lengths.npy", "steering.safetensors", "model"
 # by name: steering lies above this room
 SAVE, LOAD = "mechsteer.steering.files:save_steering", "mechsteer.steering.files:load_steering"
@@ -40,10 +42,12 @@ def shards_by_workers(
     steering: Sequence[Any],
     missing: Sequence[int],
     n_workers: int,
+    kept: np.ndarray,
     done: Callable[[int], Any],
 ) -> None:
     """Have the `missing` shards written, as `write_shard` writes them; `done` is told of prompts.
 
+    Until workers have begun this process writes shards, on one torch thread as they do; not on a graphics card.
     The caller holds the folder's lock and has written the plan. Raises the first error of any worker.
     """
     model = run.model
@@ -68,11 +72,28 @@ def shards_by_workers(
         }
         modules = tuple(sorted({type(iv.module).__module__ for iv in active}))
         work = Work(make=f"{__name__}:shard_maker", setup=setup, folder=folder, imports=modules, n_gpus=n_gpus)
-        for number, answer in pool.each(work, missing):
+
+        def meanwhile(number: int, look: Callable[[], None]) -> None:
+            begin, end = manifest.shards[number], manifest.shards[number + 1]
+            with _one_thread(), run.attached(list(steering)):
+                write_shard(shard_place(folder, manifest, number), begin, end, run, kept, lambda _n: look())
+
+        for number, answer in pool.each(work, missing, meanwhile=meanwhile if HELPS and not n_gpus else None):
             if answer.error is not None:
                 raise answer.error
             shard = missing[number]
             done(manifest.shards[shard + 1] - manifest.shards[shard])
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 def clear_partial(folder: Path) -> None:

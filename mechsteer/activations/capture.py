@@ -250,7 +250,7 @@ def _to_disk(
             else:
                 missing.append(number)
         if missing and workers is not None:
-            shards_by_workers(folder, manifest, run, steering, missing, workers, bar.update)
+            shards_by_workers(folder, manifest, run, steering, missing, workers, kept, bar.update)
         if not is_done:
             with storage_errors(folder):
                 rename(folder / PLAN, folder / MANIFEST)

@@ -15,7 +15,7 @@ import contextlib
 import json
 import warnings
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,9 @@ from mechsteer.errors import ClusterError, ConfigError, MechsteerWarning
 PATIENCE = 15.0  # seconds for the first worker to be there: a process and its imports take a few
 TRIES = 3  # of a piece whose workers are lost: then it is the piece
 _LOST = "it may have run out of memory: fewer workers, or a smaller batch_size; started again it goes on where it was"
+
+
+Meanwhile = Callable[[Any, Callable[[], None]], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +84,13 @@ class Pool:
     _there: dict[Any, Any] = field(default_factory=dict)  # of a worker that begins: answer to come -> that it is there
     _is_told: bool = False
 
-    def each(self, work: Work, pieces: Sequence[Any], *, stay: bool = False) -> Iterator[tuple[int, Answer]]:
+    def each(
+        self, work: Work, pieces: Sequence[Any], *, stay: bool = False, meanwhile: Meanwhile | None = None
+    ) -> Iterator[tuple[int, Answer]]:
         """(number of a piece, its answer) as they come; workers that `stay` are there for more pieces of the same work.
+
+        `meanwhile(piece, look)` computes a piece here, for as long as no worker has begun: starting one and loading its
+        model takes seconds. It calls `look` now and then, which gives pieces to workers that have.
 
         Raises what a worker raises while it begins, and ClusterError. Warns, once, where no worker finds a place.
         """
@@ -94,6 +102,15 @@ class Pool:
                 self._hire(work)
         n_told = 0
         while n_told < len(pieces):
+            if meanwhile is not None:
+                self._look(pieces, left)
+                if left and all(number is None for _, number in self._busy.values()):
+                    number = left.popleft()
+                    value = meanwhile(pieces[number], lambda: self._look(pieces, left))
+                    n_told += 1
+                    yield number, Answer(value=value)
+                    continue
+                meanwhile = None
             self._tell_of_no_place(work)
             (done, *_), _ = self.ray.wait(list(self._busy), num_returns=1)
             worker, number = self._busy.pop(done)
@@ -162,6 +179,21 @@ class Pool:
             MechsteerWarning,
             stacklevel=3,
         )
+
+    def _look(self, pieces: Sequence[Any], left: deque[int]) -> None:
+        """Pieces for the workers that have begun by now; what else there is to hear is left for later."""
+        for begun in self.ray.wait(list(self._busy), num_returns=len(self._busy), timeout=0)[0]:
+            worker, number = self._busy[begun]
+            if number is not None or not left:
+                continue
+            try:
+                answer = read_answer(self.ray.get(begun))
+            except self.ray.exceptions.RayError:
+                continue
+            if answer.error is None:
+                del self._busy[begun]
+                self._there.pop(begun, None)
+                self._give(worker, pieces, left.popleft())
 
     def _give(self, worker: Any, pieces: Sequence[Any], number: int) -> None:
         self._busy[worker.compute.remote(json.dumps(pieces[number]))] = (worker, number)

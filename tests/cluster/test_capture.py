@@ -16,7 +16,7 @@ import toys
 
 import mechsteer as ms
 from mechsteer.activations import by_workers
-from mechsteer.cluster import Work
+from mechsteer.cluster import Pool, Work
 from mechsteer.errors import ConfigError, ModelLoadError, ModelMismatchError, NonFiniteError
 
 PROMPTS = toys.prompts(5, 9, 3, 8, 6, 7, 4, 9, 5, 8)
@@ -33,6 +33,12 @@ def save(path, of=None, **options):
     return ms.capture(of or model(), PROMPTS, SITES, path=path, progress=False, **options)
 
 
+@pytest.fixture(autouse=True)
+def _workers_write(monkeypatch):
+    """Here and in processes of their own, by `by_itself`: these captures are over before a worker has begun."""
+    monkeypatch.setattr(by_workers, "HELPS", False)
+
+
 def content(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
@@ -41,8 +47,9 @@ def by_itself(script: str) -> subprocess.CompletedProcess:
     """A script, in a process of its own that has ended."""
     tests = Path(__file__).resolve().parents[1]
     env = os.environ | {"PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}"}
+    alone = "from mechsteer.activations import by_workers\nby_workers.HELPS = False\n"
     return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], env=env, check=False, capture_output=True, text=True
+        [sys.executable, "-c", alone + textwrap.dedent(script)], env=env, check=False, capture_output=True, text=True
     )
 
 
@@ -79,6 +86,30 @@ def test_steering_around_it_and_a_model_made_in_memory_come_along(cluster, tmp_p
     assert inside.engine == "model"
 
 
+def test_the_driver_writes_shards_until_workers_have_begun(cluster, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(by_workers, "HELPS", True)
+    written, looks = [], []
+    write, look = by_workers.write_shard, Pool._look
+
+    def here(place, *told, **named):
+        written.append(place.number)
+        write(place, *told, **named)
+
+    def looked(self, pieces, left):
+        if len(written) == 2:  # two shards are written here: then this waits until somebody has begun
+            cluster.wait(list(self._busy), num_returns=1)
+        looks.append(len(left))
+        look(self, pieces, left)
+
+    monkeypatch.setattr(by_workers, "write_shard", here)
+    monkeypatch.setattr(Pool, "_look", looked)
+    options = {"interventions": steering(), "prompt_lengths": [2] * 10}
+    spread = save(tmp_path / "spread", **options, workers=1)
+    assert content(spread.folder) == content(save(tmp_path / "alone", **options).folder)
+    assert written == [0, 1]  # and the others elsewhere
+    assert len(looks) > len(written)  # between batches too
+
+
 def test_a_model_that_workers_cannot_have_is_refused(cluster, tmp_path) -> None:
     with pytest.raises(ModelLoadError, match=r"made in memory(.|\n)*load it with mechsteer.load_model from a folder"):
         save(tmp_path / "a", toys.shared("gpt2", "compatibility"), workers=1)
@@ -106,8 +137,8 @@ def test_a_killed_driver_goes_on_where_it_was(cluster, tmp_path) -> None:
         from mechsteer.activations import by_workers
         from cluster.test_capture import save
         told = by_workers.shards_by_workers
-        def dying(folder, manifest, run, steering, missing, n_workers, done):
-            told(folder, manifest, run, steering, missing, n_workers, lambda n: os.kill(os.getpid(), signal.SIGKILL))
+        def dying(*given):
+            told(*given[:-1], lambda n: os.kill(os.getpid(), signal.SIGKILL))
         import sys
         sys.modules["mechsteer.activations.capture"].shards_by_workers = dying
         save({str(folder)!r}, workers=1)
