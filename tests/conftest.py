@@ -51,6 +51,9 @@ def cluster():
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tests), str(tests.parent)]))
+        patch.setattr(
+            "mechsteer.cluster.pool.PATIENCE", 600.0
+        )  # nobody is told that workers are slow: warnings are errors
         with connected(2) as ray:
             yield ray
 

@@ -78,7 +78,7 @@ class Pool:
     desk: Path
     token: str
     n_workers: int
-    patience: float = PATIENCE
+    patience: float = field(default_factory=lambda: PATIENCE)
     _busy: dict[Any, tuple[Any, int | None]] = field(default_factory=dict)  # answer to come -> (worker, its piece)
     _idle: list[Any] = field(default_factory=list)  # workers that have stayed
     _there: dict[Any, Any] = field(default_factory=dict)  # of a worker that begins: answer to come -> that it is there
@@ -104,7 +104,8 @@ class Pool:
         while n_told < len(pieces):
             if meanwhile is not None:
                 self._look(pieces, left)
-                if left and all(number is None for _, number in self._busy.values()):
+                is_heard = self.ray.wait(list(self._busy), num_returns=1, timeout=0)[0]  # of one that cannot begin, say
+                if left and not is_heard and all(number is None for _, number in self._busy.values()):
                     number = left.popleft()
                     value = meanwhile(pieces[number], lambda: self._look(pieces, left))
                     n_told += 1

@@ -133,6 +133,22 @@ def test_what_no_worker_can_make_is_raised(cluster, tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_worker_that_cannot_begin_is_told_while_the_driver_helps(cluster, tmp_path) -> None:
+    done: list[int] = []
+    with workers(tmp_path, 1) as found:
+
+        def meanwhile(piece, look) -> None:
+            done.append(piece)
+            if len(done) == 2:
+                cluster.wait(list(found._busy), num_returns=1)
+            look()
+
+        work = Work(make="cluster_toys:unmakeable", setup={}, folder=tmp_path)
+        with pytest.raises(DataError, match="nothing can be made of this"):
+            list(found.each(work, list(range(9)), meanwhile=meanwhile))
+    assert done == [0, 1]
+
+
 def test_another_installation_is_refused_and_named(cluster, tmp_path, monkeypatch) -> None:
     others = versions() | {"torch": "0.1"}
     monkeypatch.setattr(pool, "versions", lambda: others)
