@@ -87,7 +87,7 @@ def rows(names: Sequence[str], given: Sequence[str], own: Mapping[str, str]) -> 
     root = Path(own["out"])
     if own["launcher"] != RAY:
         for number, name in enumerate(names):
-            print(f"{name} ...", flush=True)
+            print(f"{name} ... (how it goes: {root / name / LOG})", flush=True)
             yield number, run_one(HERE / name, given, root)
         return
     setup = {"analyses": str(HERE), "given": list(given), "root": str(root)}

@@ -223,10 +223,8 @@ class Run:
 
         What else the stage writes goes to the folder `aside`. Raises FileFormatError where this run is another one.
         """
-        stage, contents = (
-            self.stages[name],
-            {need: self.files.content(need) for need in self.stages[name].declared.reads},
-        )
+        stage = self.stages[name]
+        contents = {need: self.files.content(need) for need in stage.declared.reads}
         inputs = {need: self._read(need, content) for need, content in contents.items() if content is not None}
         made_from = self.files.made_from(name, {need: each.digest for need, each in inputs.items()}, self.fingerprint)
         desk = replace(self._desk(name, stage.declared, inputs, made_from), aside=aside, progress=False)

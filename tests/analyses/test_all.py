@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import all as room
 import pandas as pd
 import pytest
@@ -79,8 +81,6 @@ def test_mistakes_are_told_before_anything_runs(analyses, capsys) -> None:
 
 
 def test_a_folder_has_one_driver(analyses, capsys) -> None:
-    import threading
-
     errors = []
     with folder_lock(analyses / "out"):
         thread = threading.Thread(target=lambda: errors.append(room.main(["a", f"out={analyses / 'out'}"])))
