@@ -15,10 +15,9 @@ largest one added behind the earlier of them, up to the later, so the test is a 
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -34,7 +33,7 @@ UNIT = 2.0**-24  # rounding of float32
 CHUNK_VALUES = 2**18  # float32 values of one buffer: 1 MB, which stay in a core's cache
 MEASURED_VALUES, SUMMED = 2**17, 512  # float32 values of one buffer of differences; that are summed up in float32
 SAMPLED = 8  # points, about, that make the middle; squared norms are larger by about 1 / their number
-NEAR = 1 / 4  # of the mean squared norm: a squared middle below is not subtracted
+NEAR = 1 / 4  # of their mean squared norm: a squared middle below is not subtracted
 SPARE = 3  # pairs per point that are measured, at most; with more float64 is faster
 LARGEST, SMALLEST = 2.0**100, 2.0**-60  # of a squared norm: between them nothing overflows or vanishes
 SHORTEST = 2.0**-80  # of a squared length that float32 can sum up
@@ -49,55 +48,45 @@ def certified_edges(
     Not certified, with nan for lengths, is a cloud that is not finite or whose squares leave float32, one with duplicates,
     and one in which float32 decides too little (near-duplicates, a point far from all others).
 
-    What is numpy's and torch's alone is dealt to as many threads as torch has, each on one processor: shared out inside,
-    products as small as these wait for each other. Prim's steps are Python's and take turns anyway.
+    Products are dealt to as many threads as torch has. Prim's steps and the measuring are many short calls: threads would
+    only wait for Python there.
     """
     batch, n_points, d_model = points.shape
-    points = points.float().contiguous()
-    with _dealing() as deal:
-        upper = np.empty((batch, n_points, n_points), np.float32)
-        deal(lambda some: _grams(points[some], upper[some]), batch)
-        norms = np.diagonal(upper, axis1=1, axis2=2).copy()
-        largest = norms.max(1)
-        certified = (largest < LARGEST) & (largest > SMALLEST)  # so all products are finite, by Cauchy and Schwarz
-        upper[~certified], norms[~certified] = 0, 0
-        c = 2.2 * (d_model + 16) * UNIT
-        spare = (1e-10 * norms.max(1))[:, None]  # more than what underflows
-        most = (1 + c) * norms + spare
-        deal(lambda some: _into_distances(upper[some], most[some] / 2), batch)
-        slack = (2 * c + 16 * UNIT) * norms + 2 * spare
-        left, right = near_pairs(upper, (slack / 2).astype(np.float32))
-        certified &= np.bincount(left // n_points, minlength=batch) <= SPARE * n_points
-        used = certified[left // n_points]
-        left, right = left[used], right[used]
-        squares = _squared_lengths(points.flatten(0, 1).numpy(), left, right, deal)
+    clouds = points.float().contiguous().numpy()
+    upper = np.empty((batch, n_points, n_points), np.float32)
+    slack, certified = np.empty((batch, n_points), np.float32), np.empty(batch, bool)
+
+    def bound(some: slice) -> None:
+        _grams(clouds[some], upper[some])
+        slack[some], certified[some] = _into_distances(upper[some], d_model)
+
+    _dealt(bound, batch)
+    left, right = near_pairs(upper, slack)
+    certified &= np.bincount(left // n_points, minlength=batch) <= SPARE * n_points
+    used = certified[left // n_points]
+    left, right = left[used], right[used]
+    squares = _squared_lengths(clouds.reshape(-1, d_model), left, right)
     certified[left[squares < SHORTEST] // n_points] = False
     return _trees(left, right, squares, certified, n_points), certified
 
 
-Deal = Callable[[Callable[[slice], None], int], None]
-_DEALING = threading.Lock()  # how many threads an operation has is the process's: one at a time changes it
+_DEALING = threading.Lock()  # how many threads a product has is the process's: one at a time changes it
 
 
-@contextlib.contextmanager
-def _dealing() -> Iterator[Deal]:
-    """`deal(function, n)` calls function(slice) for parts of range(n): at once, one on each thread of torch."""
-    n_threads = torch.get_num_threads()
+def _dealt(function: Callable[[slice], None], n: int) -> None:
+    """Calls function(slice) for parts of range(n): at once, one on each of torch's threads, with products on one each.
+
+    Shared out inside, products as small as these wait for each other.
+    """
+    n_threads = min(torch.get_num_threads(), n)
     if n_threads == 1 or not _DEALING.acquire(blocking=False):
-        yield lambda function, n: function(slice(0, n))
-        return
+        return function(slice(0, n))
+    bounds = [n * i // n_threads for i in range(n_threads + 1)]
     try:
-        torch.set_num_threads(1)
         with _blas().limit(limits=1), ThreadPoolExecutor(n_threads) as pool:
-
-            def deal(function: Callable[[slice], None], n: int) -> None:
-                bounds = [n * i // n_threads for i in range(n_threads + 1)]
-                for _ in pool.map(function, map(slice, bounds, bounds[1:])):
-                    pass  # errors are raised here
-
-            yield deal
+            for _ in pool.map(function, map(slice, bounds, bounds[1:])):
+                pass  # errors are raised here
     finally:
-        torch.set_num_threads(n_threads)
         _DEALING.release()
 
 
@@ -143,74 +132,74 @@ def near_pairs(
     return left, right + left // n * n
 
 
-def _grams(points: Float[Tensor, "batch n_points d_model"], out: Float[ndarray, "batch n_points n_points"]) -> None:
-    """Products of the points around a middle: any does, and around 0, where that is near, no copy is made.
-
-    Whether it is, the products tell; what was found of a chunk is expected of the next.
-    """
+def _grams(points: Float[ndarray, "batch n_points d_model"], out: Float[ndarray, "batch n_points n_points"]) -> None:
+    """Products of the points around a middle: any does, and around 0, where that is near, no copy is made."""
     batch, n_points, d_model = points.shape
-    size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
-    buffer, is_far = np.empty((size, n_points, d_model), np.float32), False
+    step = max(1, n_points // SAMPLED)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not certified
+        sampled = points[:, step // 2 :: step]  # a text's first token is often unlike all others
+        middles = sampled.mean(1, keepdims=True)
+        squares = np.einsum("bnd,bnd->b", sampled, sampled) / sampled.shape[1]
+        is_far = ~(np.einsum("bnd,bnd->b", middles, middles) < NEAR * squares)
+        if not is_far.any():
+            np.matmul(points, points.swapaxes(1, 2), out=out)  # which knows that half of X Xᵀ is the other half
+            return
+        middles[~is_far] = 0
+        size = max(1, min(batch, CHUNK_VALUES // (n_points * d_model)))
+        buffer = np.empty((size, n_points, d_model), np.float32)
         for start in range(0, batch, size):
-            x, grams = points[start : start + size].numpy(), out[start : start + size]
-            if not is_far:
-                # numpy's product knows that half of X Xᵀ is the other half
-                np.matmul(x, x.swapaxes(1, 2), out=grams)
-                is_far = _is_far(grams.reshape(len(x), -1).mean(1), grams)
-            if is_far:
-                middles = x[:, :: max(1, n_points // SAMPLED)].mean(1, keepdims=True)
-                x = np.subtract(x, middles, out=buffer[: len(x)])
-                np.matmul(x, x.swapaxes(1, 2), out=grams)
-                is_far = _is_far(np.einsum("bnd,bnd->b", middles, middles), grams)
+            some = slice(start, start + size)
+            x = np.subtract(points[some], middles[some], out=buffer[: len(points[some])])
+            np.matmul(x, x.swapaxes(1, 2), out=out[some])
 
 
-def _is_far(middles: Float[ndarray, " batch"], grams: Float[ndarray, "batch n n"]) -> bool:
-    """Whether a squared middle is not small beside the mean squared norm, or not finite."""
-    return not (middles < NEAR * np.einsum("bnn->b", grams) / grams.shape[1]).all()
-
-
-def _into_distances(grams: Float[ndarray, "batch n n"], halves: Float[ndarray, "batch n"]) -> None:
-    """Half of the squared distances, in place: halves_i + halves_j − G_ij, of halved squared norms."""
+def _into_distances(
+    grams: Float[ndarray, "batch n n"], d_model: int
+) -> tuple[Float[ndarray, "batch n"], Bool[ndarray, " batch"]]:
+    """(slack, in which clouds nothing overflows or vanishes), and U / 2 in place of G: U_i j lies between the squared distance
+    and 2 (slack_i + slack_j) more, so for halves it is the slack.
+    """
+    norms = np.diagonal(grams, axis1=1, axis2=2).copy()
+    largest = norms.max(1)
+    is_sound = (largest < LARGEST) & (largest > SMALLEST)  # so all products are finite, by Cauchy and Schwarz
+    grams[~is_sound], norms[~is_sound] = 0, 0
+    c = 2.2 * (d_model + 16) * UNIT
+    spare = (1e-10 * norms.max(1))[:, None]  # more than what underflows
+    halves = ((1 + c) * norms + spare) / 2
     np.subtract(halves[:, None, :], grams, out=grams)
     grams += halves[:, :, None]
+    return (c + 8 * UNIT) * norms + spare, is_sound
 
 
 def _squared_lengths(
-    points: Float[ndarray, "n d_model"], left: Int[ndarray, " n_pairs"], right: Int[ndarray, " n_pairs"], deal: Deal
+    points: Float[ndarray, "n d_model"], left: Int[ndarray, " n_pairs"], right: Int[ndarray, " n_pairs"]
 ) -> Float[ndarray, " n_pairs"]:
     """Of pairs that ascend by their left points: nearly every point is one, so first ones are measured row by row."""
-    squares, by_row, partner = np.empty(len(left)), np.empty(len(points)), np.arange(len(points))
+    squares, partner = np.empty(len(left)), np.arange(len(points))
     is_first = np.diff(left, prepend=-1) > 0
     partner[left[is_first]] = right[is_first]
-    deal(lambda some: _measured(points, range(len(points))[some], partner[some], by_row[some]), len(points))
-    squares[is_first] = by_row[left[is_first]]
-    left, right, others = left[~is_first], right[~is_first], np.empty((~is_first).sum())
-    deal(lambda some: _measured(points, left[some], right[some], others[some]), len(others))
-    squares[~is_first] = others
+    squares[is_first] = _measured(points, range(len(points)), partner)[left[is_first]]
+    squares[~is_first] = _measured(points, left[~is_first], right[~is_first])
     return squares
 
 
 def _measured(
-    points: Float[ndarray, "n d_model"],
-    left: range | Int[ndarray, " n_pairs"],
-    right: Int[ndarray, " n_pairs"],
-    out: Float[ndarray, " n_pairs"],
-) -> None:
+    points: Float[ndarray, "n d_model"], left: range | Int[ndarray, " n_pairs"], right: Int[ndarray, " n_pairs"]
+) -> Float[ndarray, " n_pairs"]:
     """Squared lengths of pairs, from differences; float64, of sums of at most `SUMMED` squares in float32."""
     d_model = points.shape[1]
     size = max(1, MEASURED_VALUES // d_model)
-    buffer = np.empty((size, d_model), np.float32)
-    out[:] = 0
+    buffer, squares = np.empty((size, d_model), np.float32), np.zeros(len(right))
     with np.errstate(over="ignore", invalid="ignore"):  # rows of clouds that are not certified
         for start in range(0, len(right), size):
-            own, sums = left[start : start + size], out[start : start + size]
+            own, sums = left[start : start + size], squares[start : start + size]
             rows = points[own.start : own.stop] if isinstance(own, range) else points[own]
             gaps = points.take(right[start : start + size], axis=0, out=buffer[: len(own)], mode="clip")
             np.subtract(rows, gaps, out=gaps)
             for column in range(0, d_model, SUMMED):
                 part = gaps[:, column : column + SUMMED]
                 sums += np.matmul(part[:, None], part[:, :, None])[:, 0, 0]  # a product of BLAS for each row
+    return squares
 
 
 def _trees(
