@@ -15,9 +15,10 @@ largest one added behind the earlier of them, up to the later, so the test is a 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -31,7 +32,9 @@ from torch import Tensor
 
 UNIT = 2.0**-24  # rounding of float32
 CHUNK_VALUES = 2**18  # float32 values of one buffer: 1 MB, which stay in a core's cache
-MEASURED_VALUES, SUMMED = 2**17, 512  # float32 values of one buffer of differences; that are summed up in float32
+MEASURED_VALUES = 2**17  # float32 values of one buffer of differences, which stay in a core's cache
+SHARED_VALUES = 2**19  # of one, where others measure at the same time: longer calls wait less often for Python
+SUMMED = 512  # squares that are summed up in float32
 SAMPLED = 8  # points, about, that make the middle; squared norms are larger by about 1 / their number
 NEAR = 1 / 4  # of their mean squared norm: a squared middle below is not subtracted
 SPARE = 3  # pairs per point that are measured, at most; with more float64 is faster
@@ -48,8 +51,8 @@ def certified_edges(
     Not certified, with nan for lengths, is a cloud that is not finite or whose squares leave float32, one with duplicates,
     and one in which float32 decides too little (near-duplicates, a point far from all others).
 
-    Products are dealt to as many threads as torch has. Prim's steps and the measuring are many short calls: threads would
-    only wait for Python there.
+    Products and lengths are dealt to as many threads as torch has; Prim's steps are many short calls, which would only wait
+    for Python there.
     """
     batch, n_points, d_model = points.shape
     clouds = points.float().contiguous().numpy()
@@ -60,32 +63,40 @@ def certified_edges(
         _grams(clouds[some], upper[some])
         slack[some], certified[some] = _into_distances(upper[some], d_model)
 
-    _dealt(bound, batch)
-    left, right = near_pairs(upper, slack)
-    certified &= np.bincount(left // n_points, minlength=batch) <= SPARE * n_points
-    used = certified[left // n_points]
-    left, right = left[used], right[used]
-    squares = _squared_lengths(clouds.reshape(-1, d_model), left, right)
+    with _dealing() as deal:
+        deal(bound, batch)
+        left, right = near_pairs(upper, slack)
+        certified &= np.bincount(left // n_points, minlength=batch) <= SPARE * n_points
+        used = certified[left // n_points]
+        left, right = left[used], right[used]
+        squares = _squared_lengths(clouds.reshape(-1, d_model), left, right, deal)
     certified[left[squares < SHORTEST] // n_points] = False
     return _trees(left, right, squares, certified, n_points), certified
 
 
+Deal = Callable[[Callable[[slice], None], int], None]
 _DEALING = threading.Lock()  # how many threads a product has is the process's: one at a time changes it
 
 
-def _dealt(function: Callable[[slice], None], n: int) -> None:
-    """Calls function(slice) for parts of range(n): at once, one on each of torch's threads, with products on one each.
-
-    Shared out inside, products as small as these wait for each other.
+@contextlib.contextmanager
+def _dealing() -> Iterator[Deal]:
+    """`deal(function, n)` calls function(slice) for parts of range(n): at once, one on each of torch's threads, with
+    products on one each. Shared out inside, products as small as these wait for each other.
     """
-    n_threads = min(torch.get_num_threads(), n)
+    n_threads = torch.get_num_threads()
     if n_threads == 1 or not _DEALING.acquire(blocking=False):
-        return function(slice(0, n))
-    bounds = [n * i // n_threads for i in range(n_threads + 1)]
+        yield lambda function, n: function(slice(0, n))
+        return
     try:
         with _blas().limit(limits=1), ThreadPoolExecutor(n_threads) as pool:
-            for _ in pool.map(function, map(slice, bounds, bounds[1:])):
-                pass  # errors are raised here
+
+            def deal(function: Callable[[slice], None], n: int) -> None:
+                n_parts = min(n, n_threads)
+                bounds = [n * i // n_parts for i in range(n_parts + 1)]
+                for _ in pool.map(function, map(slice, bounds, bounds[1:])):
+                    pass  # errors are raised here
+
+            yield deal
     finally:
         _DEALING.release()
 
@@ -172,23 +183,33 @@ def _into_distances(
 
 
 def _squared_lengths(
-    points: Float[ndarray, "n d_model"], left: Int[ndarray, " n_pairs"], right: Int[ndarray, " n_pairs"]
+    points: Float[ndarray, "n d_model"], left: Int[ndarray, " n_pairs"], right: Int[ndarray, " n_pairs"], deal: Deal
 ) -> Float[ndarray, " n_pairs"]:
     """Of pairs that ascend by their left points: nearly every point is one, so first ones are measured row by row."""
-    squares, partner = np.empty(len(left)), np.arange(len(points))
+    squares, by_row, partner = np.empty(len(left)), np.empty(len(points)), np.arange(len(points))
     is_first = np.diff(left, prepend=-1) > 0
     partner[left[is_first]] = right[is_first]
-    squares[is_first] = _measured(points, range(len(points)), partner)[left[is_first]]
-    squares[~is_first] = _measured(points, left[~is_first], right[~is_first])
+
+    def measure(some: slice) -> None:
+        rows = range(len(points))[some]
+        n_values = MEASURED_VALUES if len(rows) == len(points) else SHARED_VALUES
+        by_row[some] = _measured(points, rows, partner[some], n_values)
+
+    deal(measure, len(points))
+    squares[is_first] = by_row[left[is_first]]
+    squares[~is_first] = _measured(points, left[~is_first], right[~is_first], MEASURED_VALUES)
     return squares
 
 
 def _measured(
-    points: Float[ndarray, "n d_model"], left: range | Int[ndarray, " n_pairs"], right: Int[ndarray, " n_pairs"]
+    points: Float[ndarray, "n d_model"],
+    left: range | Int[ndarray, " n_pairs"],
+    right: Int[ndarray, " n_pairs"],
+    n_values: int,
 ) -> Float[ndarray, " n_pairs"]:
     """Squared lengths of pairs, from differences; float64, of sums of at most `SUMMED` squares in float32."""
     d_model = points.shape[1]
-    size = max(1, MEASURED_VALUES // d_model)
+    size = max(1, min(len(right), n_values // d_model))
     buffer, squares = np.empty((size, d_model), np.float32), np.zeros(len(right))
     with np.errstate(over="ignore", invalid="ignore"):  # rows of clouds that are not certified
         for start in range(0, len(right), size):

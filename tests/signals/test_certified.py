@@ -150,7 +150,8 @@ def test_a_middle_that_is_not_far_stays_certified():
 
 @pytest.mark.parametrize("d_model", [certified.SUMMED - 1, certified.SUMMED + 1, 2 * certified.SUMMED, 1300])
 def test_wide_points_are_summed_up_by_parts(d_model, monkeypatch, threads):
-    monkeypatch.setattr(certified, "MEASURED_VALUES", 7 * d_model)  # the last chunk is not full
+    for name in ("MEASURED_VALUES", "SHARED_VALUES"):
+        monkeypatch.setattr(certified, name, 7 * d_model)  # the last chunk is not full
     points = torch.randn(5, 12, d_model, generator=torch.Generator().manual_seed(12))
     points[:, :, -1] *= 40  # the last part counts
     edges, is_certified = certified_edges(points)
@@ -181,7 +182,7 @@ def test_what_is_dealt_to_threads_is_the_same_and_leaves_the_number_of_threads(m
         assert inside[3:] == [(7, *own)]
         few, _ = certified_edges(points[:2])  # fewer than threads
         assert inside[4:] == [(1, 1), (1, 1)]
-        monkeypatch.setattr(certified, "_grams", lambda *_: 1 / 0)
+        monkeypatch.setattr(certified, "_measured", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             certified_edges(points)
         assert blas_threads() == own
