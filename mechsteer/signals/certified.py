@@ -34,6 +34,7 @@ UNIT = 2.0**-24  # rounding of float32
 CHUNK_VALUES = 2**18  # float32 values of one buffer: 1 MB, which stay in a core's cache
 MEASURED_VALUES = 2**17  # float32 values of one buffer of differences, which stay in a core's cache
 SHARED_VALUES = 2**19  # of one, where others measure at the same time: longer calls wait less often for Python
+SHARE_VALUES = 2**21  # of points, a thread's at least: with fewer it waits for longer than it works
 SUMMED = 512  # squares that are summed up in float32
 SAMPLED = 8  # points, about, that make the middle; squared norms are larger by about 1 / their number
 NEAR = 1 / 4  # of their mean squared norm: a squared middle below is not subtracted
@@ -51,8 +52,8 @@ def certified_edges(
     Not certified, with nan for lengths, is a cloud that is not finite or whose squares leave float32, one with duplicates,
     and one in which float32 decides too little (near-duplicates, a point far from all others).
 
-    Products and lengths are dealt to as many threads as torch has; Prim's steps are many short calls, which would only wait
-    for Python there.
+    Products and lengths are dealt to as many threads as torch has, if there is enough for them; Prim's steps are many short
+    calls, which would only wait for Python there.
     """
     batch, n_points, d_model = points.shape
     clouds = points.float().contiguous().numpy()
@@ -63,7 +64,7 @@ def certified_edges(
         _grams(clouds[some], upper[some])
         slack[some], certified[some] = _into_distances(upper[some], d_model)
 
-    with _dealing() as deal:
+    with _dealing(clouds.size) as deal:
         deal(bound, batch)
         left, right = near_pairs(upper, slack)
         certified &= np.bincount(left // n_points, minlength=batch) <= SPARE * n_points
@@ -79,22 +80,28 @@ _DEALING = threading.Lock()  # how many threads a product has is the process's: 
 
 
 @contextlib.contextmanager
-def _dealing() -> Iterator[Deal]:
-    """`deal(function, n)` calls function(slice) for parts of range(n): at once, one on each of torch's threads, with
-    products on one each. Shared out inside, products as small as these wait for each other.
+def _dealing(n_values: int) -> Iterator[Deal]:
+    """`deal(function, n)` calls function(slice) for parts of range(n): at once, on as many threads as torch has and the points'
+    values fill, with products on one each. Shared out inside, products as small as these wait for each other.
     """
-    n_threads = torch.get_num_threads()
-    if n_threads == 1 or not _DEALING.acquire(blocking=False):
+    if not _DEALING.acquire(blocking=False):
         yield lambda function, n: function(slice(0, n))
         return
+    n_threads = min(torch.get_num_threads(), max(1, n_values // SHARE_VALUES))
     try:
-        with _blas().limit(limits=1), ThreadPoolExecutor(n_threads) as pool:
+        with (
+            _blas().limit(limits=1),
+            ThreadPoolExecutor(n_threads) as pool,
+        ):  # which starts threads when they are needed
 
             def deal(function: Callable[[slice], None], n: int) -> None:
                 n_parts = min(n, n_threads)
                 bounds = [n * i // n_parts for i in range(n_parts + 1)]
-                for _ in pool.map(function, map(slice, bounds, bounds[1:])):
-                    pass  # errors are raised here
+                own, *others = map(slice, bounds, bounds[1:])
+                results = [pool.submit(function, other) for other in others]
+                function(own)  # here: a processor that was busy until now gets no new thread at once
+                for result in results:
+                    result.result()
 
             yield deal
     finally:

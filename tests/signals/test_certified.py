@@ -55,7 +55,8 @@ CERTIFIED = {"general position", "massive dimensions", "random walk", "huge", "t
 
 
 @pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
-def threads(request):
+def threads(request, monkeypatch):
+    monkeypatch.setattr(certified, "SHARE_VALUES", 1)  # few points, too
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     yield request.param
@@ -169,6 +170,7 @@ def test_what_is_dealt_to_threads_is_the_same_and_leaves_the_number_of_threads(m
         grams(some, out)
 
     try:
+        monkeypatch.setattr(certified, "SHARE_VALUES", 1)
         torch.set_num_threads(1)
         alone, _ = certified_edges(points)
         torch.set_num_threads(3)
@@ -182,6 +184,12 @@ def test_what_is_dealt_to_threads_is_the_same_and_leaves_the_number_of_threads(m
         assert inside[3:] == [(7, *own)]
         few, _ = certified_edges(points[:2])  # fewer than threads
         assert inside[4:] == [(1, 1), (1, 1)]
+        monkeypatch.setattr(certified, "SHARE_VALUES", points.numel() // 2)  # enough for two
+        certified_edges(points)
+        assert sorted(inside[6:]) == [(3, 1), (4, 1)]
+        monkeypatch.setattr(certified, "SHARE_VALUES", points.numel() + 1)
+        certified_edges(points)
+        assert inside[8:] == [(7, 1)]
         monkeypatch.setattr(certified, "_measured", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             certified_edges(points)
