@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from types import SimpleNamespace
 from typing import Any
+
+import torch
 
 import mechsteer as ms
 from mechsteer.configs.settings import explicit
@@ -110,3 +113,16 @@ def desk_of(folder, name, *overrides):
     """What a stage of a run is handed: its desk and the results of the stages it reads, by name."""
     with study_run(explicit(None, [f"out={folder}", *overrides])) as run:
         yield run.handed(STAGES[name], name)
+
+
+@functools.cache
+def narrow_dtype() -> str:
+    """The presets' bfloat16, or float32 where torch cannot attend in it: held to a plain instruction set on a processor that
+    has more (ATEN_CPU_CAPABILITY), it picks a kernel that it then does not have.
+    """
+    query = torch.zeros(1, 1, 64, 16, dtype=torch.bfloat16)
+    try:
+        torch.nn.functional.scaled_dot_product_attention(query, query, query)
+    except RuntimeError:
+        return "float32"
+    return "bfloat16"

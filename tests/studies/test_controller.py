@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import yaml
-from study_toys import stage_result
+from study_toys import narrow_dtype, stage_result
 
 import mechsteer as ms
 from mechsteer import cli
@@ -18,7 +18,7 @@ from mechsteer.models import bundled_models
 TINY = [
     *("traces.n_problems=16", "traces.n_samples=2", "traces.n_dev=6", "max_new_tokens=60", "adapter.epochs=2"),
     *("teacher.first_epochs=1", "adapter.args={d_input:16,d_hidden:16,signal_window:8}", "topology.n_points=8"),
-    *("adapter.n_samples=24", "visualize.n=6", "batch_size=64"),
+    *("adapter.n_samples=24", "visualize.n=6", "batch_size=64", f"dtype={narrow_dtype()}"),
 ]
 
 
@@ -34,13 +34,13 @@ def test_a_preset_trains_a_controller_from_a_teacher_in_two_phases(run):
     assert train["site"] == {"layer": 0, "point": "resid_post"}
     (fitted,), (first,) = train["fitted"], train["first_phase"]
     assert fitted["objective"]["objective"] == "TeacherKL"
-    assert fitted["objective"]["teacher"] == ms.model_fingerprint(ms.load_model("pocket-teacher", dtype="bfloat16"))
+    assert fitted["objective"]["teacher"] == ms.model_fingerprint(ms.load_model("pocket-teacher", dtype=narrow_dtype()))
     assert (fitted["objective"]["top_k"], fitted["objective"]["rate"]) == (64, 0.15)
     assert first["objective"]["objective"] == "ComingDivergence"
     assert [len(result["history"]) for result in (first, fitted)] == [2, 3]
     assert (fitted["config"]["batch_size"], fitted["config"]["recompute_blocks"]) == (2, True)
     assert 0 < fitted["history"][-1]["dev"]["gate"] < 1
-    model = ms.load_model("pocket", dtype="bfloat16")
+    model = ms.load_model("pocket", dtype=narrow_dtype())
     (iv,) = ms.load_steering(run / "adapter.safetensors", model).interventions
     assert iv.adapter.config()["signal_window"] == 8
     page = (run / "report.md").read_text()
