@@ -89,10 +89,7 @@ def _dealing(n_values: int) -> Iterator[Deal]:
         return
     n_threads = min(torch.get_num_threads(), max(1, n_values // SHARE_VALUES))
     try:
-        with (
-            _blas().limit(limits=1),
-            ThreadPoolExecutor(n_threads) as pool,
-        ):  # which starts threads when they are needed
+        with _blas().limit(limits=1), ThreadPoolExecutor(n_threads) as pool:
 
             def deal(function: Callable[[slice], None], n: int) -> None:
                 n_parts = min(n, n_threads)
@@ -174,8 +171,8 @@ def _grams(points: Float[ndarray, "batch n_points d_model"], out: Float[ndarray,
 def _into_distances(
     grams: Float[ndarray, "batch n n"], d_model: int
 ) -> tuple[Float[ndarray, "batch n"], Bool[ndarray, " batch"]]:
-    """(slack, in which clouds nothing overflows or vanishes), and U / 2 in place of G: U_i j lies between the squared distance
-    and 2 (slack_i + slack_j) more, so for halves it is the slack.
+    """(slack, in which clouds nothing overflows or vanishes), with U / 2 put in place of G: half of a squared distance lies
+    between U_ij / 2 − slack_i − slack_j and U_ij / 2.
     """
     norms = np.diagonal(grams, axis1=1, axis2=2).copy()
     largest = norms.max(1)
